@@ -1,0 +1,1 @@
+//! Simulator scenarios, checkers and tidy.

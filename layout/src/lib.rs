@@ -1,0 +1,1 @@
+//! The bytes of Thermocline: on disk and in shared memory.

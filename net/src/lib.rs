@@ -1,0 +1,1 @@
+//! The wire: frames, requests, replies, routing, clients.

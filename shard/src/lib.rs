@@ -1,0 +1,1 @@
+//! One core: journal, memtable, version cache, requests, recovery.
