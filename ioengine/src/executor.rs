@@ -1,0 +1,253 @@
+//! Our own host for tasks: ready queues with shares. The same executor runs a real core (between two enters of
+//! its ring) and every simulated core (in virtual time).
+//!
+//! Wakers are plain `std::task::Waker`s. They must be woken on the thread that polls the task: a task is woken
+//! by completions, timers and rings of its own core only. Waking from elsewhere is our bug and stops the process.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// A task before it is spawned. It never leaves its core.
+pub type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Which ready queue a task belongs to. When several have work, they get processor time by their shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Queue {
+    /// Requests and journal.
+    Foreground = 0,
+    /// Peers and catch-up.
+    Replication = 1,
+    /// Compaction, seal and sink.
+    Maintenance = 2,
+    /// Scrub and verification.
+    Scrub = 3,
+}
+
+/// Count of queues.
+pub(crate) const QUEUE_COUNT: usize = 4;
+/// Shares by queue: a busy neighbour of the foreground gets at most its part of a core.
+pub(crate) const SHARES: [u64; QUEUE_COUNT] = [1000, 500, 100, 50];
+
+/// Ready task numbers, one line per queue. Shared with wakers through the thread-local registry.
+struct Ready {
+    lines: RefCell<[VecDeque<u32>; QUEUE_COUNT]>,
+}
+
+thread_local! {
+    /// Executors that live on this thread. Linear search is fine: one on a real core; the simulator keeps
+    /// a live executor's position in the waker.
+    static REGISTRY: RefCell<Vec<(u64, Weak<Ready>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Numbers of executors; only for telling them apart, so the order of allocation is enough.
+static NEXT_EXECUTOR: AtomicU64 = AtomicU64::new(1);
+
+struct TaskWaker {
+    executor: u64,
+    position: usize,
+    task: u32,
+    queue: Queue,
+    /// In a ready line or about to be. Relaxed: only this thread touches it; atomic because a waker is Sync by type.
+    queued: AtomicBool,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.queued.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        REGISTRY.with_borrow(|registry| {
+            let (executor, ready) = registry
+                .get(self.position)
+                .expect("a task is woken on the thread that runs it; cross-core waking goes over rings");
+            // Another executor took the place: the task's own is gone, and the task with it.
+            if *executor == self.executor
+                && let Some(ready) = ready.upgrade()
+            {
+                ready.lines.borrow_mut()[self.queue as usize].push_back(self.task);
+            }
+        });
+    }
+}
+
+struct Task {
+    future: Option<LocalFuture>,
+    waker: Waker,
+    state: Arc<TaskWaker>,
+}
+
+/// Tasks of one core.
+pub(crate) struct Executor {
+    number: u64,
+    position: usize,
+    ready: Rc<Ready>,
+    tasks: RefCell<Vec<Option<Task>>>,
+    free: RefCell<Vec<u32>>,
+    live: Cell<usize>,
+    /// Virtual run time of each queue: cost divided by share. The least runs next.
+    passes: Cell<[u64; QUEUE_COUNT]>,
+    /// Pass of the queue that ran last.
+    clock: Cell<u64>,
+    closed: Cell<bool>,
+}
+
+/// How far a queue that wakes from idleness may stand behind, in cost units: a burst of one millisecond.
+const LAG: u64 = 1_000_000;
+
+impl Executor {
+    pub(crate) fn new() -> Rc<Executor> {
+        // Relaxed: the number only has to be unique.
+        let number = NEXT_EXECUTOR.fetch_add(1, Ordering::Relaxed);
+        let ready =
+            Rc::new(Ready { lines: RefCell::new(std::array::from_fn(|_| VecDeque::with_capacity(256))) });
+        let position = REGISTRY.with_borrow_mut(|registry| {
+            let entry = (number, Rc::downgrade(&ready));
+            match registry.iter().position(|(_, ready)| ready.strong_count() == 0) {
+                Some(position) => {
+                    registry[position] = entry;
+                    position
+                }
+                None => {
+                    registry.push(entry);
+                    registry.len() - 1
+                }
+            }
+        });
+        Rc::new(Executor {
+            number,
+            position,
+            ready,
+            tasks: RefCell::new(Vec::with_capacity(256)),
+            free: RefCell::new(Vec::with_capacity(256)),
+            live: Cell::new(0),
+            passes: Cell::new([0; QUEUE_COUNT]),
+            clock: Cell::new(0),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// Tasks not finished yet.
+    pub(crate) fn live(&self) -> usize {
+        self.live.get()
+    }
+
+    pub(crate) fn spawn(&self, queue: Queue, future: LocalFuture) {
+        if self.closed.get() {
+            return; // the core is being torn down: dropping the future is what its end means
+        }
+        let mut tasks = self.tasks.borrow_mut();
+        let number = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            tasks.push(None);
+            u32::try_from(tasks.len() - 1).expect("tasks fit u32")
+        });
+        let state = Arc::new(TaskWaker {
+            executor: self.number,
+            position: self.position,
+            task: number,
+            queue,
+            queued: AtomicBool::new(true),
+        });
+        tasks[number as usize] =
+            Some(Task { future: Some(future), waker: Waker::from(Arc::clone(&state)), state });
+        self.live.set(self.live.get() + 1);
+        self.ready.lines.borrow_mut()[queue as usize].push_back(number);
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        self.ready.lines.borrow().iter().any(|line| !line.is_empty())
+    }
+
+    /// The queue with work that has had the least for its share. A queue that was idle does not save up a claim:
+    /// it starts at most `LAG` behind whoever ran last.
+    fn choose(&self) -> Option<usize> {
+        let lines = self.ready.lines.borrow();
+        let mut passes = self.passes.get();
+        let floor = self.clock.get().saturating_sub(LAG);
+        let mut least: Option<usize> = None;
+        for queue in (0..QUEUE_COUNT).filter(|&queue| !lines[queue].is_empty()) {
+            passes[queue] = passes[queue].max(floor);
+            if least.is_none_or(|least| passes[queue] < passes[least]) {
+                least = Some(queue);
+            }
+        }
+        self.passes.set(passes);
+        self.clock.set(passes[least?].max(self.clock.get()));
+        least
+    }
+
+    /// Account `cost` (nanoseconds, or any unit that is the same for all) to `queue`.
+    fn charge(&self, queue: usize, cost: u64) {
+        let mut passes = self.passes.get();
+        passes[queue] += cost.max(1) * SHARES[0] / SHARES[queue];
+        self.passes.set(passes);
+    }
+
+    /// Run one ready task of the queue whose turn it is; `pick` chooses among the `count` ready tasks of that
+    /// queue (0 = the longest waiting), `cost` measures what the poll took. False when nothing was ready.
+    pub(crate) fn run_one(&self, pick: impl FnOnce(usize) -> usize, cost: impl FnOnce() -> u64) -> bool {
+        let Some(queue) = self.choose() else { return false };
+        let number = {
+            let mut lines = self.ready.lines.borrow_mut();
+            let count = lines[queue].len();
+            let at = pick(count);
+            if at == 0 { lines[queue].pop_front() } else { lines[queue].remove(at) }
+        }
+        .expect("the chosen line holds the picked task");
+        self.poll(number);
+        self.charge(queue, cost());
+        true
+    }
+
+    fn poll(&self, number: u32) {
+        let (mut future, waker) = {
+            let mut tasks = self.tasks.borrow_mut();
+            let Some(task) = tasks[number as usize].as_mut() else { return };
+            task.state.queued.store(false, Ordering::Relaxed);
+            // Absent while it is being polled further up this stack: cannot happen, polls do not nest.
+            (task.future.take().expect("a task is polled by one at a time"), task.waker.clone())
+        };
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Pending => {
+                if let Some(task) = self.tasks.borrow_mut()[number as usize].as_mut() {
+                    task.future = Some(future);
+                }
+            }
+            Poll::Ready(()) => {
+                drop(future);
+                let task = self.tasks.borrow_mut()[number as usize].take();
+                // A stale waker of the finished task must never queue the number for whoever takes it over. Should
+                // the number stand in a ready line already, the next owner gets one poll too many: harmless.
+                if let Some(task) = task {
+                    task.state.queued.store(true, Ordering::Relaxed);
+                }
+                self.free.borrow_mut().push(number);
+                self.live.set(self.live.get() - 1);
+            }
+        }
+    }
+
+    /// Drop every task: the core ends. New spawns are dropped too.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        loop {
+            let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+            if tasks.is_empty() {
+                break;
+            }
+            drop(tasks); // outside the borrow: drops may wake or spawn
+        }
+        self.ready.lines.borrow_mut().iter_mut().for_each(VecDeque::clear);
+        self.free.borrow_mut().clear();
+        self.live.set(0);
+    }
+}
