@@ -1,1 +1,25 @@
 //! The bytes of Thermocline: on disk and in shared memory.
+//!
+//! Owns every persistent format: offsets, sizes, magics, checksums and the identity they are bound
+//! to. Must never do I/O, read a clock, or allocate while it encodes or decodes (the exceptions are
+//! the caller's own `Vec` that [`journal_record::read_record`] fills, the plan of a new device in
+//! [`zone`], and the text of [`inspect`]). Invariant: every decoder is total. Any bytes at all give
+//! a value or a [`Corrupt`], never a panic; what an encoder is given wrongly is our own bug and
+//! stops the process.
+//!
+//! The byte tables stand in `layout/FORMAT.md`; a test compares them with the tables in the code.
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod field;
+pub mod journal_frame;
+pub mod journal_record;
+pub mod key;
+pub mod log_entry;
+pub mod operation;
+pub mod superblock;
+pub mod superblock_copies;
+pub mod units;
+pub mod zone;
+
+pub use field::Corrupt;
