@@ -1,1 +1,3 @@
-//! Simulator scenarios, checkers and tidy.
+//! Simulator scenarios, checkers, the torture from outside, and tidy.
+
+pub mod tidy;

@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# Blocks of ci/check and ci/campaign: names, budgets, what each counted, the sum. Sourced, never run.
+# A block is a function of the same name. Its output goes to <target>/check/NAME.log; what failed is shown.
+# A block that cannot run here calls `skip REASON` and returns with its code.
+
+target=${CARGO_TARGET_DIR:-target}
+# Used by the blocks themselves.
+export binary=$target/checked/thermocline
+names=() ; declare -A minutes=() ; declare -A asks=()
+passed_sum=0 ; failed_sum=0 ; skipped_sum=0
+skip_code=77
+
+block() { names+=("$1"); minutes[$1]=$2; asks[$1]=$3; }
+
+skip() { echo "skipped: $*"; return "$skip_code"; }
+
+# Tests that a log says passed and failed: nextest, cargo test, Python's unittest, and our own closing line.
+count() {
+  awk '
+    /^ *Summary \[/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1)
+                      if ($i ~ /^(failed|timed|exec)/) f += $(i-1) } }
+    /^test result: / { p += $4; f += $6 }
+    /^Ran [0-9]+ tests? in / { ran = $2 }
+    /^OK( |$)/ && ran { p += ran; ran = 0 }
+    /^FAILED \(/ && ran { bad = 0; n = split($0, part, /[(),= ]+/)
+                          for (i = 1; i <= n; i++) if (part[i] ~ /^(failures|errors)$/) bad += part[i+1]
+                          p += ran - bad; f += bad; ran = 0 }
+    /^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 }
+    END { print p + 0, f + 0 }' "$1"
+}
+
+run() {
+  local name=$1 log=$target/check/$1.log begun=$SECONDS code passed failed verdict late=
+  mkdir -p "$target/check"
+  printf '%-9s … %s\n' "$name" "${asks[$name]}"
+  ( "$name" ) >"$log" 2>&1 </dev/null
+  code=$?
+  local took=$((SECONDS - begun))
+  read -r passed failed < <(count "$log")
+  if ((code == skip_code)) && [[ ${THERMOCLINE_CHECK_STRICT:-0} != 1 ]]; then
+    skipped_sum=$((skipped_sum + 1))
+    printf '%-9s skipped: %s\n' "$name" "$(sed -n 's/^skipped: //p' "$log" | tail -n 1)"
+    return
+  fi
+  if ((code == 0 && failed == 0)); then
+    verdict=ok
+    # A block that counts nothing is one question with one answer.
+    ((passed == 0)) && passed=1
+  else
+    verdict=FAILED
+    ((failed == 0)) && failed=1
+    echo "----- the end of $log (exit code $code)"
+    tail -n "${THERMOCLINE_CHECK_TAIL:-60}" "$log"
+    echo "-----"
+  fi
+  ((took > minutes[$name] * 60)) && late=", OVER BUDGET"
+  passed_sum=$((passed_sum + passed)) ; failed_sum=$((failed_sum + failed))
+  printf '%-9s %s: %d of %d good, %d s of %d min%s\n' \
+    "$name" "$verdict" "$passed" $((passed + failed)) "$took" "${minutes[$name]}" "$late"
+}
+
+main() {
+  local name begun=$SECONDS chosen=()
+  if [[ ${1:-} == --list ]]; then
+    for name in "${names[@]}"; do printf '%-9s %2d min  %s\n' "$name" "${minutes[$name]}" "${asks[$name]}"; done
+    return 0
+  fi
+  for name in "$@"; do
+    [[ -n ${minutes[$name]:-} ]] || { echo "no block is called $name; see --list" >&2; exit 2; }
+    chosen+=("$name")
+  done
+  ((${#chosen[@]})) || chosen=("${names[@]}")
+  for name in "${chosen[@]}"; do run "$name"; done
+  printf '%d blocks in %d s' "${#chosen[@]}" $((SECONDS - begun))
+  ((skipped_sum)) && printf ', %d skipped' "$skipped_sum"
+  printf '\n%d passed, %d failed\n' "$passed_sum" "$failed_sum"
+  ((failed_sum == 0))
+}
