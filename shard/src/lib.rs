@@ -1,1 +1,3 @@
 //! One core: journal, memtable, version cache, requests, recovery.
+
+pub mod journal;

@@ -1,0 +1,177 @@
+//! The journal of a shard: the only synchronous write. One record per turn holds what all tablets of the core have
+//! to say; one record is in flight at a time, and the next is written only after it is durable.
+//!
+//! What must be durable before which message leaves: the record with a client's operation before that client's `Ok`.
+//! Owns the ring's position. Must never write anything after a failure: what the device holds then is not known.
+
+mod recover;
+mod survey;
+mod zone;
+
+pub use recover::{Gap, Record, Replayed, Tail, replay};
+pub use zone::JournalZone;
+
+use ioengine::{Buf, Disk, DiskError};
+use layout::journal_record::{
+    FRAME_BYTES, FrameChecksum, RecordFields, RecordKind, RecordWriter, frames_of_body,
+};
+use layout::units::{BLOCK_BYTES, Incarnation, Sequence};
+use std::cell::Cell;
+
+/// Segments at the end of the zone that only deletes may use, so that a full shard can be freed.
+const DELETE_RESERVE_SEGMENTS: u64 = 2;
+/// Segments at the very end that only the engine's own records may use: a full journal can still be opened.
+const OWN_RESERVE_SEGMENTS: u64 = 1;
+
+/// Who wants room in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Puts and compare-and-sets.
+    Write,
+    /// Deletes: they go on when the disk is full.
+    Delete,
+    /// Open and mark records.
+    Own,
+}
+
+/// Writing end of a journal.
+pub struct Journal {
+    disk: Disk,
+    zone: JournalZone,
+    checksum: FrameChecksum,
+    incarnation: Incarnation,
+    end: Cell<u64>,
+    last: Cell<(Incarnation, Sequence)>,
+    record_count: Cell<u64>,
+    record_bytes: Cell<u64>,
+}
+
+impl Journal {
+    /// Goes on behind what a replay found.
+    #[must_use]
+    pub fn new(disk: Disk, zone: JournalZone, incarnation: Incarnation, replayed: &Replayed) -> Journal {
+        assert!(incarnation > replayed.incarnation_max, "every start takes a new incarnation");
+        assert!(!matches!(replayed.tail, Tail::Damaged { .. }), "nothing is written behind a damaged tail");
+        Journal {
+            disk,
+            zone,
+            checksum: FrameChecksum::new(zone.identity),
+            incarnation,
+            end: Cell::new(replayed.end),
+            last: Cell::new(replayed.last),
+            record_count: Cell::new(0),
+            record_bytes: Cell::new(0),
+        }
+    }
+
+    /// The device under it.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Last durable record.
+    #[must_use]
+    pub fn last(&self) -> Sequence {
+        self.last.get().1
+    }
+
+    /// Bytes of the ring, and how many of them hold records or were skipped.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.zone.bytes(), self.end.get())
+    }
+
+    /// Records and bytes written since the start.
+    #[must_use]
+    pub fn written(&self) -> (u64, u64) {
+        (self.record_count.get(), self.record_bytes.get())
+    }
+
+    /// True if a record with a body of `ahead` bytes, when that is not 0, and then one of `body_bytes` still fit
+    /// for `claim`.
+    #[must_use]
+    pub fn has_room(&self, claim: Claim, ahead: usize, body_bytes: usize) -> bool {
+        let reserve = match claim {
+            Claim::Write => DELETE_RESERVE_SEGMENTS,
+            Claim::Delete => OWN_RESERVE_SEGMENTS,
+            Claim::Own => 0,
+        };
+        let limit = self.zone.bytes().saturating_sub(reserve * self.zone.segment_bytes);
+        let mut end = self.end.get();
+        for body_bytes in [ahead, body_bytes].into_iter().filter(|&bytes| bytes > 0) {
+            let bytes = record_bytes(body_bytes);
+            match self.zone.place(end, bytes) {
+                Some(at) if at + bytes <= limit => end = at + bytes,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Write one record and make it durable. `fill` appends its body; the caller has made sure by
+    /// [`Journal::has_room`] that it fits. The buffer comes back.
+    ///
+    /// # Errors
+    /// After any error the record may be there or not, and a `Full` one must be written again, the same bytes at the
+    /// same place ([`Journal::write_again`]); after any other the disk has ended.
+    pub async fn write(
+        &self,
+        mut buffer: Buf,
+        kind: RecordKind,
+        fill: impl FnOnce(&mut RecordWriter<'_>),
+    ) -> (Result<(), DiskError>, Buf, Pending) {
+        let room = buffer.len().min(self.zone.record_bytes_max as usize);
+        let mut writer = RecordWriter::new(&mut buffer[..room]);
+        fill(&mut writer);
+        let bytes = writer.record_bytes() as u64;
+        let at = self.zone.place(self.end.get(), bytes).expect("the caller asked for room");
+        let (previous_incarnation, previous_sequence) = self.last.get();
+        let sequence = previous_sequence.next();
+        let fields = RecordFields {
+            kind,
+            incarnation: self.incarnation,
+            sequence,
+            previous_incarnation,
+            previous_sequence,
+            flushed_sequence: previous_sequence,
+        };
+        let sealed = writer.seal_with(&self.checksum, self.zone.offset(at), fields) as u64;
+        assert_eq!(sealed, bytes, "a record is as long as announced");
+        let pending = Pending { at, bytes, sequence };
+        let (result, buffer) = self.write_again(buffer, &pending).await;
+        (result, buffer, pending)
+    }
+
+    /// Write a sealed record (again). The same bytes go to the same place, so repeating is harmless.
+    ///
+    /// # Errors
+    /// As [`Journal::write`].
+    pub async fn write_again(&self, buffer: Buf, pending: &Pending) -> (Result<(), DiskError>, Buf) {
+        let offset = self.zone.offset(pending.at).0;
+        let (result, buffer) = self.disk.write_durable(buffer, offset, pending.bytes as usize).await;
+        if result.is_ok() {
+            self.last.set((self.incarnation, pending.sequence));
+            self.end.set(pending.at + pending.bytes);
+            self.record_count.set(self.record_count.get() + 1);
+            self.record_bytes.set(self.record_bytes.get() + pending.bytes);
+        }
+        (result, buffer)
+    }
+}
+
+/// A sealed record on its way to the device.
+#[derive(Debug)]
+pub struct Pending {
+    at: u64,
+    bytes: u64,
+    sequence: Sequence,
+}
+
+/// Bytes on the device of a record with a body of `body_bytes`.
+#[must_use]
+pub fn record_bytes(body_bytes: usize) -> u64 {
+    let bytes = (frames_of_body(body_bytes) * FRAME_BYTES) as u64;
+    assert!(bytes.is_multiple_of(BLOCK_BYTES as u64), "records are whole blocks");
+    bytes
+}

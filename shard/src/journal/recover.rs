@@ -1,0 +1,215 @@
+//! Replay of a journal: every record that can be read, in order, and what is missing.
+//!
+//! The rule it must never break: only what was not yet flushed may be torn. A record that is not there while a later
+//! one is, or whose frames fail their checksums, is damage, and whoever may have lost an entry in it must know.
+//! Failing history that the look ahead guards against: record 7 is lost by the device, records 8 and 9 are there;
+//! taking 7's place for a torn tail would drop acknowledged 8 and 9, and later overwrite them.
+
+use super::survey::{Found, Horizon, Survey};
+use super::zone::JournalZone;
+use ioengine::{Buf, Disk, DiskError};
+use layout::journal_record::{RecordHeader, RecordKind};
+use layout::units::{DiskOffset, Incarnation, Sequence};
+
+/// A run of records that cannot be read, between two that can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Last record before it; 0 when there is none.
+    pub after: Sequence,
+    /// First record behind it.
+    pub before: Sequence,
+}
+
+/// How the journal ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Behind the last record nothing was begun.
+    Clean,
+    /// Behind the last record stands one that was never finished, hence never acknowledged.
+    Torn {
+        /// Its sectors that did arrive.
+        frame_count: u32,
+    },
+    /// Behind the last record stands one that cannot be read and may have been acknowledged.
+    Damaged {
+        /// Device offset of the first bad sector, or of where the record should begin.
+        at: DiskOffset,
+    },
+}
+
+/// Result of a replay.
+#[derive(Debug)]
+pub struct Replayed {
+    /// Position in the zone behind the last record.
+    pub end: u64,
+    /// The last record; 0, 0 when there is none.
+    pub last: (Incarnation, Sequence),
+    /// Highest sequence seen anywhere: the next record takes one above.
+    pub sequence_max: Sequence,
+    /// Highest incarnation of any record that was read.
+    pub incarnation_max: Incarnation,
+    /// Records that were read.
+    pub record_count: u64,
+    /// What is missing in the middle, in order.
+    pub gaps: Vec<Gap>,
+    /// How it ends.
+    pub tail: Tail,
+}
+
+/// One record, handed to the caller in order.
+pub struct Record<'a> {
+    /// Its header.
+    pub header: &'a RecordHeader,
+    /// Its body.
+    pub body: &'a [u8],
+    /// Records before this one are missing.
+    pub after_gap: bool,
+}
+
+struct Replay<'a> {
+    zone: &'a JournalZone,
+    survey: Survey<'a>,
+    state: Replayed,
+    /// Filled by the first trouble: one look at the whole ring is enough.
+    horizon: Option<Horizon>,
+}
+
+/// Read the journal of `zone` and hand every record that can be read to `apply`, in order. `buffer` holds at least
+/// one whole record, `block` one block.
+///
+/// The device is flushed once before anything is believed: what a killed process left in the device's cache can be
+/// read, and is lost by the next power cut unless it is flushed.
+///
+/// # Errors
+/// [`DiskError`] when the flush fails. Blocks that cannot be read are damage, not errors.
+pub async fn replay(
+    disk: &Disk,
+    zone: &JournalZone,
+    buffer: Buf,
+    block: Buf,
+    mut apply: impl FnMut(Record<'_>),
+) -> Result<Replayed, DiskError> {
+    disk.flush().await?;
+    let state = Replayed {
+        end: 0,
+        last: (Incarnation(0), Sequence(0)),
+        sequence_max: Sequence(0),
+        incarnation_max: Incarnation(0),
+        record_count: 0,
+        gaps: Vec::new(),
+        tail: Tail::Clean,
+    };
+    let mut replay = Replay { zone, survey: Survey::new(disk, zone, buffer, block), state, horizon: None };
+    loop {
+        match replay.next().await {
+            Step::Record { header, after_gap } => {
+                apply(Record { header: &header, body: &replay.survey.body, after_gap });
+            }
+            Step::End(tail) => {
+                replay.state.tail = tail;
+                return Ok(replay.state);
+            }
+        }
+    }
+}
+
+enum Step {
+    Record { header: RecordHeader, after_gap: bool },
+    End(Tail),
+}
+
+impl Replay<'_> {
+    async fn next(&mut self) -> Step {
+        let expected = self.state.last.1.next();
+        let tail = match self.find_at_both(expected).await {
+            Ok((header, at)) => return self.take(header, at, false),
+            Err(tail) => tail,
+        };
+        // Nothing readable follows directly. It is the end only if nothing later exists anywhere.
+        if self.horizon.is_none() {
+            self.horizon = Some(self.survey.look_ahead(expected).await);
+        }
+        let horizon = self.horizon.as_ref().expect("just looked");
+        self.state.sequence_max = self.state.sequence_max.max(horizon.sequence_max);
+        let later: Vec<_> =
+            horizon.records.iter().copied().filter(|ahead| ahead.sequence > expected).collect();
+        let more = self.state.sequence_max > expected;
+        if ioengine::canary("damage_as_torn_tail") {
+            return Step::End(Tail::Clean);
+        }
+        for ahead in later {
+            if let Found::Record(header) = self.survey.find(ahead.at, ahead.sequence, ahead.incarnation).await
+            {
+                ioengine::sometimes!("journal gap in the middle");
+                self.state.gaps.push(Gap { after: self.state.last.1, before: ahead.sequence });
+                return self.take(header, ahead.at, true);
+            }
+        }
+        if more {
+            // Sectors of later records exist, none of them whole: what was there is damaged up to the end.
+            ioengine::sometimes!("journal tail damaged beyond one record");
+            return Step::End(Tail::Damaged { at: self.zone.offset(self.state.end) });
+        }
+        match tail {
+            Tail::Clean => {}
+            Tail::Torn { .. } => ioengine::sometimes!("journal tail torn"),
+            Tail::Damaged { .. } => ioengine::sometimes!("journal tail damaged"),
+        }
+        Step::End(tail)
+    }
+
+    /// Look where the writer would have put record `expected`: behind the last one, or at the start of the next
+    /// segment if it was too long for what is left.
+    async fn find_at_both(&mut self, expected: Sequence) -> Result<(RecordHeader, u64), Tail> {
+        let here = self.state.end;
+        let (last_incarnation, last_sequence) = self.state.last;
+        let mut tail = Tail::Clean;
+        let left = self.zone.left_in_segment(here);
+        let next = if left == 0 { None } else { self.zone.next_segment(here) };
+        for at in [Some(here), next].into_iter().flatten() {
+            match self.survey.find(at, expected, last_incarnation).await {
+                Found::Record(header) => {
+                    let placed_as_written = at == here || header.record_bytes() > left;
+                    let fields = header.fields;
+                    let follows = if fields.incarnation == last_incarnation {
+                        fields.kind != RecordKind::Open
+                    } else {
+                        fields.kind == RecordKind::Open
+                            && (fields.previous_incarnation, fields.previous_sequence)
+                                == (last_incarnation, last_sequence)
+                    };
+                    if placed_as_written && follows {
+                        return Ok((header, at));
+                    }
+                    // A void record of an incarnation that was cut off here.
+                    ioengine::sometimes!("journal void record");
+                }
+                Found::Nothing { frame_count: 0 } => {}
+                Found::Nothing { frame_count } => {
+                    if tail == Tail::Clean {
+                        tail = Tail::Torn { frame_count };
+                    }
+                }
+                // At the next segment's start only a record too long for the rest of this one can stand; a bad
+                // block there is believed all the same: safe, at the price of a false alarm.
+                Found::Damaged { at } => {
+                    if !matches!(tail, Tail::Damaged { .. }) {
+                        tail = Tail::Damaged { at };
+                    }
+                }
+            }
+        }
+        Err(tail)
+    }
+
+    fn take(&mut self, header: RecordHeader, at: u64, after_gap: bool) -> Step {
+        let fields = header.fields;
+        let state = &mut self.state;
+        state.end = at + header.record_bytes();
+        state.last = (fields.incarnation, fields.sequence);
+        state.sequence_max = state.sequence_max.max(fields.sequence);
+        state.incarnation_max = state.incarnation_max.max(fields.incarnation);
+        state.record_count += 1;
+        Step::Record { header, after_gap }
+    }
+}
