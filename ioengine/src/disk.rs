@@ -83,7 +83,7 @@ pub enum DiskError {
 
 struct ShareState {
     name: String,
-    ended: AtomicBool,
+    ended: Arc<AtomicBool>,
     /// The driver's own: a file descriptor, or the simulated disk's number.
     inner: Box<dyn Any + Send + Sync>,
 }
@@ -94,7 +94,12 @@ pub struct DiskShare(Arc<ShareState>);
 
 impl DiskShare {
     pub(crate) fn new(name: &str, inner: Box<dyn Any + Send + Sync>) -> DiskShare {
-        DiskShare(Arc::new(ShareState { name: name.to_owned(), ended: AtomicBool::new(false), inner }))
+        DiskShare(Arc::new(ShareState { name: name.to_owned(), ended: Arc::default(), inner }))
+    }
+
+    /// The flag that ends the disk on every core.
+    pub(crate) fn ended(&self) -> &Arc<AtomicBool> {
+        &self.0.ended
     }
 
     pub(crate) fn inner<T: 'static>(&self) -> Option<&T> {
@@ -120,6 +125,7 @@ pub struct Disk {
 impl Disk {
     pub(crate) fn new(io: Io, handle: u32, geometry: Geometry, share: DiskShare) -> Disk {
         let name = Rc::from(share.name());
+        io.disk_ends(handle, Arc::clone(share.ended()));
         Disk { io, handle, geometry, share, name }
     }
 
@@ -144,17 +150,13 @@ impl Disk {
     /// A flush failed on some core: writes and flushes are refused until restart.
     #[must_use]
     pub fn ended(&self) -> bool {
-        // Acquire pairs with the Release in `end`: who sees the flag also sees that the flush had failed.
+        // Acquire pairs with the Release in `OperationTable::complete`: the failure is seen with its flag.
         self.share.0.ended.load(Ordering::Acquire)
-    }
-
-    fn end(&self) {
-        self.share.0.ended.store(true, Ordering::Release);
     }
 
     fn error(&self, operation: &'static str, offset: u64, bytes: usize, errno: Errno) -> DiskError {
         let name = Rc::clone(&self.name);
-        if errno.0 == libc::ENOSPC || errno.0 == libc::EDQUOT {
+        if errno.is_want_of_space() {
             return DiskError::Full { name, offset, bytes };
         }
         DiskError::Device { name, operation, offset, bytes, errno }
@@ -205,13 +207,7 @@ impl Disk {
         offset: u64,
         bytes: usize,
     ) -> (Result<(), DiskError>, Buf) {
-        let (result, buffer) = self.write_with(buffer, offset, bytes, true).await;
-        if let Err(error) = &result
-            && !matches!(error, DiskError::Full { .. })
-        {
-            self.end();
-        }
-        (result, buffer)
+        self.write_with(buffer, offset, bytes, true).await
     }
 
     async fn write_with(
@@ -230,6 +226,8 @@ impl Disk {
         let (result, operation) = self.io.start(operation).await;
         let buffer = operation.into_buffer().expect("a write gives its buffer back");
         let result = match result {
+            // Another flush failed meanwhile: what this one says of the device's cache is worth nothing.
+            Ok(_) if durable && self.ended() => Err(DiskError::Ended { name: Rc::clone(&self.name) }),
             Ok(done) if done == count => Ok(()),
             Ok(_) => Err(self.error("write", offset, bytes, Errno(libc::EIO))),
             Err(errno) => Err(self.error("write", offset, bytes, errno)),
@@ -248,11 +246,11 @@ impl Disk {
         }
         let (result, _) = self.io.start(Operation::DiskFlush { disk: self.handle }).await;
         match result {
+            // The system reports a failure to one flush only. Another one that was in flight with it succeeds
+            // although a write it stands for may be lost.
+            Ok(_) if self.ended() => Err(DiskError::Ended { name: Rc::clone(&self.name) }),
             Ok(_) => Ok(()),
-            Err(errno) => {
-                self.end();
-                Err(self.error("flush", 0, 0, errno))
-            }
+            Err(errno) => Err(self.error("flush", 0, 0, errno)),
         }
     }
 }

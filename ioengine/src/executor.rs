@@ -1,6 +1,9 @@
 //! Our own host for tasks: ready queues with shares. The same executor runs a real core (between two enters of
 //! its ring) and every simulated core (in virtual time).
 //!
+//! Beside its tasks an executor knows one *root*: a future that its host polls itself (`block_on`), so that it may
+//! borrow. It takes its turn in the foreground queue like a task.
+//!
 //! Wakers are plain `std::task::Waker`s. They must be woken on the thread that polls the task: a task is woken
 //! by completions, timers and rings of its own core only. Waking from elsewhere is our bug and stops the process.
 
@@ -45,10 +48,19 @@ thread_local! {
     static REGISTRY: RefCell<Vec<(u64, Weak<Ready>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Numbers of executors; only for telling them apart, so the order of allocation is enough.
-static NEXT_EXECUTOR: AtomicU64 = AtomicU64::new(1);
+/// Numbers of executors and threads; only for telling them apart, so the order of allocation is enough.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    // Relaxed: the number only has to be unique.
+    static THREAD: u64 = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Task number of the root in the ready lines and in its waker.
+const ROOT: u32 = u32::MAX;
 
 struct TaskWaker {
+    thread: u64,
     executor: u64,
     position: usize,
     task: u32,
@@ -63,13 +75,15 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        assert!(
+            THREAD.with(|&thread| thread == self.thread),
+            "a task is woken on the thread that runs it; cross-core waking goes over rings"
+        );
         if self.queued.swap(true, Ordering::Relaxed) {
             return;
         }
         REGISTRY.with_borrow(|registry| {
-            let (executor, ready) = registry
-                .get(self.position)
-                .expect("a task is woken on the thread that runs it; cross-core waking goes over rings");
+            let (executor, ready) = &registry[self.position];
             // Another executor took the place: the task's own is gone, and the task with it.
             if *executor == self.executor
                 && let Some(ready) = ready.upgrade()
@@ -78,6 +92,12 @@ impl Wake for TaskWaker {
             }
         });
     }
+}
+
+/// For a task that stands in a ready line from the start.
+fn task_waker(executor: u64, position: usize, task: u32, queue: Queue) -> Arc<TaskWaker> {
+    let thread = THREAD.with(|&thread| thread);
+    Arc::new(TaskWaker { thread, executor, position, task, queue, queued: AtomicBool::new(true) })
 }
 
 struct Task {
@@ -99,6 +119,8 @@ pub(crate) struct Executor {
     /// Pass of the queue that ran last.
     clock: Cell<u64>,
     closed: Cell<bool>,
+    root: (Waker, Arc<TaskWaker>),
+    root_due: Cell<bool>,
 }
 
 /// How far a queue that wakes from idleness may stand behind, in cost units: a burst of one millisecond.
@@ -107,7 +129,7 @@ const LAG: u64 = 1_000_000;
 impl Executor {
     pub(crate) fn new() -> Rc<Executor> {
         // Relaxed: the number only has to be unique.
-        let number = NEXT_EXECUTOR.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let ready =
             Rc::new(Ready { lines: RefCell::new(std::array::from_fn(|_| VecDeque::with_capacity(256))) });
         let position = REGISTRY.with_borrow_mut(|registry| {
@@ -123,7 +145,11 @@ impl Executor {
                 }
             }
         });
+        let root = task_waker(number, position, ROOT, Queue::Foreground);
+        root.queued.store(false, Ordering::Relaxed);
         Rc::new(Executor {
+            root: (Waker::from(Arc::clone(&root)), root),
+            root_due: Cell::new(false),
             number,
             position,
             ready,
@@ -150,13 +176,7 @@ impl Executor {
             tasks.push(None);
             u32::try_from(tasks.len() - 1).expect("tasks fit u32")
         });
-        let state = Arc::new(TaskWaker {
-            executor: self.number,
-            position: self.position,
-            task: number,
-            queue,
-            queued: AtomicBool::new(true),
-        });
+        let state = task_waker(self.number, self.position, number, queue);
         tasks[number as usize] =
             Some(Task { future: Some(future), waker: Waker::from(Arc::clone(&state)), state });
         self.live.set(self.live.get() + 1);
@@ -185,8 +205,18 @@ impl Executor {
         least
     }
 
+    /// Wakes the root.
+    pub(crate) fn root_waker(&self) -> &Waker {
+        &self.root.0
+    }
+
+    /// The root's turn has come since the last call: poll it now, and charge the foreground queue for it.
+    pub(crate) fn take_root_due(&self) -> bool {
+        self.root_due.replace(false)
+    }
+
     /// Account `cost` (nanoseconds, or any unit that is the same for all) to `queue`.
-    fn charge(&self, queue: usize, cost: u64) {
+    pub(crate) fn charge(&self, queue: usize, cost: u64) {
         let mut passes = self.passes.get();
         passes[queue] += cost.max(1) * SHARES[0] / SHARES[queue];
         self.passes.set(passes);
@@ -209,29 +239,36 @@ impl Executor {
     }
 
     fn poll(&self, number: u32) {
+        if number == ROOT {
+            self.root.1.queued.store(false, Ordering::Relaxed);
+            self.root_due.set(true);
+            return;
+        }
         let (mut future, waker) = {
             let mut tasks = self.tasks.borrow_mut();
-            let Some(task) = tasks[number as usize].as_mut() else { return };
+            // Absent: it has finished, or all were dropped.
+            let Some(Some(task)) = tasks.get_mut(number as usize) else { return };
             task.state.queued.store(false, Ordering::Relaxed);
             // Absent while it is being polled further up this stack: cannot happen, polls do not nest.
             (task.future.take().expect("a task is polled by one at a time"), task.waker.clone())
         };
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Pending => {
-                if let Some(task) = self.tasks.borrow_mut()[number as usize].as_mut() {
+                if let Some(Some(task)) = self.tasks.borrow_mut().get_mut(number as usize) {
                     task.future = Some(future);
                 }
             }
             Poll::Ready(()) => {
                 drop(future);
-                let task = self.tasks.borrow_mut()[number as usize].take();
-                // A stale waker of the finished task must never queue the number for whoever takes it over. Should
-                // the number stand in a ready line already, the next owner gets one poll too many: harmless.
+                // Absent when the executor was closed from within this poll.
+                let task = self.tasks.borrow_mut().get_mut(number as usize).and_then(Option::take);
                 if let Some(task) = task {
+                    // A stale waker of the finished task must never queue the number for whoever takes it over. Should
+                    // the number stand in a ready line already, the next owner gets one poll too many: harmless.
                     task.state.queued.store(true, Ordering::Relaxed);
+                    self.free.borrow_mut().push(number);
+                    self.live.set(self.live.get() - 1);
                 }
-                self.free.borrow_mut().push(number);
-                self.live.set(self.live.get() - 1);
             }
         }
     }

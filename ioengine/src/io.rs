@@ -17,6 +17,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Runs the tasks of a core: our own executor, glommio, or the simulator.
@@ -215,6 +216,10 @@ impl Io {
         InFlight::start(&self.0.operations, &self.0.driver, operation)
     }
 
+    pub(crate) fn disk_ends(&self, disk: u32, ended: Arc<AtomicBool>) {
+        self.0.operations.borrow_mut().disk_ends(disk, ended);
+    }
+
     pub(crate) fn driver(&self) -> &Rc<dyn Driver> {
         &self.0.driver
     }
@@ -266,6 +271,6 @@ impl Io {
 
     /// Host, before it sleeps: when the next timer is due.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.0.timers.borrow().next()
+        self.0.timers.borrow_mut().next()
     }
 }

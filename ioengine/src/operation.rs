@@ -5,10 +5,13 @@
 use crate::buffer::Buf;
 use crate::driver::Driver;
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 /// An error number of the operating system, as the kernel gave it or as the simulator chose it.
@@ -28,6 +31,13 @@ impl std::fmt::Display for Errno {
 }
 
 impl std::error::Error for Errno {}
+
+impl Errno {
+    /// The file system under a disk is full: nothing is wrong with what it holds.
+    pub(crate) fn is_want_of_space(self) -> bool {
+        self.0 == libc::ENOSPC || self.0 == libc::EDQUOT
+    }
+}
 
 /// What a driver is asked to do. Handles (`disk`, `stream`, `listener`) are the driver's own numbers.
 pub(crate) enum Operation {
@@ -87,34 +97,96 @@ pub(crate) enum Orphan {
     Stream(u32),
 }
 
+/// An operation that found no free slot. Whoever asked first gets the next one: only the holder of the first
+/// ticket may claim, however often or late the others are polled.
+struct Waiter {
+    ticket: u64,
+    waker: Option<Waker>,
+}
+
 /// The slots of one core. Fixed at start: an operation beyond the last slot waits its turn in the caller.
 pub(crate) struct OperationTable {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    waiting: std::collections::VecDeque<Waker>,
+    /// In the order of their tickets.
+    waiting: VecDeque<Waiter>,
+    tickets: u64,
+    /// By the driver's disk number: the flag that ends the disk.
+    disks: Vec<Option<Arc<AtomicBool>>>,
 }
 
 impl OperationTable {
     pub(crate) fn new(count: usize) -> OperationTable {
         let slots = (0..count).map(|_| Slot { state: State::Free, operation: None }).collect();
         let free = (0..u32::try_from(count).expect("slot count fits u32")).rev().collect();
-        OperationTable { slots, free, waiting: std::collections::VecDeque::with_capacity(64) }
+        OperationTable {
+            slots,
+            free,
+            waiting: VecDeque::with_capacity(64),
+            tickets: 0,
+            disks: Vec::with_capacity(16),
+        }
+    }
+
+    /// From now on a failed flush or durable write of `disk` sets `ended`, also when nobody waits for it any more:
+    /// the system reports such a failure once, and the next flush may well succeed without the lost write.
+    pub(crate) fn disk_ends(&mut self, disk: u32, ended: Arc<AtomicBool>) {
+        let index = disk as usize;
+        if self.disks.len() <= index {
+            self.disks.resize_with(index + 1, || None);
+        }
+        self.disks[index] = Some(ended);
     }
 
     pub(crate) fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    fn claim(&mut self, operation: Operation) -> Result<OperationId, Operation> {
-        match self.free.pop() {
-            None => Err(operation),
-            Some(index) => {
-                let slot = &mut self.slots[index as usize];
-                assert!(matches!(slot.state, State::Free), "a free slot is free");
-                *slot = Slot { state: State::Pending(None), operation: Some(operation) };
-                Ok(OperationId(index))
-            }
+    /// A slot for `operation`, or the operation back with the ticket to come again with. `ticket` is what an
+    /// earlier call gave.
+    fn claim(&mut self, operation: Operation, ticket: Option<u64>) -> Result<OperationId, (Operation, u64)> {
+        let first = self.waiting.front().map(|waiter| waiter.ticket);
+        if first != ticket || self.free.is_empty() {
+            let ticket = ticket.unwrap_or_else(|| {
+                self.tickets += 1;
+                self.waiting.push_back(Waiter { ticket: self.tickets, waker: None });
+                self.tickets
+            });
+            return Err((operation, ticket));
         }
+        if ticket.is_some() {
+            self.waiting.pop_front();
+        }
+        let index = self.free.pop().expect("seen above");
+        let slot = &mut self.slots[index as usize];
+        assert!(matches!(slot.state, State::Free), "a free slot is free");
+        *slot = Slot { state: State::Pending(None), operation: Some(operation) };
+        self.wake_first_waiter();
+        Ok(OperationId(index))
+    }
+
+    fn wake_first_waiter(&mut self) {
+        if !self.free.is_empty()
+            && let Some(first) = self.waiting.front_mut()
+            && let Some(waker) = first.waker.take()
+        {
+            waker.wake();
+        }
+    }
+
+    fn wait(&mut self, ticket: u64, waker: &Waker) {
+        let at = self.waiting.binary_search_by_key(&ticket, |waiter| waiter.ticket);
+        let waiter = &mut self.waiting[at.expect("a ticket stays until it is used or given up")];
+        if !waiter.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            waiter.waker = Some(waker.clone());
+        }
+    }
+
+    fn give_up(&mut self, ticket: u64) {
+        let at = self.waiting.binary_search_by_key(&ticket, |waiter| waiter.ticket);
+        self.waiting.remove(at.expect("a ticket stays until it is used or given up"));
+        // It may have been woken for a slot that it does not take any more.
+        self.wake_first_waiter();
     }
 
     fn release(&mut self, id: OperationId) -> Option<Operation> {
@@ -122,10 +194,15 @@ impl OperationTable {
         slot.state = State::Free;
         let operation = slot.operation.take();
         self.free.push(id.0);
-        if let Some(waker) = self.waiting.pop_front() {
-            waker.wake();
-        }
+        self.wake_first_waiter();
         operation
+    }
+
+    /// Operations the driver has not completed yet.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = OperationId> + '_ {
+        (0_u32..).zip(&self.slots).filter_map(|(index, slot)| {
+            matches!(slot.state, State::Pending(_) | State::Abandoned).then_some(OperationId(index))
+        })
     }
 
     /// The operation in a slot, for the driver that fills its submission from it.
@@ -136,6 +213,15 @@ impl OperationTable {
     /// Called by the driver exactly once per operation.
     pub(crate) fn complete(&mut self, id: OperationId, result: Result<u32, Errno>) -> Option<Orphan> {
         let slot = &mut self.slots[id.0 as usize];
+        if let Err(errno) = result
+            && let Some(Operation::DiskFlush { disk } | Operation::DiskWrite { disk, durable: true, .. }) =
+                slot.operation
+            && !errno.is_want_of_space()
+            && let Some(Some(ended)) = self.disks.get(disk as usize)
+        {
+            // Release: who sees the flag (`Disk::ended`) also sees that the flush had failed.
+            ended.store(true, Ordering::Release);
+        }
         match std::mem::replace(&mut slot.state, State::Done(result)) {
             State::Pending(waker) => {
                 if let Some(waker) = waker {
@@ -162,7 +248,8 @@ pub(crate) struct InFlight {
 }
 
 enum Stage {
-    Waiting(Option<Operation>),
+    /// No slot yet: the operation and its ticket.
+    Waiting(Operation, u64),
     Submitted(OperationId),
     Finished,
 }
@@ -173,26 +260,20 @@ impl InFlight {
         driver: &Rc<dyn Driver>,
         operation: Operation,
     ) -> InFlight {
-        let mut this = InFlight {
-            table: Rc::clone(table),
-            driver: Rc::clone(driver),
-            stage: Stage::Waiting(Some(operation)),
-        };
-        this.submit();
+        let mut this =
+            InFlight { table: Rc::clone(table), driver: Rc::clone(driver), stage: Stage::Finished };
+        this.submit(operation, None);
         this
     }
 
-    fn submit(&mut self) {
-        if let Stage::Waiting(operation) = &mut self.stage {
-            let claimed =
-                self.table.borrow_mut().claim(operation.take().expect("waiting holds its operation"));
-            match claimed {
-                Ok(id) => {
-                    self.stage = Stage::Submitted(id);
-                    self.driver.submit(id);
-                }
-                Err(back) => *operation = Some(back),
+    fn submit(&mut self, operation: Operation, ticket: Option<u64>) {
+        let claimed = self.table.borrow_mut().claim(operation, ticket);
+        match claimed {
+            Ok(id) => {
+                self.stage = Stage::Submitted(id);
+                self.driver.submit(id);
             }
+            Err((operation, ticket)) => self.stage = Stage::Waiting(operation, ticket),
         }
     }
 
@@ -208,11 +289,18 @@ impl Future for InFlight {
     type Output = (Result<u32, Errno>, Operation);
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.submit();
-        let Stage::Submitted(id) = self.stage else {
-            assert!(matches!(self.stage, Stage::Waiting(_)), "polled after completion");
-            self.table.borrow_mut().waiting.push_back(context.waker().clone());
-            return Poll::Pending;
+        if let Stage::Waiting(..) = self.stage
+            && let Stage::Waiting(operation, ticket) = std::mem::replace(&mut self.stage, Stage::Finished)
+        {
+            self.submit(operation, Some(ticket));
+        }
+        let id = match self.stage {
+            Stage::Submitted(id) => id,
+            Stage::Waiting(_, ticket) => {
+                self.table.borrow_mut().wait(ticket, context.waker());
+                return Poll::Pending;
+            }
+            Stage::Finished => panic!("polled after completion"),
         };
         let mut table = self.table.borrow_mut();
         let slot = &mut table.slots[id.0 as usize];
@@ -238,6 +326,9 @@ impl Future for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if let Stage::Waiting(_, ticket) = self.stage {
+            self.table.borrow_mut().give_up(ticket);
+        }
         if let Stage::Submitted(id) = self.stage {
             let mut table = self.table.borrow_mut();
             let slot = &mut table.slots[id.0 as usize];
