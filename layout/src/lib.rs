@@ -12,6 +12,7 @@
 
 pub mod checksum;
 pub mod field;
+pub mod inspect;
 pub mod journal_frame;
 pub mod journal_record;
 pub mod key;
@@ -20,6 +21,8 @@ pub mod operation;
 pub mod superblock;
 pub mod superblock_copies;
 pub mod units;
+pub mod version_cell;
+pub mod version_file;
 pub mod zone;
 
 pub use field::Corrupt;

@@ -175,30 +175,21 @@ impl Superblock {
     /// Order of checks: magic, format version, checksum, own place (`own_offset`, `copy_index`: a
     /// good copy that a misdirected write put elsewhere), then each field.
     pub fn decode(block: &[u8; SUPERBLOCK_BYTES], expected: DiskOffset) -> Result<Superblock, Corrupt> {
-        let wrong = |field: Field| Err(SUPERBLOCK_TABLE.corrupt(field, expected.0));
-        if F_MAGIC.array(block) != MAGIC {
-            return wrong(F_MAGIC);
+        let superblock = Superblock::parse(block);
+        match superblock.wrong_fields(block, expected).next() {
+            Some(field) => Err(SUPERBLOCK_TABLE.corrupt(field, expected.0)),
+            None => Ok(superblock),
         }
-        if F_FORMAT_VERSION.u32(block) != FORMAT_VERSION {
-            return wrong(F_FORMAT_VERSION);
-        }
-        if F_CHECKSUM.u32(block) != checksum(block) {
-            return wrong(F_CHECKSUM);
-        }
-        if F_OWN_OFFSET.u64(block) != expected.0 {
-            return wrong(F_OWN_OFFSET);
-        }
-        let copy_index = u64::from(F_COPY_INDEX.u32(block));
-        if copy_index >= COPY_COUNT as u64 || copy_index * SUPERBLOCK_BYTES as u64 != expected.0 {
-            return wrong(F_COPY_INDEX);
-        }
-        let Some(role) = Role::from_number(F_ROLE.u16(block)) else { return wrong(F_ROLE) };
+    }
+
+    /// The values as they stand, right or wrong; an unknown role reads as store.
+    pub(crate) fn parse(block: &[u8; SUPERBLOCK_BYTES]) -> Superblock {
         let mut superblock = Superblock {
             sequence: F_SEQUENCE.u64(block),
             device: Uuid(F_DEVICE.array(block)),
             cluster: Uuid(F_CLUSTER.array(block)),
             node: F_NODE.u32(block),
-            role,
+            role: Role::from_number(F_ROLE.u16(block)).unwrap_or(Role::Store),
             generation: F_GENERATION.u32(block),
             incarnation: Incarnation(F_INCARNATION.u32(block)),
             block_bytes: F_BLOCK_BYTES.u32(block),
@@ -210,40 +201,43 @@ impl Superblock {
         for (zones, bytes) in superblock.zones.iter_mut().zip(F_ZONES.slice(block).as_chunks().0) {
             *zones = decode_zones(bytes);
         }
-        match superblock.first_wrong_field(block) {
-            Some(field) => wrong(field),
-            None => Ok(superblock),
-        }
+        superblock
     }
 
-    /// The first field whose value cannot be, in a copy whose checksum holds.
-    fn first_wrong_field(&self, block: &[u8; SUPERBLOCK_BYTES]) -> Option<Field> {
+    /// The fields that are wrong in `block`, which parsed to this, in the order of the checks.
+    pub(crate) fn wrong_fields(
+        &self,
+        block: &[u8; SUPERBLOCK_BYTES],
+        expected: DiskOffset,
+    ) -> impl Iterator<Item = Field> + use<> {
+        let copy_index = u64::from(F_COPY_INDEX.u32(block));
         let shards = usize::from(self.shard_count);
-        if self.sequence == 0 {
-            return Some(F_SEQUENCE);
-        }
-        if is_zero(&self.device.0) {
-            return Some(F_DEVICE);
-        }
-        if !(1..=SHARD_COUNT_MAX).contains(&shards) {
-            return Some(F_SHARD_COUNT);
-        }
-        if self.generation == 0 {
-            return Some(F_GENERATION);
-        }
-        if !zone::is_block_size(self.block_bytes) {
-            return Some(F_BLOCK_BYTES);
-        }
-        if !zone::is_segment_size(self.segment_bytes) {
-            return Some(F_SEGMENT_BYTES);
-        }
-        let unused_zero = self.zones[shards..].iter().all(|zones| *zones == ShardZones::default());
-        if !unused_zero
-            || zone::first_wrong(self.shard_zones(), self.device_bytes, self.segment_bytes).is_some()
-        {
-            return Some(F_ZONES);
-        }
-        [F_RESERVED, F_RESERVED_2, F_PADDING].into_iter().find(|field| !field.is_zero(block))
+        let known_shards = (1..=SHARD_COUNT_MAX).contains(&shards);
+        let (used, unused) = self.zones.split_at(shards.min(SHARD_COUNT_MAX));
+        let zones_fit = unused.iter().all(|zones| *zones == ShardZones::default())
+            && zone::first_wrong(used, self.device_bytes, self.segment_bytes).is_none();
+        let right = [
+            (F_MAGIC, F_MAGIC.array(block) == MAGIC),
+            (F_FORMAT_VERSION, F_FORMAT_VERSION.u32(block) == FORMAT_VERSION),
+            (F_CHECKSUM, F_CHECKSUM.u32(block) == checksum(block)),
+            (F_OWN_OFFSET, F_OWN_OFFSET.u64(block) == expected.0),
+            (
+                F_COPY_INDEX,
+                copy_index < COPY_COUNT as u64 && copy_index * SUPERBLOCK_BYTES as u64 == expected.0,
+            ),
+            (F_ROLE, Role::from_number(F_ROLE.u16(block)).is_some()),
+            (F_SEQUENCE, self.sequence > 0),
+            (F_DEVICE, !is_zero(&self.device.0)),
+            (F_SHARD_COUNT, known_shards),
+            (F_GENERATION, self.generation > 0),
+            (F_BLOCK_BYTES, zone::is_block_size(self.block_bytes)),
+            (F_SEGMENT_BYTES, zone::is_segment_size(self.segment_bytes)),
+            (F_ZONES, zones_fit),
+            (F_RESERVED, F_RESERVED.is_zero(block)),
+            (F_RESERVED_2, F_RESERVED_2.is_zero(block)),
+            (F_PADDING, F_PADDING.is_zero(block)),
+        ];
+        right.into_iter().filter_map(|(field, right)| (!right).then_some(field))
     }
 }
 
@@ -263,7 +257,7 @@ fn decode_zones(bytes: &[u8; ZONE_BYTES]) -> ShardZones {
 
 /// CRC-32 over all bytes before the checksum. Device and own place are among them, so the content
 /// is its own identity.
-pub(crate) fn checksum(block: &[u8; SUPERBLOCK_BYTES]) -> u32 {
+fn checksum(block: &[u8; SUPERBLOCK_BYTES]) -> u32 {
     Crc::with(&block[..F_CHECKSUM.offset]).finish()
 }
 
