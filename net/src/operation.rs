@@ -1,0 +1,121 @@
+//! The operations of the protocol and their codes.
+//!
+//! A code is given once and never reused. Invariant: codes of requests are below 0x80, a reply has the same code
+//! with the top bit set.
+
+/// The bit that makes an operation code a reply.
+pub const REPLY_BIT: u8 = 0x80;
+
+/// What a frame asks for or answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Operation {
+    /// Version, features, authentication, limits: the first frame of a connection.
+    Hello = 1,
+    /// Echo of the body: for keeping a connection open and for measuring the wire alone.
+    Ping = 2,
+    /// The record of one key.
+    Get = 3,
+    /// The records of up to 4096 keys, of any streams.
+    MultiGet = 4,
+    /// Writes one record.
+    Put = 5,
+    /// Deletes one record.
+    Delete = 6,
+    /// Writes one record when its version is the expected one.
+    CompareAndSet = 7,
+    /// Puts and deletes of one stream, all or none.
+    Batch = 8,
+    /// Records of one stream in a range of times, forward or backward.
+    Scan = 9,
+    /// The newest records of one stream.
+    Head = 10,
+    /// The streams of one tablet, page by page.
+    Streams = 11,
+    /// The cluster map.
+    Map = 12,
+    /// Counters of the node as JSON text.
+    Status = 13,
+}
+
+impl Operation {
+    /// All operations in order of their codes.
+    pub const ALL: [Operation; 13] = [
+        Operation::Hello,
+        Operation::Ping,
+        Operation::Get,
+        Operation::MultiGet,
+        Operation::Put,
+        Operation::Delete,
+        Operation::CompareAndSet,
+        Operation::Batch,
+        Operation::Scan,
+        Operation::Head,
+        Operation::Streams,
+        Operation::Map,
+        Operation::Status,
+    ];
+
+    /// The code of a request of this operation.
+    #[inline]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The operation of a request code; None when nobody has it.
+    #[inline]
+    pub const fn from_code(code: u8) -> Option<Operation> {
+        if code == 0 || code as usize > Operation::ALL.len() {
+            None
+        } else {
+            Some(Operation::ALL[code as usize - 1])
+        }
+    }
+
+    /// True when the operation changes records, so that a lost answer means `UnknownOutcome`, not `Timeout`.
+    pub const fn is_write(self) -> bool {
+        matches!(self, Operation::Put | Operation::Delete | Operation::CompareAndSet | Operation::Batch)
+    }
+
+    /// The name in PROTOCOL.md, metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Operation::Hello => "Hello",
+            Operation::Ping => "Ping",
+            Operation::Get => "Get",
+            Operation::MultiGet => "MultiGet",
+            Operation::Put => "Put",
+            Operation::Delete => "Delete",
+            Operation::CompareAndSet => "CompareAndSet",
+            Operation::Batch => "Batch",
+            Operation::Scan => "Scan",
+            Operation::Head => "Head",
+            Operation::Streams => "Streams",
+            Operation::Map => "Map",
+            Operation::Status => "Status",
+        }
+    }
+}
+
+const _: () = {
+    let mut index = 0;
+    while index < Operation::ALL.len() {
+        assert!(Operation::ALL[index].code() as usize == index + 1, "ALL is indexed by code - 1");
+        index += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_operations_are_one_to_one() {
+        let known: Vec<u8> = (0..=255).filter(|&code| Operation::from_code(code).is_some()).collect();
+        assert_eq!(known, (1..=13).collect::<Vec<u8>>());
+        for operation in Operation::ALL {
+            assert_eq!(Operation::from_code(operation.code()), Some(operation));
+            assert_eq!(operation.code() & REPLY_BIT, 0);
+        }
+    }
+}
