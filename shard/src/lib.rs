@@ -1,3 +1,4 @@
 //! One core: journal, memtable, version cache, requests, recovery.
 
 pub mod journal;
+pub mod memtable;

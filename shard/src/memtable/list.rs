@@ -1,0 +1,186 @@
+//! The ordered lists of the memtable: one skip list per tablet over nodes of the arena.
+//!
+//! Owns the heads and tails of 64 lists, and the heights of nodes. Must never own a record. Invariant: level 0
+//! of a list holds every node of its tablet once, in order (bucket, space, stream, time), linked both ways; level
+//! n + 1 holds a part of level n.
+//!
+//! Heights come from a ruler: of each 256 nodes in a row, whoever makes them, exactly 192 have one level, 48 two,
+//! 12 three, 3 four and one more. Which of the 256 is which is scrambled by a seed, so that a client cannot bring
+//! all tall nodes to one place; yet the bytes of all towers together do not depend on the seed. So a replay of the
+//! same writes needs the same room as they did the first time, to within [`TOWER_SLACK_BYTES`].
+
+use std::cmp::Ordering;
+
+use layout::key::Key;
+use layout::units::{BucketIndex, TABLET_COUNT, TabletIndex};
+
+use super::arena::{Arena, LEVEL_COUNT, NONE, UNIT_BYTES};
+
+/// Two replays of the same writes differ by less than this in the bytes of their towers: at most the towers of
+/// one run of 256 nodes: 48 + 12 nodes of one unit, 3 of two and one of at most six.
+pub(super) const TOWER_SLACK_BYTES: usize = (48 + 12 + 3 * 2 + 6) * UNIT_BYTES;
+
+/// A place in the order of a tablet: before or after a key, or after everything.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    Before(BucketIndex, Key<'a>),
+    After(BucketIndex, Key<'a>),
+    End,
+}
+
+/// Heads, tails and heights.
+pub(super) struct Lists {
+    heads: Vec<[u32; LEVEL_COUNT]>,
+    tails: [u32; TABLET_COUNT],
+    /// Levels in use, at least 1.
+    level_counts: [usize; TABLET_COUNT],
+    node_count: u64,
+    seed: u64,
+}
+
+/// Order of a node against a key.
+fn compare(arena: &Arena, node: u32, bucket: BucketIndex, key: Key<'_>) -> Ordering {
+    let header = arena.header(node);
+    header.bucket().cmp(&bucket.get()).then_with(|| arena.key(node, &header).compare_in_bucket(&key))
+}
+
+impl Place<'_> {
+    /// The node comes before this place.
+    fn is_behind(&self, arena: &Arena, node: u32) -> bool {
+        match *self {
+            Place::Before(bucket, key) => compare(arena, node, bucket, key) == Ordering::Less,
+            Place::After(bucket, key) => compare(arena, node, bucket, key) != Ordering::Greater,
+            Place::End => true,
+        }
+    }
+}
+
+impl Lists {
+    pub(super) fn new(seed: u64) -> Lists {
+        Lists {
+            heads: vec![[NONE; LEVEL_COUNT]; TABLET_COUNT],
+            tails: [NONE; TABLET_COUNT],
+            level_counts: [1; TABLET_COUNT],
+            node_count: 0,
+            seed,
+        }
+    }
+
+    /// Height of the next node.
+    pub(super) fn height(&self) -> usize {
+        let block = self.node_count >> 8;
+        // One multiplication spreads the seed over the block's number; its top byte is the scramble.
+        let scramble = (self.seed ^ block).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+        let ruler = self.node_count ^ scramble;
+        (1 + ruler.trailing_zeros() as usize / 2).min(LEVEL_COUNT)
+    }
+
+    fn next(&self, arena: &Arena, tablet: TabletIndex, node: u32, level: usize) -> u32 {
+        if node == NONE { self.heads[tablet.index()][level] } else { arena.next(node, level) }
+    }
+
+    /// For each level the last node before the place; `NONE` is the head. Levels not in use stay at the head.
+    fn search(&self, arena: &Arena, tablet: TabletIndex, place: Place<'_>) -> [u32; LEVEL_COUNT] {
+        let mut before = [NONE; LEVEL_COUNT];
+        let mut node = NONE;
+        // A node found to lie behind the place at one level is often the next one at the level below: not read twice.
+        let mut beyond = NONE;
+        for level in (0..self.level_counts[tablet.index()]).rev() {
+            loop {
+                let next = self.next(arena, tablet, node, level);
+                if next == NONE || next == beyond {
+                    break;
+                }
+                if !place.is_behind(arena, next) {
+                    beyond = next;
+                    break;
+                }
+                node = next;
+            }
+            before[level] = node;
+        }
+        before
+    }
+
+    /// The last node before the place, or `NONE`.
+    pub(super) fn last_before(&self, arena: &Arena, tablet: TabletIndex, place: Place<'_>) -> u32 {
+        match place {
+            Place::End => self.tails[tablet.index()],
+            _ => self.search(arena, tablet, place)[0],
+        }
+    }
+
+    /// The node after this one, the first for `NONE`.
+    pub(super) fn after(&self, arena: &Arena, tablet: TabletIndex, node: u32) -> u32 {
+        self.next(arena, tablet, node, 0)
+    }
+
+    /// Link a new node, made with the [`Lists::height`] of now, whose key is not in the list.
+    pub(super) fn insert(
+        &mut self,
+        arena: &mut Arena,
+        tablet: TabletIndex,
+        node: u32,
+        bucket: BucketIndex,
+        key: Key<'_>,
+    ) {
+        let height = self.height();
+        self.node_count += 1;
+        let before = self.search(arena, tablet, Place::Before(bucket, key));
+        let levels = &mut self.level_counts[tablet.index()];
+        *levels = (*levels).max(height);
+        for (level, &left) in before.iter().enumerate().take(height) {
+            let right = self.next(arena, tablet, left, level);
+            arena.set_next(node, level, right);
+            match left {
+                NONE => self.heads[tablet.index()][level] = node,
+                _ => arena.set_next(left, level, node),
+            }
+            if level == 0 {
+                arena.set_previous(node, left);
+                match right {
+                    NONE => self.tails[tablet.index()] = node,
+                    _ => arena.set_previous(right, node),
+                }
+            }
+        }
+    }
+
+    /// Forget the nodes of a tablet.
+    pub(super) fn clear(&mut self, tablet: TabletIndex) {
+        self.heads[tablet.index()] = [NONE; LEVEL_COUNT];
+        self.tails[tablet.index()] = NONE;
+        self.level_counts[tablet.index()] = 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tower_bytes(seed: u64, count: usize) -> usize {
+        let mut lists = Lists::new(seed);
+        let mut bytes = 0;
+        for _ in 0..count {
+            bytes += lists.height() / 2 * UNIT_BYTES;
+            lists.node_count += 1;
+        }
+        bytes
+    }
+
+    #[test]
+    fn heights_are_a_quarter_each_and_do_not_depend_on_the_seed_in_sum() {
+        for count in [1, 255, 256, 257, 1000, 65_536, 100_003] {
+            let all: Vec<usize> = [1, 2, 77, u64::MAX].map(|seed| tower_bytes(seed, count)).to_vec();
+            let (least, most) = (all.iter().min().expect("four"), all.iter().max().expect("four"));
+            assert!(most - least <= TOWER_SLACK_BYTES, "{count}: {all:?}");
+        }
+        let mut lists = Lists::new(3);
+        let mut counts = [0; LEVEL_COUNT + 1];
+        for _ in 0..256 {
+            counts[lists.height()] += 1;
+            lists.node_count += 1;
+        }
+        assert_eq!(counts[1..5], [192, 48, 12, 3]);
+    }
+}

@@ -1,0 +1,288 @@
+//! The memtable against a map, and at its limits.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use layout::units::Space;
+use proptest::prelude::*;
+
+use super::*;
+
+type OwnedKey = (BucketIndex, u16, Vec<u8>, u64);
+type OwnedRecord = (Version, u64, Option<Vec<u8>>);
+
+fn config(bytes: usize, record_count_max: usize) -> MemtableConfig {
+    MemtableConfig { bytes, record_count_max, seed: 42 }
+}
+
+fn key(owned: &OwnedKey) -> Key<'_> {
+    Key { space: Space(owned.1), stream: &owned.2, time: owned.3 }
+}
+
+fn owned(entry: Entry<'_>) -> (OwnedKey, OwnedRecord) {
+    let Entry { bucket, key, record } = entry;
+    let key = (bucket, key.space.0, key.stream.to_vec(), key.time);
+    (key, (record.version, record.expiry_us, record.value.map(<[u8]>::to_vec)))
+}
+
+fn put(memtable: &mut Memtable, at: &OwnedKey, record: &OwnedRecord) -> Result<(), Full> {
+    let key = key(at);
+    let hash = memtable.key_hash(key);
+    memtable.put(key.tablet(), at.0, hash, key, record.0, record.1, record.2.as_deref())
+}
+
+fn get(memtable: &Memtable, at: &OwnedKey) -> Option<OwnedRecord> {
+    let key = key(at);
+    let record = memtable.get(memtable.key_hash(key), key)?;
+    Some((record.version, record.expiry_us, record.value.map(<[u8]>::to_vec)))
+}
+
+fn at(space: u16, stream: &[u8], time: u64) -> OwnedKey {
+    let bucket = Key { space: Space(space), stream, time }.bucket();
+    (bucket, space, stream.to_vec(), time)
+}
+
+/// Few streams, some of which share a tablet or are prefixes of one another.
+fn some_key() -> impl Strategy<Value = OwnedKey> {
+    (0u16..2, prop::collection::vec(0u8..3, 1..4), 0u64..6)
+        .prop_map(|(space, stream, time)| at(space, &stream, time))
+}
+
+fn some_value() -> impl Strategy<Value = Option<Vec<u8>>> {
+    prop_oneof![
+        1 => Just(None),
+        8 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Some),
+        1 => prop::collection::vec(any::<u8>(), 200..300).prop_map(Some),
+    ]
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(OwnedKey, u64, u64, Option<Vec<u8>>),
+    Clear(u8),
+}
+
+fn some_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        40 => (some_key(), 1u64..1000, any::<u64>(), some_value()).prop_map(|(k, v, e, x)| Step::Put(k, v, e, x)),
+        1 => (0u8..64).prop_map(Step::Clear),
+    ]
+}
+
+fn check_ranges(
+    memtable: &Memtable,
+    model: &BTreeMap<OwnedKey, OwnedRecord>,
+    from: &OwnedKey,
+    tablet: TabletIndex,
+) {
+    let of_tablet = |key: &OwnedKey| key.0.get() % 64 == u32::from(tablet.get());
+    let start = |bound: Bound<OwnedKey>, direction| {
+        let bound = bound.as_ref().map(|owned| (owned.0, key(owned)));
+        memtable.range(tablet, bound, direction).map(owned).collect::<Vec<_>>()
+    };
+    for bound in [Bound::Unbounded, Bound::Included(from.clone()), Bound::Excluded(from.clone())] {
+        let up = model.range((bound.clone(), Bound::Unbounded)).filter(|(key, _)| of_tablet(key));
+        let up: Vec<_> = up.map(|(k, v)| (k.clone(), v.clone())).collect();
+        assert_eq!(start(bound.clone(), Direction::Forward), up);
+        let down = model.range((Bound::Unbounded, bound.clone())).rev().filter(|(key, _)| of_tablet(key));
+        let down: Vec<_> = down.map(|(k, v)| (k.clone(), v.clone())).collect();
+        assert_eq!(start(bound, Direction::Backward), down);
+    }
+}
+
+fn check_stream(
+    memtable: &Memtable,
+    model: &BTreeMap<OwnedKey, OwnedRecord>,
+    of: &OwnedKey,
+    low: u64,
+    high: u64,
+) {
+    let (bucket, space, stream) = (of.0, Space(of.1), &of.2);
+    let tablet = key(of).tablet();
+    let same =
+        |(k, _): &(&OwnedKey, &OwnedRecord)| (k.1, &k.2) == (of.1, &of.2) && (low..=high).contains(&k.3);
+    let mut expected: Vec<_> = model.iter().filter(same).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let found = memtable.stream_range(tablet, bucket, space, stream, low..=high, Direction::Forward);
+    assert_eq!(found.map(owned).collect::<Vec<_>>(), expected);
+    expected.reverse();
+    let found = memtable.stream_range(tablet, bucket, space, stream, low..=high, Direction::Backward);
+    assert_eq!(found.map(owned).collect::<Vec<_>>(), expected);
+    let after = model
+        .iter()
+        .find(|(k, _)| key(k).tablet() == tablet && (k.0, k.1, &k.2) > (bucket, of.1, stream))
+        .map(|(k, v)| (k.clone(), v.clone()));
+    assert_eq!(memtable.stream_after(tablet, bucket, space, stream).map(owned), after);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Random writes, overwrites, deletes, repeats and clears; hashes cut to few bits collide in line and tag.
+    #[test]
+    fn behaves_like_a_map(
+        steps in prop::collection::vec(some_step(), 1..250),
+        hash_mask in prop::sample::select(vec![u64::MAX, 0, 3 << 62, 1, (7 << 61) | 1]),
+        probes in prop::collection::vec((some_key(), 0u64..7, 0u64..7), 4),
+    ) {
+        let mut memtable = Memtable::new(config(1 << 20, 500));
+        memtable.hash_mask = hash_mask;
+        let mut model: BTreeMap<OwnedKey, OwnedRecord> = BTreeMap::new();
+        for step in &steps {
+            match step {
+                Step::Put(key, version, expiry_us, value) => {
+                    let record = (Version(*version), *expiry_us, value.clone());
+                    prop_assert_eq!(put(&mut memtable, key, &record), Ok(()));
+                    if model.get(key).is_none_or(|old| old.0 < record.0) {
+                        model.insert(key.clone(), record);
+                    }
+                    prop_assert_eq!(get(&memtable, key), model.get(key).cloned());
+                }
+                Step::Clear(tablet) => {
+                    memtable.clear_tablet(TabletIndex::new(*tablet).expect("below 64"));
+                    model.retain(|key, _| key.0.get() % 64 != u32::from(*tablet));
+                }
+            }
+            prop_assert_eq!(memtable.usage().record_count, model.len());
+        }
+        for (key, record) in &model {
+            prop_assert_eq!(get(&memtable, key), Some(record.clone()));
+        }
+        for (probe, low, high) in &probes {
+            prop_assert_eq!(get(&memtable, probe), model.get(probe).cloned());
+            check_ranges(&memtable, &model, probe, key(probe).tablet());
+            check_stream(&memtable, &model, probe, *low, *high);
+        }
+        for tablet in TabletIndex::all() {
+            let count = model.keys().filter(|k| k.0.get() % 64 == u32::from(tablet.get())).count();
+            prop_assert_eq!(memtable.record_count(tablet), count);
+            memtable.clear_tablet(tablet);
+        }
+        let empty = Memtable::new(config(1 << 20, 500)).usage();
+        prop_assert_eq!(memtable.usage(), empty);
+    }
+
+    /// What is admitted fits when it is applied, in any order of releases, and again when a restart replays it
+    /// with another seed.
+    #[test]
+    fn admitted_writes_fit_twice(
+        writes in prop::collection::vec((some_key(), prop::collection::vec(any::<u8>(), 0..700)), 1..200),
+        in_flight in 1usize..20,
+        seed in any::<u64>(),
+    ) {
+        let mut memtable = Memtable::new(config(8192, 40));
+        let mut applied: Vec<(OwnedKey, OwnedRecord)> = Vec::new();
+        let mut version = 0;
+        for batch in writes.chunks(in_flight) {
+            let mut admitted = Vec::new();
+            for (key, value) in batch {
+                let charge = Charge::write(key.2.len(), value.len());
+                if memtable.admit(charge).is_ok() {
+                    admitted.push((key, value, charge));
+                }
+            }
+            for (key, value, charge) in admitted {
+                version += 1;
+                let record = (Version(version), 0, Some(value.clone()));
+                prop_assert_eq!(put(&mut memtable, key, &record), Ok(()));
+                memtable.release(charge);
+                applied.push((key.clone(), record));
+            }
+        }
+        prop_assert_eq!(memtable.usage().admitted_bytes, 0);
+        let mut again = Memtable::new(MemtableConfig { seed, ..config(8192, 40) });
+        for (key, record) in &applied {
+            prop_assert_eq!(put(&mut again, key, record), Ok(()));
+        }
+    }
+}
+
+#[test]
+fn a_full_arena_says_which_limit_and_keeps_what_it_has() {
+    let mut memtable = Memtable::new(config(64 << 10, 1 << 20));
+    let mut count = 0u64;
+    let full = loop {
+        match put(&mut memtable, &at(0, b"stream", count), &(Version(1), 0, Some(vec![7; 100]))) {
+            Ok(()) => count += 1,
+            Err(full) => break full,
+        }
+    };
+    assert_eq!(full.limit, LIMIT_BYTES);
+    assert!(count > 300, "{count} records of 160 bytes in 64 KiB");
+    assert_eq!(memtable.admit(Charge::write(6, 100)), Err(Full { limit: LIMIT_BYTES }));
+    for time in 0..count {
+        assert_eq!(get(&memtable, &at(0, b"stream", time)), Some((Version(1), 0, Some(vec![7; 100]))));
+    }
+    // In place there is room, also for a delete; for a longer value there is none, and the old one stays.
+    assert_eq!(put(&mut memtable, &at(0, b"stream", 0), &(Version(2), 9, Some(vec![8; 104]))), Ok(()));
+    assert_eq!(put(&mut memtable, &at(0, b"stream", 1), &(Version(2), 0, None)), Ok(()));
+    assert!(put(&mut memtable, &at(0, b"stream", 2), &(Version(2), 0, Some(vec![8; 5000]))).is_err());
+    assert_eq!(get(&memtable, &at(0, b"stream", 0)), Some((Version(2), 9, Some(vec![8; 104]))));
+    assert_eq!(get(&memtable, &at(0, b"stream", 1)), Some((Version(2), 0, None)));
+    assert_eq!(get(&memtable, &at(0, b"stream", 2)), Some((Version(1), 0, Some(vec![7; 100]))));
+}
+
+#[test]
+fn a_full_index_says_which_limit() {
+    let mut memtable = Memtable::new(config(64 << 10, 3));
+    for time in 0..3 {
+        assert_eq!(put(&mut memtable, &at(0, b"s", time), &(Version(1), 0, None)), Ok(()));
+    }
+    assert_eq!(
+        put(&mut memtable, &at(0, b"s", 3), &(Version(1), 0, None)),
+        Err(Full { limit: LIMIT_RECORDS })
+    );
+    assert_eq!(memtable.room_for(Charge::write(1, 0)), Err(Full { limit: LIMIT_RECORDS }));
+    assert_eq!(put(&mut memtable, &at(0, b"s", 2), &(Version(2), 0, None)), Ok(()));
+}
+
+#[test]
+fn pending_admissions_count_against_both_limits() {
+    let mut memtable = Memtable::new(config(4096, 2));
+    let one = Charge::write(1, 10);
+    assert_eq!(memtable.admit(one), Ok(()));
+    assert_eq!(memtable.admit(one), Ok(()));
+    assert_eq!(memtable.admit(one), Err(Full { limit: LIMIT_RECORDS }));
+    memtable.release(one);
+    assert_eq!(memtable.admit(Charge::write(1, 4000)), Err(Full { limit: LIMIT_BYTES }));
+    assert_eq!(memtable.admit(one.plus(Charge::NONE)), Ok(()));
+}
+
+#[test]
+fn the_longest_stream_and_value_fit_and_come_back() {
+    let mut memtable = Memtable::new(config(4 << 20, 10));
+    let stream = [0xff; STREAM_BYTES_MAX];
+    let value: Vec<u8> = (0..VALUE_BYTES_MAX).map(|i| (i * 31) as u8).collect();
+    let here = at(u16::MAX, &stream, u64::MAX);
+    let charge = Charge::write(STREAM_BYTES_MAX, VALUE_BYTES_MAX);
+    assert_eq!(memtable.admit(charge), Ok(()));
+    let record = (Version(u64::MAX), u64::MAX, Some(value));
+    assert_eq!(put(&mut memtable, &here, &(Version(1), 1, Some(vec![1]))), Ok(()));
+    assert_eq!(put(&mut memtable, &here, &record), Ok(()));
+    assert_eq!(get(&memtable, &here), Some(record.clone()));
+    assert_eq!(memtable.usage().garbage_bytes, UNIT_BYTES);
+    let found = memtable.range(key(&here).tablet(), Bound::Unbounded, Direction::Backward).map(owned).next();
+    assert_eq!(found, Some((here, record)));
+}
+
+#[test]
+fn an_overwrite_that_fits_makes_no_garbage_and_uses_nothing() {
+    let mut memtable = Memtable::new(config(4096, 10));
+    put(&mut memtable, &at(0, b"s", 0), &(Version(1), 0, Some(vec![1; 64]))).expect("room");
+    let used = memtable.usage().used_bytes;
+    for (version, bytes) in [(2, 64), (3, 0), (4, 1), (5, 64)] {
+        put(&mut memtable, &at(0, b"s", 0), &(Version(version), 0, Some(vec![2; bytes]))).expect("room");
+    }
+    assert_eq!((memtable.usage().used_bytes, memtable.usage().garbage_bytes), (used, 0));
+}
+
+#[test]
+fn prefetches_find_the_way_to_the_node_and_never_past_the_end() {
+    let mut memtable = Memtable::new(config(4096, 10));
+    let here = at(0, b"s", 5);
+    memtable.prefetch_node(memtable.key_hash(key(&here)));
+    put(&mut memtable, &here, &(Version(1), 0, Some(vec![1; 3000]))).expect("room");
+    let hash = memtable.key_hash(key(&here));
+    memtable.prefetch_line(hash);
+    memtable.prefetch_node(hash);
+    assert_eq!(memtable.index.guess(hash), Some(1));
+}
