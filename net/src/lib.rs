@@ -11,7 +11,9 @@ pub mod operation;
 pub mod outcome;
 pub mod reply;
 pub mod request;
+pub mod request_id;
 pub mod route;
+pub mod session;
 
 pub use operation::Operation;
 pub use outcome::{Limit, Outcome, Why};
