@@ -2,3 +2,6 @@
 
 pub mod journal;
 pub mod memtable;
+mod positions;
+pub mod recent;
+pub mod requests;
