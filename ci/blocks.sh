@@ -4,8 +4,8 @@
 # A block that cannot run here calls `skip REASON` and returns with its code.
 
 target=${CARGO_TARGET_DIR:-target}
-# Used by the blocks themselves.
-export binary=$target/checked/thermocline
+# Where the programs of the checked profile stand.
+programs=$target/checked
 names=() ; declare -A minutes=() ; declare -A asks=()
 passed_sum=0 ; failed_sum=0 ; skipped_sum=0
 skip_code=77
@@ -13,6 +13,20 @@ skip_code=77
 block() { names+=("$1"); minutes[$1]=$2; asks[$1]=$3; }
 
 skip() { echo "skipped: $*"; return "$skip_code"; }
+
+# Root with FUSE, loop devices and the recorder, for the blocks that make block devices.
+needs_devices() {
+  ((EUID == 0)) || { skip "makes loop devices, which needs root"; return; }
+  [[ -e /dev/fuse && -e /dev/loop-control ]] || { skip "needs /dev/fuse and /dev/loop-control"; return; }
+  command -v losetup >/dev/null || { skip "needs losetup (package mount)"; return; }
+  command -v qemu-storage-daemon >/dev/null || { skip "needs qemu-storage-daemon (package qemu-system-common)"; return; }
+}
+
+# An empty folder for a block's files, on the disk that also carries the target folder: direct I/O works there.
+work_folder() {
+  local folder=$target/check/work-$1
+  rm -rf "$folder" && mkdir -p "$folder" && realpath "$folder"
+}
 
 # Tests that a log says passed and failed: nextest, cargo test, Python's unittest, and our own closing line.
 count() {

@@ -1,3 +1,4 @@
 //! Simulator scenarios, checkers, the torture from outside, and tidy.
 
+pub mod crash;
 pub mod tidy;
