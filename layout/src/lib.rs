@@ -26,3 +26,18 @@ pub mod version_file;
 pub mod zone;
 
 pub use field::Corrupt;
+
+/// Every byte table of this crate, for the comparison with FORMAT.md.
+#[must_use]
+pub fn byte_tables() -> Vec<field::Table> {
+    [
+        superblock::TABLES.as_slice(),
+        journal_frame::TABLES.as_slice(),
+        journal_record::TABLES.as_slice(),
+        log_entry::TABLES.as_slice(),
+        operation::TABLES.as_slice(),
+        version_file::TABLES.as_slice(),
+        version_cell::TABLES.as_slice(),
+    ]
+    .concat()
+}

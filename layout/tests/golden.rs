@@ -1,0 +1,246 @@
+//! Committed images decode to the values they were made from, and those encode to the same bytes.
+//!
+//! Guards the formats of devices in use: `golden/README.md` says what each image is.
+
+use layout::journal_record::{
+    JournalIdentity, RecordFields, RecordHeader, RecordKind, RecordWriter, read_record,
+};
+use layout::key::Key;
+use layout::log_entry::{Change, EntryIter, Operation, Write, append_entry};
+use layout::superblock::{Role, SUPERBLOCK_BYTES, Superblock, copy_offset};
+use layout::units::{
+    DiskOffset, Incarnation, LogIndex, LogTime, RequestId, SHARD_COUNT_MAX, Sequence, ShardIndex, Space,
+    TABLET_COUNT, TabletIndex, Uuid, Version,
+};
+use layout::version_cell::{Cells, HEADER_BYTES, Header, Row, TabletState, Tag};
+use layout::zone::{self, ShardZones};
+
+const SUPERBLOCK: &[u8] = include_bytes!("../golden/superblock_copy_1.bin");
+const RECORD: &[u8] = include_bytes!("../golden/journal_record.bin");
+const OPEN: &[u8] = include_bytes!("../golden/journal_open.bin");
+const VERSION_HEADER: &[u8] = include_bytes!("../golden/version_header.bin");
+const VERSION_ROW: &[u8] = include_bytes!("../golden/version_row.bin");
+
+const DEVICE: Uuid = Uuid([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+const IDENTITY: JournalIdentity = JournalIdentity { device: DEVICE, shard: ShardIndex(1), generation: 3 };
+const RECORD_AT: DiskOffset = DiskOffset(0x0123_4000);
+const OPEN_AT: DiskOffset = DiskOffset(0x0123_5000);
+
+fn superblock() -> Superblock {
+    let mut superblock = Superblock {
+        sequence: 11,
+        device: DEVICE,
+        cluster: Uuid([0xc7; 16]),
+        node: 5,
+        role: Role::Store,
+        generation: 3,
+        incarnation: Incarnation(9),
+        block_bytes: 512,
+        device_bytes: 1 << 30,
+        segment_bytes: 4 << 20,
+        shard_count: 0,
+        zones: [ShardZones::default(); SHARD_COUNT_MAX],
+    };
+    let zones = zone::plan(1 << 30, 512, 2, Some(64 << 20), 4 << 20).expect("1 GiB holds two shards");
+    superblock.set_zones(&zones);
+    superblock
+}
+
+fn tablet(index: u8) -> TabletIndex {
+    TabletIndex::new(index).expect("below 64")
+}
+
+fn entries() -> Vec<(u8, u64, Vec<Operation<'static>>)> {
+    static LONG: [u8; 1500] = [0x4c; 1500];
+    let write = |stream: &'static [u8], time: u64, sequence: u64, change: Change<'static>| Write {
+        key: Key { space: Space(2), stream, time },
+        request: RequestId { client: 0x1122_3344_5566_7788, log_time: 1_700_000_000_000_000, sequence },
+        expiry_us: 0,
+        atomic_with_next: false,
+        change,
+    };
+    let compare = |value| Change::CompareAndSet {
+        expected: Version::ABSENT,
+        observed: Version((6 << 16) + 1),
+        observed_index: LogIndex(6),
+        value,
+    };
+    let expiring = Write {
+        expiry_us: 1_800_000_000_000_000,
+        atomic_with_next: true,
+        ..write(b"user-1", 100, 1, Change::Put { value: b"first" })
+    };
+    vec![
+        (
+            1,
+            7,
+            vec![
+                Operation::Write(expiring),
+                Operation::Write(Write {
+                    atomic_with_next: true,
+                    ..write(b"user-1", 101, 2, compare(Some(b"")))
+                }),
+                Operation::Write(write(b"user-1", 102, 3, compare(None))),
+                Operation::Write(write(&[0xff; 128], u64::MAX, 4, Change::Delete)),
+            ],
+        ),
+        (63, 1, vec![Operation::Tick]),
+        (1, 8, vec![Operation::Write(write(b"a", 0, 5, Change::Put { value: &LONG }))]),
+    ]
+}
+
+fn fields() -> RecordFields {
+    RecordFields {
+        kind: RecordKind::Entries,
+        incarnation: Incarnation(9),
+        sequence: Sequence(42),
+        previous_incarnation: Incarnation(9),
+        previous_sequence: Sequence(41),
+        flushed_sequence: Sequence(41),
+    }
+}
+
+fn open_fields() -> RecordFields {
+    RecordFields {
+        kind: RecordKind::Open,
+        incarnation: Incarnation(10),
+        sequence: Sequence(43),
+        previous_incarnation: Incarnation(9),
+        previous_sequence: Sequence(42),
+        flushed_sequence: Sequence(42),
+    }
+}
+
+fn version_header() -> Header {
+    let mut header = Header {
+        device: DEVICE,
+        shard: ShardIndex(1),
+        generation: 3,
+        boot: Uuid([0xb0; 16]),
+        incarnation: Incarnation(9),
+        row_count: 1 << 20,
+        tablets: [TabletState::default(); TABLET_COUNT],
+    };
+    header.tablets[1] = TabletState { coherent_index: 8, generation: 2 };
+    header.tablets[63] = TabletState { coherent_index: 1, generation: 0 };
+    header
+}
+
+fn version_cells() -> Cells {
+    let mut cells = Cells::EMPTY;
+    cells.insert(Tag::from_hash(0x0123_4567_89ab_cdef), Version((7 << 16) + 2));
+    cells.insert(Tag::from_hash(u64::MAX), Version((1 << 61) - 1));
+    cells.insert(Tag::from_hash(1), Version::ABSENT);
+    cells
+}
+
+/// The images as today's code writes them: name and bytes.
+fn written() -> [(&'static str, Vec<u8>); 5] {
+    let mut copy = [0; SUPERBLOCK_BYTES];
+    superblock().encode(1, &mut copy);
+    let mut record = vec![0xee; 8192];
+    let mut writer = RecordWriter::new(&mut record);
+    for (index, log_index, operations) in entries() {
+        let stamp = LogTime(1_700_000_000_000_000 + log_index);
+        append_entry(&mut writer, tablet(index), LogIndex(log_index), stamp, operations.into_iter())
+            .expect("8192 bytes hold the entries");
+    }
+    let record_bytes = writer.seal(IDENTITY, RECORD_AT, fields());
+    record.truncate(record_bytes);
+    let mut open = vec![0xee; 4096];
+    let open_bytes = RecordWriter::new(&mut open).seal(IDENTITY, OPEN_AT, open_fields());
+    open.truncate(open_bytes);
+    let mut header = [0; HEADER_BYTES];
+    version_header().encode(&mut header);
+    [
+        ("superblock_copy_1.bin", copy.to_vec()),
+        ("journal_record.bin", record),
+        ("journal_open.bin", open),
+        ("version_header.bin", header.to_vec()),
+        ("version_row.bin", version_cells().encode().to_bytes().to_vec()),
+    ]
+}
+
+#[test]
+fn superblock_decodes() {
+    let block = SUPERBLOCK.try_into().expect("4096 bytes");
+    assert_eq!(Superblock::decode(block, copy_offset(1)), Ok(superblock()));
+}
+
+#[test]
+fn journal_record_decodes() {
+    let mut body = Vec::new();
+    let header = read_record(IDENTITY, RECORD_AT, RECORD, &mut body).expect("a committed record");
+    assert_eq!(header.fields, fields());
+    let found: Vec<_> = EntryIter::new(&body).collect::<Result<_, _>>().expect("its entries");
+    let expected = entries();
+    assert_eq!(found.len(), expected.len());
+    for (entry, (index, log_index, operations)) in found.iter().zip(&expected) {
+        assert_eq!((entry.header.tablet, entry.header.log_index.0), (tablet(*index), *log_index));
+        assert_eq!(entry.header.stamp, LogTime(1_700_000_000_000_000 + log_index));
+        let decoded: Vec<_> = entry.operations().collect::<Result<_, _>>().expect("its operations");
+        assert_eq!(&decoded, operations);
+    }
+}
+
+#[test]
+fn journal_open_decodes() {
+    let mut body = vec![1];
+    let header = read_record(IDENTITY, OPEN_AT, OPEN, &mut body).expect("a committed record");
+    let expected = RecordHeader {
+        fields: open_fields(),
+        frame_count: 8,
+        body_bytes: 0,
+        body_checksum: header.body_checksum,
+    };
+    assert_eq!(header, expected);
+    assert!(body.is_empty());
+}
+
+#[test]
+fn version_file_decodes() {
+    assert_eq!(Header::decode(VERSION_HEADER.try_into().expect("4096 bytes")), Ok(version_header()));
+    let row = Row::from_bytes(VERSION_ROW.try_into().expect("64 bytes"));
+    assert_eq!(row.decode(), Ok(version_cells()));
+}
+
+#[test]
+fn todays_code_writes_the_same_bytes() {
+    let committed = [SUPERBLOCK, RECORD, OPEN, VERSION_HEADER, VERSION_ROW];
+    for ((name, bytes), committed) in written().iter().zip(committed) {
+        let first = bytes.iter().zip(committed).position(|(new, old)| new != old);
+        assert!(bytes == committed, "{name} differs, first at byte {first:?}");
+    }
+}
+
+/// The text of every image names its content, and marks nothing.
+#[test]
+fn inspect_marks_nothing_in_good_images() {
+    let mut lines = layout::inspect::superblock(SUPERBLOCK, copy_offset(1));
+    lines.extend(layout::inspect::journal(IDENTITY, RECORD_AT, &[RECORD, OPEN].concat()));
+    lines.extend(layout::inspect::version_header(VERSION_HEADER));
+    let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    let text = text.join("\n");
+    assert!(!text.contains("WRONG"), "{text}");
+    for part in [
+        "sequence 43, incarnation 10",
+        "tick",
+        "put value 5 bytes \"first\"",
+        "expiry 1800000000000000",
+        "compare-and-set expected 0 observed 393217 at index 6 delete",
+        "coherent to index 8, generation 2",
+    ] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+}
+
+/// Overwrites the images: only for one that is new.
+#[test]
+#[ignore = "writes into the repository"]
+#[expect(clippy::disallowed_methods, reason = "makes a file of the repository, not of a node")]
+fn write_the_images() {
+    for (name, bytes) in written() {
+        let path = format!("{}/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(&path, bytes).expect("the repository is writable");
+    }
+}
