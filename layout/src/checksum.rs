@@ -5,7 +5,7 @@
 //! bytes that are right but belong elsewhere must fail. Invariant: the identity goes in before the
 //! content, so the common part of an identity is hashed once and cloned.
 
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64, xxh3_128};
 
 /// CRC-32 (IEEE 802.3, the one of zlib) over an identity followed by content.
 #[derive(Debug, Clone)]
@@ -36,6 +36,13 @@ impl Crc {
     }
 }
 
+/// xxh3-64 with seed 0: places of streams, checks of rows.
+#[must_use]
+#[inline]
+pub fn short(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
 /// xxh3-128 with seed 0 of a long thing: tables, sections, digests, value ids.
 #[must_use]
 pub fn long(bytes: &[u8]) -> u128 {
@@ -62,7 +69,6 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xxhash_rust::xxh3::xxh3_64;
 
     #[test]
     fn crc_is_the_one_of_zlib_over_identity_and_content() {
@@ -76,7 +82,7 @@ mod tests {
         for cut in [1, 448, 496, 3999] {
             let mut pieces = Pieces::default();
             whole.chunks(cut).for_each(|piece| pieces.add(piece));
-            assert_eq!(pieces.finish(), xxh3_64(&whole), "pieces of {cut}");
+            assert_eq!(pieces.finish(), short(&whole), "pieces of {cut}");
         }
     }
 }

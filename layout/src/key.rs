@@ -7,8 +7,8 @@
 use std::cmp::Ordering;
 
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_64;
 
+use crate::checksum::short;
 use crate::units::{BucketIndex, STREAM_BYTES_MAX, STREAM_BYTES_MIN, Space, TABLET_COUNT, TabletIndex};
 
 /// Key of a record.
@@ -86,7 +86,7 @@ pub fn bucket_of(space: Space, stream: &[u8]) -> BucketIndex {
     assert!(bytes <= input.len(), "a stream has at most {STREAM_BYTES_MAX} bytes");
     input[..2].copy_from_slice(&space.0.to_le_bytes());
     input[2..bytes].copy_from_slice(stream);
-    let top = (xxh3_64(&input[..bytes]) >> (64 - 17)) as u32;
+    let top = (short(&input[..bytes]) >> (64 - 17)) as u32;
     BucketIndex::new(top).expect("17 bits are below 2^17 buckets")
 }
 

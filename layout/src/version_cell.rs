@@ -21,8 +21,7 @@
 //! check are for what does not come from our stores (a foreign writer, a flipped bit): those pass
 //! with a chance of 2^-16.
 
-use xxhash_rust::xxh3::xxh3_64;
-
+use crate::checksum::short;
 use crate::field::{Table, byte_table};
 use crate::units::Version;
 pub use crate::version_file::{
@@ -185,7 +184,7 @@ impl Row {
 
 /// 16 bits over a row whose check bits are zero: the top of xxh3-64, seed 0, of its 64 bytes.
 fn check_of(content: &[u64; ROW_WORDS]) -> u64 {
-    xxh3_64(&Row(*content).to_bytes()) >> 48
+    short(&Row(*content).to_bytes()) >> 48
 }
 
 impl Cells {

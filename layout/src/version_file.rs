@@ -10,9 +10,7 @@
 //! Incarnation and checksum share one aligned word, so that a start renews both by one store and a
 //! kill in between cannot spoil the header. The words of a tablet change by one store each.
 
-use xxhash_rust::xxh3::xxh3_128;
-
-use crate::checksum::Crc;
+use crate::checksum::{Crc, long};
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::key::Key;
 use crate::units::{Incarnation, STREAM_BYTES_MAX, ShardIndex, TABLET_COUNT, TabletIndex, Uuid};
@@ -214,7 +212,7 @@ pub fn row_and_tag(tablet: TabletIndex, generation: u64, key: &Key<'_>, row_coun
     input[9..11].copy_from_slice(&key.space.0.to_le_bytes());
     input[11..FIXED].copy_from_slice(&key.time.to_le_bytes());
     input[FIXED..bytes].copy_from_slice(key.stream);
-    let hash = xxh3_128(&input[..bytes]);
+    let hash = long(&input[..bytes]);
     let (high, low) = ((hash >> 64) as u64, hash as u64);
     let row = (u128::from(high) * u128::from(row_count)) >> 64;
     (row as u64, Tag::from_hash(low))

@@ -18,6 +18,7 @@ use layout::zone::{self, ShardZones};
 const SUPERBLOCK: &[u8] = include_bytes!("../golden/superblock_copy_1.bin");
 const RECORD: &[u8] = include_bytes!("../golden/journal_record.bin");
 const OPEN: &[u8] = include_bytes!("../golden/journal_open.bin");
+const BODY: &[u8] = include_bytes!("../golden/journal_body.bin");
 const VERSION_HEADER: &[u8] = include_bytes!("../golden/version_header.bin");
 const VERSION_ROW: &[u8] = include_bytes!("../golden/version_row.bin");
 
@@ -135,7 +136,7 @@ fn version_cells() -> Cells {
 }
 
 /// The images as today's code writes them: name and bytes.
-fn written() -> [(&'static str, Vec<u8>); 5] {
+fn written() -> [(&'static str, Vec<u8>); 6] {
     let mut copy = [0; SUPERBLOCK_BYTES];
     superblock().encode(1, &mut copy);
     let mut record = vec![0xee; 8192];
@@ -147,6 +148,8 @@ fn written() -> [(&'static str, Vec<u8>); 5] {
     }
     let record_bytes = writer.seal(IDENTITY, RECORD_AT, fields());
     record.truncate(record_bytes);
+    let mut body = Vec::new();
+    read_record(IDENTITY, RECORD_AT, &record, &mut body).expect("what was sealed");
     let mut open = vec![0xee; 4096];
     let open_bytes = RecordWriter::new(&mut open).seal(IDENTITY, OPEN_AT, open_fields());
     open.truncate(open_bytes);
@@ -155,6 +158,7 @@ fn written() -> [(&'static str, Vec<u8>); 5] {
     [
         ("superblock_copy_1.bin", copy.to_vec()),
         ("journal_record.bin", record),
+        ("journal_body.bin", body),
         ("journal_open.bin", open),
         ("version_header.bin", header.to_vec()),
         ("version_row.bin", version_cells().encode().to_bytes().to_vec()),
@@ -172,6 +176,7 @@ fn journal_record_decodes() {
     let mut body = Vec::new();
     let header = read_record(IDENTITY, RECORD_AT, RECORD, &mut body).expect("a committed record");
     assert_eq!(header.fields, fields());
+    assert!(body == BODY, "the committed body is the record's");
     let found: Vec<_> = EntryIter::new(&body).collect::<Result<_, _>>().expect("its entries");
     let expected = entries();
     assert_eq!(found.len(), expected.len());
@@ -206,7 +211,7 @@ fn version_file_decodes() {
 
 #[test]
 fn todays_code_writes_the_same_bytes() {
-    let committed = [SUPERBLOCK, RECORD, OPEN, VERSION_HEADER, VERSION_ROW];
+    let committed = [SUPERBLOCK, RECORD, BODY, OPEN, VERSION_HEADER, VERSION_ROW];
     for ((name, bytes), committed) in written().iter().zip(committed) {
         let first = bytes.iter().zip(committed).position(|(new, old)| new != old);
         assert!(bytes == committed, "{name} differs, first at byte {first:?}");
