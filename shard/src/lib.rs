@@ -5,4 +5,3 @@ pub mod memtable;
 mod positions;
 pub mod recent;
 pub mod requests;
-pub mod versions;
