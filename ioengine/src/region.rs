@@ -1,6 +1,7 @@
 //! Shared memory that survives the process (never a loss of power): an array of 64-bit words, read and written
 //! one word at a time, so that the simulator can kill the process between any two stores.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +22,17 @@ pub struct RegionError {
 /// Decides, in the simulator, whether a store still happens: a process killed between two stores makes no more.
 pub(crate) trait StoreHook {
     fn alive(&self) -> bool;
+}
+
+/// Stores that still happen.
+struct StoresLeft(Cell<u64>);
+
+impl StoreHook for StoresLeft {
+    fn alive(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left > 0
+    }
 }
 
 /// A mapped region. Words keep their value over a kill of the process.
@@ -45,6 +57,17 @@ impl Region {
         owner: Rc<dyn std::any::Any>,
     ) -> Region {
         Region { words, count, existed, hook, _owner: owner }
+    }
+
+    /// A region in this process's own memory, to test what lives in one: as if an earlier process had left
+    /// `words` (zeros are as good as none). Only the first `stores_max` stores take effect: it is killed then.
+    #[must_use]
+    pub fn in_memory(words: &[u64], stores_max: u64) -> Region {
+        let owner: Rc<Vec<AtomicU64>> = Rc::new(words.iter().map(|word| AtomicU64::new(*word)).collect());
+        let existed = words.iter().any(|word| *word != 0);
+        let hook = Rc::new(StoresLeft(Cell::new(stores_max)));
+        // SAFETY: the words are those of the vector, which is never changed and lives as long as its owner.
+        unsafe { Region::new(owner.as_ptr(), words.len(), existed, Some(hook), Rc::clone(&owner) as _) }
     }
 
     /// Size in words of 8 bytes.
@@ -93,5 +116,19 @@ impl Region {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = self.word(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_after_the_kill_do_not_happen() {
+        let region = Region::in_memory(&[7, 8, 9], 2);
+        assert!(region.existed() && region.word_count() == 3);
+        (0..3).for_each(|word| region.store(word, 1));
+        assert_eq!([0, 1, 2].map(|word| region.load(word)), [1, 1, 9]);
+        assert!(!Region::in_memory(&[0; 3], 0).existed());
     }
 }

@@ -10,7 +10,9 @@
 //! Incarnation and checksum share one aligned word, so that a start renews both by one store and a
 //! kill in between cannot spoil the header. The words of a tablet change by one store each.
 
-use crate::checksum::{Crc, long};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use crate::checksum::Crc;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::key::Key;
 use crate::units::{Incarnation, STREAM_BYTES_MAX, ShardIndex, TABLET_COUNT, TabletIndex, Uuid};
@@ -195,8 +197,12 @@ pub fn row_offset(row: u64) -> u64 {
     HEADER_BYTES as u64 + row * ROW_BYTES as u64
 }
 
-/// Row and tag of a key: from xxh3-128, seed 0, of tablet (1 byte), generation of the tablet (8),
-/// space (2), time (8), stream, little-endian.
+/// Row and tag of a key: from xxh3-128 of tablet (1 byte), generation of the tablet (8), space (2),
+/// time (8), stream, little-endian, with the generation as its seed.
+///
+/// Generations start at a random number, which clients do not know. As input alone it would not
+/// help: with a known seed one can write a stream in which some bytes never reach the hash, so two
+/// keys that share row and tag, and ask for the version of one by the name of the other.
 ///
 /// The row comes from the high half h: (h x row count) / 2^64; the tag from the low 63 bits of the
 /// low half, with 0 read as 1. `row_count` is at least 1.
@@ -212,7 +218,7 @@ pub fn row_and_tag(tablet: TabletIndex, generation: u64, key: &Key<'_>, row_coun
     input[9..11].copy_from_slice(&key.space.0.to_le_bytes());
     input[11..FIXED].copy_from_slice(&key.time.to_le_bytes());
     input[FIXED..bytes].copy_from_slice(key.stream);
-    let hash = long(&input[..bytes]);
+    let hash = xxh3_128_with_seed(&input[..bytes], generation);
     let (high, low) = ((hash >> 64) as u64, hash as u64);
     let row = (u128::from(high) * u128::from(row_count)) >> 64;
     (row as u64, Tag::from_hash(low))

@@ -5,3 +5,4 @@ pub mod memtable;
 mod positions;
 pub mod recent;
 pub mod requests;
+pub mod versions;
