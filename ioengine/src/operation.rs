@@ -276,13 +276,6 @@ impl InFlight {
             Err((operation, ticket)) => self.stage = Stage::Waiting(operation, ticket),
         }
     }
-
-    /// Ask the driver to end the operation early; its completion still comes.
-    pub(crate) fn cancel(&self) {
-        if let Stage::Submitted(id) = self.stage {
-            self.driver.cancel(id);
-        }
-    }
 }
 
 impl Future for InFlight {

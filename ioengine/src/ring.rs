@@ -201,13 +201,14 @@ impl Receiver {
     /// `None` when there is none.
     pub fn pop<T>(&mut self, scratch: &mut Vec<u8>, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let mut consumer = self.queue.consumer.borrow_mut();
-        let prefix = consumer.read_chunk(PREFIX_BYTES).ok()?;
-        let (first, second) = prefix.as_slices();
         let mut length = [0; PREFIX_BYTES];
-        length[..first.len()].copy_from_slice(first);
-        length[first.len()..].copy_from_slice(second);
+        {
+            let prefix = consumer.read_chunk(PREFIX_BYTES).ok()?;
+            let (first, second) = prefix.as_slices();
+            length[..first.len()].copy_from_slice(first);
+            length[first.len()..].copy_from_slice(second);
+        }
         let bytes = u32::from_le_bytes(length) as usize;
-        drop(prefix);
         let chunk =
             consumer.read_chunk(PREFIX_BYTES + bytes).expect("a message is committed whole, prefix and body");
         let (first, second) = chunk.as_slices();
