@@ -78,6 +78,8 @@ coded! {
         Draining = 11, "a node that is being stopped";
         /// Requests of this client per second.
         Rate = 12, "requests per second";
+        /// The device under the journal has failed; reads go on, writes need a restart.
+        Device = 13, "a device that has failed and needs a restart";
         /// Bytes of a frame body, as agreed in hello.
         Frame = 32, "bytes of a frame";
         /// Bytes of a value (1 MiB).

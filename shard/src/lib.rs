@@ -1,8 +1,28 @@
 //! One core: journal, memtable, version cache, requests, recovery.
 
+mod apply;
+mod commit;
+mod connection;
+mod core;
+pub mod counters;
+mod door;
+pub mod format;
+mod gather;
+mod get;
 pub mod journal;
+pub mod limits;
 pub mod memtable;
+mod mesh;
+pub mod node;
+mod outbox;
 mod positions;
+mod put;
 pub mod recent;
+pub mod recover;
+mod reply;
 pub mod requests;
+mod scan;
+mod staging;
+mod status;
+mod tablet;
 pub mod versions;

@@ -6,10 +6,12 @@
 
 mod recover;
 mod survey;
+mod tips;
 mod zone;
 
 pub use recover::{Gap, Record, Replayed, Tail, replay};
-pub use zone::JournalZone;
+pub use tips::{TIP_BYTES, decode_tips, encode_tips};
+pub use zone::{JournalZone, identity};
 
 use ioengine::{Buf, Disk, DiskError};
 use layout::journal_record::{

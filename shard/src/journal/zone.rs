@@ -2,8 +2,18 @@
 //! that recovery looks exactly where the writer would have written.
 
 use layout::journal_record::JournalIdentity;
-use layout::units::{BLOCK_BYTES, DiskOffset};
+use layout::units::{BLOCK_BYTES, DiskOffset, ShardIndex, Uuid};
 use layout::zone::Range;
+
+/// What the frames of a journal are bound to.
+#[must_use]
+pub fn identity(device: Uuid, shard: ShardIndex, generation: u32) -> JournalIdentity {
+    // The planted bug: frames of any device and any format are believed.
+    if ioengine::canary("skip_identity_check") {
+        return JournalIdentity { device: Uuid::default(), shard, generation: 0 };
+    }
+    JournalIdentity { device, shard, generation }
+}
 
 /// The journal zone of one shard: a ring of fixed segments.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +82,6 @@ impl JournalZone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use layout::units::{ShardIndex, Uuid};
 
     fn zone() -> JournalZone {
         JournalZone {

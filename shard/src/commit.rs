@@ -1,0 +1,195 @@
+//! Group commit: the task that turns what was staged into journal records, and records into answers.
+//!
+//! Order, and what a crash between two steps leaves: seal the record, write it and make it durable (before: nothing
+//! was acknowledged), apply its entries to the tablets (after: the same entries are replayed), answer. An answer
+//! leaves only for what is durable. While a record is on its way the next batch fills: the slower the device, the
+//! larger the records.
+
+use crate::apply::{Decided, apply};
+use crate::core::{Phase, Shard};
+use crate::door::{tell, tell_decided};
+use crate::journal::{Claim, encode_tips};
+use crate::memtable::Charge;
+use crate::staging::{Batch, Request};
+use ioengine::sync::race;
+use ioengine::{Buf, DiskError, Instant};
+use layout::journal_record::RecordKind;
+use layout::log_entry::{Entry, EntryHeader, Operation};
+use layout::units::{LogIndex, LogTime, TABLET_COUNT, TabletIndex};
+use net::outcome::{Limit, Outcome};
+use net::reply::encode_outcome;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long to wait before a record that found no space is written again.
+const SPACE_RETRY: Duration = Duration::from_millis(100);
+
+/// Index and stamp of each tablet's entry in the record on its way.
+type Heads = [(LogIndex, LogTime); TABLET_COUNT];
+
+/// Run until the core ends. `buffer` holds a record, `scratch` the operations of an entry.
+pub(crate) async fn run(shard: Rc<Shard>, mut buffer: Buf, mut scratch: Vec<u8>) {
+    let Some(journal) = &shard.journal else { return };
+    let mut marked = true;
+    loop {
+        stage_ticks(&shard);
+        if shard.batch.borrow().is_empty() {
+            let staged = shard.staged.notified();
+            if marked || shard.phase.get() == Phase::Draining {
+                staged.await;
+            } else if let ioengine::sync::Either::Second(()) =
+                race(staged, shard.io.sleep(shard.limits.mark_after)).await
+            {
+                let (result, back) = mark(&shard, buffer).await;
+                buffer = back;
+                if let Err(error) = result {
+                    return fail(&shard, &error);
+                }
+                marked = true;
+            }
+            continue;
+        }
+        shard.batch.swap(&shard.flying);
+        let heads = heads(&shard);
+        if ioengine::canary("answer_before_flush") {
+            settle(&shard, &heads, &mut scratch);
+        }
+        shard.flying_bytes.set(shard.flying.borrow().body_bytes());
+        let (mut result, back, pending) = journal
+            .write(buffer, RecordKind::Entries, |writer| {
+                shard.flying.borrow().fill(writer, |tablet| heads[tablet.index()]);
+            })
+            .await;
+        buffer = back;
+        while let Err(DiskError::Full { .. }) = result {
+            // The record may be there in part: only the same bytes may follow at its place.
+            ioengine::sometimes!("a record finds no space");
+            answer_all(&shard, &Outcome::UnknownOutcome);
+            shard.stuck.set(true);
+            shard.io.sleep(SPACE_RETRY).await;
+            (result, buffer) = journal.write_again(buffer, &pending).await;
+        }
+        shard.stuck.set(false);
+        if let Err(error) = result {
+            return fail(&shard, &error);
+        }
+        settle(&shard, &heads, &mut scratch);
+        shard.flying.borrow_mut().clear();
+        shard.flying_bytes.set(0);
+        shard.settled.notify();
+        marked = false;
+    }
+}
+
+/// Index and stamp of the next entry of each tablet with staged writes.
+fn heads(shard: &Shard) -> Heads {
+    let state = shard.state.borrow();
+    let wall = LogTime(shard.io.wall_us());
+    let mut heads = [(LogIndex(0), LogTime(0)); TABLET_COUNT];
+    for tablet in shard.flying.borrow().tablets() {
+        let own = state.tablet(tablet);
+        heads[tablet.index()] = (own.applied.next(), own.log_time.max(wall));
+    }
+    heads
+}
+
+/// Apply the record that became durable, and answer those who wait for it.
+fn settle(shard: &Shard, heads: &Heads, scratch: &mut Vec<u8>) {
+    let mut state = shard.state.borrow_mut();
+    let flying = shard.flying.borrow();
+    for tablet in flying.tablets() {
+        let (log_index, stamp) = heads[tablet.index()];
+        if state.tablet(tablet).applied >= log_index {
+            continue; // only behind the canary: it was settled too early
+        }
+        let (operation_count, body_bytes) = flying.entry_body(tablet, scratch);
+        let header = EntryHeader { tablet, log_index, stamp, operation_count, body_bytes };
+        let entry = Entry { header, body: scratch, body_at: 0 };
+        let mut line = flying.line(tablet);
+        let mut charge = Charge::NONE;
+        let applied = apply(&mut state, &entry, &mut |decided: Decided| {
+            let waiting = flying.waiting(line.next().expect("an entry has the requests of its line"));
+            charge = charge.plus(waiting.charge);
+            if let Some(to) = waiting.reply_to {
+                tell_decided(shard, &to, decided, stamp, u32::from(waiting.operation_count));
+            }
+        });
+        applied.expect("what was staged decodes, and its room was reserved");
+        state.memtable.release(charge);
+    }
+}
+
+/// Log time of tablets stands still for want of writes while records wait to expire: give them an entry.
+fn stage_ticks(shard: &Shard) {
+    let wanted = shard.ticks_wanted.replace(0);
+    let Some(journal) = &shard.journal else { return };
+    for tablet in TabletIndex::all().filter(|tablet| wanted & (1 << tablet.index()) != 0) {
+        if shard.state.borrow().tablet(tablet).damage.is_some() {
+            continue;
+        }
+        let mut batch = shard.batch.borrow_mut();
+        let bytes = Operation::Tick.encoded_bytes();
+        let Some(body_bytes) = batch.body_bytes_with(tablet, bytes, 1) else { return };
+        if !journal.has_room(Claim::Write, shard.flying_bytes.get(), body_bytes) {
+            return;
+        }
+        ioengine::sometimes!("tick");
+        let request = Request { tablet, reply_to: None, since: shard.io.now(), charge: Charge::NONE };
+        batch.push(request, |add| add(Operation::Tick));
+    }
+}
+
+/// Say that everything so far is flushed, with the last index of each tablet: a record lost before it then shows.
+async fn mark(shard: &Shard, buffer: Buf) -> (Result<(), DiskError>, Buf) {
+    let journal = shard.journal.as_ref().expect("a shard that commits has a journal");
+    let mut tips = Vec::with_capacity(1024);
+    encode_tips(&shard.tips(), &mut tips);
+    if !journal.has_room(Claim::Write, 0, tips.len()) {
+        return (Ok(()), buffer);
+    }
+    let (result, buffer, _) = journal
+        .write(buffer, RecordKind::Mark, |writer| assert!(writer.append(&tips), "a mark is small"))
+        .await;
+    // A mark without space is not missed: it is not written again, and what follows goes to the same place. It may
+    // be there all the same, and then what follows differs from it: so it ends the journal like any other failure.
+    (result, buffer)
+}
+
+/// The device has failed: nobody knows what of the record on its way is there. Those behind it were never written.
+fn fail(shard: &Shard, error: &DiskError) {
+    ioengine::sometimes!("the journal's device failed");
+    tracing::error!(%error, "the journal has ended: writes are refused until restart");
+    shard.counters.device_ended.set(1);
+    shard.failed.set(true);
+    answer_all(shard, &Outcome::UnknownOutcome);
+    let busy = Outcome::Busy { limit: Limit::Device, hint_ms: 1000 };
+    answer_batch(shard, &mut shard.batch.borrow_mut(), &busy, |_| true);
+    shard.batch.borrow_mut().clear();
+    shard.flying_bytes.set(0);
+    shard.settled.notify();
+}
+
+fn answer_all(shard: &Shard, outcome: &Outcome) {
+    answer_batch(shard, &mut shard.flying.borrow_mut(), outcome, |_| true);
+}
+
+fn answer_batch(shard: &Shard, batch: &mut Batch, outcome: &Outcome, which: impl Fn(Instant) -> bool) {
+    for waiting in batch.all_mut() {
+        if which(waiting.since)
+            && let Some(to) = waiting.reply_to.take()
+        {
+            if *outcome == Outcome::UnknownOutcome {
+                shard.counters.writes_unknown.add(1);
+            }
+            tell(shard, &to, |out| encode_outcome(out, LogTime(0), outcome));
+        }
+    }
+}
+
+/// Answer writes that have waited for too long: they may still happen.
+pub(crate) fn answer_overdue(shard: &Shard, now: Instant) {
+    let overdue = |since: Instant| now.since(since) > shard.limits.request_deadline;
+    for batch in [&shard.flying, &shard.batch] {
+        answer_batch(shard, &mut batch.borrow_mut(), &Outcome::UnknownOutcome, overdue);
+    }
+}

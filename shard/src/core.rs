@@ -1,0 +1,131 @@
+//! One core of a store: everything its tasks share. Tasks hold it by `Rc`; nothing in it leaves the thread but the
+//! counters. Borrows of its cells never reach across an await.
+
+use crate::apply::State;
+use crate::connection::Connections;
+use crate::counters::Counters;
+use crate::gather::Gathers;
+use crate::journal::Journal;
+use crate::limits::Limits;
+use crate::mesh::Peers;
+use crate::staging::Batch;
+use ioengine::Io;
+use ioengine::sync::Notify;
+use layout::units::{Incarnation, LogIndex, TabletIndex, Uuid};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+/// What all cores of a node know about it.
+pub(crate) struct NodeFacts {
+    pub(crate) node: u32,
+    pub(crate) cluster: Uuid,
+    pub(crate) incarnation: Incarnation,
+    /// Cores, and shards, of the node.
+    pub(crate) core_count: u16,
+    pub(crate) map_epoch: u32,
+    /// The cluster map as a reply carries it.
+    pub(crate) map: Vec<u8>,
+    /// Counters of each core, by its index.
+    pub(crate) counters: Vec<Arc<Counters>>,
+}
+
+impl NodeFacts {
+    /// The core that owns a tablet.
+    pub(crate) fn owner(&self, tablet: TabletIndex) -> u16 {
+        tablet.shard(self.core_count).0
+    }
+}
+
+/// Where a core is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Takes requests.
+    Serving,
+    /// Finishes what is in flight and takes nothing new.
+    Draining,
+}
+
+/// One core.
+pub(crate) struct Shard {
+    pub(crate) io: Io,
+    /// Index of this core and of its shard.
+    pub(crate) index: u16,
+    pub(crate) facts: Arc<NodeFacts>,
+    pub(crate) limits: Limits,
+    pub(crate) state: RefCell<State>,
+    /// `None` when the journal's tail is damaged: nothing is written behind it.
+    pub(crate) journal: Option<Journal>,
+    /// Writes that wait for the next record.
+    pub(crate) batch: RefCell<Batch>,
+    /// Writes whose record is on its way to the device.
+    pub(crate) flying: RefCell<Batch>,
+    /// Body bytes of the record on its way; 0 when there is none.
+    pub(crate) flying_bytes: Cell<usize>,
+    /// A record finds no space on the device and is tried again.
+    pub(crate) stuck: Cell<bool>,
+    /// The device failed: nothing is written until restart.
+    pub(crate) failed: Cell<bool>,
+    /// Something was staged.
+    pub(crate) staged: Notify,
+    /// A record was applied, or the phase changed.
+    pub(crate) settled: Notify,
+    pub(crate) phase: Cell<Phase>,
+    /// Tablets that want a tick, one bit each.
+    pub(crate) ticks_wanted: Cell<u64>,
+    pub(crate) connections: Connections,
+    pub(crate) gathers: Gathers,
+    pub(crate) peers: Peers,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Shard {
+    /// True if this core owns the tablet.
+    pub(crate) fn owns(&self, tablet: TabletIndex) -> bool {
+        self.facts.owner(tablet) == self.index
+    }
+
+    /// Nothing waits for the journal.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.batch.borrow().is_empty() && self.flying_bytes.get() == 0
+    }
+
+    /// A read met a record that the wall clock has passed: let log time go on.
+    pub(crate) fn want_tick(&self, tablet: TabletIndex) {
+        let before = self.ticks_wanted.get();
+        let after = before | 1 << tablet.index();
+        if after != before && self.journal.is_some() {
+            self.ticks_wanted.set(after);
+            self.staged.notify();
+        }
+    }
+
+    /// The last log index of each tablet of this core.
+    pub(crate) fn tips(&self) -> Vec<(TabletIndex, LogIndex)> {
+        let state = self.state.borrow();
+        TabletIndex::all()
+            .filter_map(|tablet| Some((tablet, state.tablets[tablet.index()].as_ref()?.applied)))
+            .collect()
+    }
+
+    /// Bring the counters that are read off, not counted, up to date.
+    pub(crate) fn publish_counters(&self) {
+        let counters = &self.counters;
+        let state = self.state.borrow();
+        let usage = state.memtable.usage();
+        counters.memtable_records.set(usage.record_count as u64);
+        counters.memtable_used_bytes.set(usage.used_bytes as u64);
+        counters.memtable_bytes.set(self.limits.memtable_bytes as u64);
+        if let Some(journal) = &self.journal {
+            let (bytes, used) = journal.bytes();
+            let (records, written) = journal.written();
+            counters.journal_bytes.set(bytes);
+            counters.journal_used_bytes.set(used);
+            counters.journal_records.set(records);
+            counters.journal_written_bytes.set(written);
+        }
+        counters.connections.set(self.connections.count() as u64);
+        counters.arena_used_bytes.set(self.io.arena_bytes().1 as u64);
+        let damaged = state.tablets.iter().flatten().filter(|tablet| tablet.damage.is_some());
+        counters.tablets_damaged.set(damaged.count() as u64);
+    }
+}

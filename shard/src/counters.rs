@@ -1,0 +1,96 @@
+//! What a core counts. Written by its own thread, read by whichever core answers a status request.
+
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only goes up, or is set by its one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Add to it. Relaxed: one writer, and readers only want a recent value.
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value as last written.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Serialize for Counter {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.get())
+    }
+}
+
+/// Counters of one core. Names end in their unit; those without one are counts.
+#[derive(Debug, Default, Serialize)]
+pub struct Counters {
+    /// Gets answered from memory, `NotModified` included.
+    pub gets: Counter,
+    /// Gets answered `NotModified` from the version cache alone.
+    pub gets_not_modified: Counter,
+    /// Scans, heads and stream lists.
+    pub scans: Counter,
+    /// Writes that were staged.
+    pub writes_staged: Counter,
+    /// Writes that were applied.
+    pub writes_applied: Counter,
+    /// Retries answered with the first outcome.
+    pub writes_repeated: Counter,
+    /// Compare-and-sets that did not hold.
+    pub writes_mismatched: Counter,
+    /// Writes refused at the door.
+    pub writes_refused: Counter,
+    /// Writes answered `UnknownOutcome`.
+    pub writes_unknown: Counter,
+    /// Requests passed to other cores.
+    pub forwarded: Counter,
+    /// Answers that found no room.
+    pub replies_refused: Counter,
+    /// Journal records written.
+    pub journal_records: Counter,
+    /// Bytes of the journal records written.
+    pub journal_written_bytes: Counter,
+    /// Bytes of the journal in use, and in all.
+    pub journal_used_bytes: Counter,
+    /// Size of the journal.
+    pub journal_bytes: Counter,
+    /// Records in the memtable, tombstones included.
+    pub memtable_records: Counter,
+    /// Bytes of the memtable in use.
+    pub memtable_used_bytes: Counter,
+    /// Size of the memtable.
+    pub memtable_bytes: Counter,
+    /// Tablets that lost part of their log.
+    pub tablets_damaged: Counter,
+    /// 1 when the device under the journal has failed.
+    pub device_ended: Counter,
+    /// Connections now.
+    pub connections: Counter,
+    /// Connections taken.
+    pub connections_accepted: Counter,
+    /// Connections turned away.
+    pub connections_refused: Counter,
+    /// Connections closed for a time limit.
+    pub connections_expired: Counter,
+    /// Bytes received from clients.
+    pub received_bytes: Counter,
+    /// Bytes sent to clients.
+    pub sent_bytes: Counter,
+    /// Records replayed at start.
+    pub replayed_records: Counter,
+    /// Log entries replayed at start.
+    pub replayed_entries: Counter,
+    /// 1 when the version cache of an earlier process was kept.
+    pub versions_kept: Counter,
+    /// Aligned buffers in use, bytes.
+    pub arena_used_bytes: Counter,
+}

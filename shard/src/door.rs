@@ -1,0 +1,380 @@
+//! The door of a core: routes a request to the core that owns its tablet, and answers it there. One path for requests
+//! that came over a connection of this core and for those passed on by another; they differ in where the answer is
+//! written.
+
+use crate::apply::Decided;
+use crate::connection::Connection;
+use crate::core::{Phase, Shard};
+use crate::gather;
+use crate::get::{self, Asked};
+use crate::mesh::Kind;
+use crate::put::{self, Admitted, Wanted};
+use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
+use crate::scan::{self, Span};
+use layout::units::{LogTime, TabletIndex};
+use net::frame::HEADER_BYTES;
+use net::operation::Operation;
+use net::outcome::{Limit, Outcome, Why};
+use net::reply::{
+    encode_batch_written, encode_echo, encode_get_ok, encode_map, encode_outcome, encode_status,
+    encode_written, reply_bytes_get_ok, reply_bytes_payload,
+};
+use net::request::{Get, Request, Streams};
+use std::rc::Rc;
+
+/// What the door did with a request of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// It is answered, or will be.
+    Done,
+    /// There is no room for the answer now: nothing was done, ask again.
+    NoRoom,
+}
+
+/// Bytes of records in one page of a scan when the client sets no limit.
+const PAGE_BYTES: usize = 256 << 10;
+
+/// Where an answer is written.
+#[derive(Clone, Copy)]
+enum Out<'a> {
+    /// Into the outbox of a connection of this core.
+    Here(&'a Connection),
+    /// Onto the ring of the core that holds the connection.
+    There,
+}
+
+/// Serve a request that came over `connection`; `body` are its bytes.
+pub(crate) fn serve(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    to: &ReplyTo,
+    request: &Request<'_>,
+    body: &[u8],
+) -> Served {
+    if let Request::MultiGet(many) = request {
+        return gather::serve(shard, connection, to, many);
+    }
+    match tablet_of(request) {
+        Some(tablet) if !shard.owns(tablet) => {
+            forward(shard, connection, to, body, shard.facts.owner(tablet))
+        }
+        _ => answer(shard, Out::Here(connection), to, request),
+    }
+}
+
+/// Serve a request that another core passed on: its body, for a tablet of this core.
+pub(crate) fn serve_forwarded(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8]) {
+    let request = Request::decode(to.operation, body).expect("the other core has decoded it before");
+    if answer(shard, Out::There, to, &request) == Served::NoRoom {
+        ioengine::sometimes!("a ring has no room for an answer");
+        shard.counters.replies_refused.add(1);
+        let busy = Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 5 };
+        tell(shard, to, |out| encode_outcome(out, LogTime(0), &busy));
+    }
+}
+
+/// The tablet whose owner answers; `None` when any core can.
+fn tablet_of(request: &Request<'_>) -> Option<TabletIndex> {
+    match request {
+        Request::Streams(streams) => Some(streams.tablet),
+        other => other
+            .stream()
+            .map(|(space, stream)| layout::key::tablet_of(layout::key::bucket_of(space, stream))),
+    }
+}
+
+fn forward(shard: &Shard, connection: &Connection, to: &ReplyTo, body: &[u8], owner: u16) -> Served {
+    if !connection.outbox.borrow_mut().reserve(&shard.io) {
+        return Served::NoRoom;
+    }
+    if shard.peers.ask(shard, owner, Kind::Request, to, &[body]) {
+        return Served::Done;
+    }
+    ioengine::sometimes!("a ring is full");
+    connection.outbox.borrow_mut().release();
+    outcome(shard, Out::Here(connection), to, LogTime(0), &Outcome::Busy { limit: Limit::Queue, hint_ms: 2 })
+}
+
+/// Answer on this core: the tablet is its own, or there is none.
+fn answer(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, request: &Request<'_>) -> Served {
+    match request {
+        Request::Get(get) => answer_get(shard, out, to, get),
+        Request::Put(put) => answer_write(shard, out, to, &Wanted::Put(*put)),
+        Request::Delete(delete) => answer_write(shard, out, to, &Wanted::Delete(*delete)),
+        Request::CompareAndSet(compare) => answer_write(shard, out, to, &Wanted::CompareAndSet(*compare)),
+        Request::Batch(batch) => answer_write(shard, out, to, &Wanted::Batch(*batch)),
+        Request::Scan(scan) => answer_span(shard, out, to, &Span::from(*scan)),
+        Request::Head(head) => answer_span(shard, out, to, &Span::from(*head)),
+        Request::Streams(streams) => answer_streams(shard, out, to, streams),
+        Request::Ping(echo) => {
+            write(shard, out, to, reply_bytes_payload(echo.len()), |bytes| Some(encode_echo(bytes, echo)))
+                .served()
+        }
+        Request::Map(map) if map.known_epoch == shard.facts.map_epoch => {
+            outcome(shard, out, to, LogTime(0), &Outcome::NotModified)
+        }
+        Request::Map(_) => {
+            let map = &shard.facts.map;
+            write(shard, out, to, reply_bytes_payload(map.len()), |bytes| Some(encode_map(bytes, map)))
+                .served()
+        }
+        Request::Status => {
+            let text = crate::status::text(shard);
+            write(shard, out, to, reply_bytes_payload(text.len()), |bytes| Some(encode_status(bytes, &text)))
+                .served()
+        }
+        Request::Hello(_) | Request::MultiGet(_) => panic!("the session and the gather have taken these"),
+    }
+}
+
+fn answer_get(shard: &Shard, out: Out<'_>, to: &ReplyTo, get: &Get<'_>) -> Served {
+    let tablet = get.key.tablet();
+    if let Some(asked) = get.if_newer
+        && get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked)
+    {
+        shard.counters.gets.add(1);
+        shard.counters.gets_not_modified.add(1);
+        let log_time = shard.state.borrow().tablet(tablet).log_time;
+        return outcome(shard, out, to, log_time, &Outcome::NotModified);
+    }
+    let state = shard.state.borrow();
+    let log_time = state.tablet(tablet).log_time;
+    let served = match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local })
+    {
+        Ok(found) => {
+            if get::wants_tick(&found, shard.io.wall_us()) {
+                shard.want_tick(tablet);
+            }
+            write(shard, out, to, reply_bytes_get_ok(found.value.len()), |bytes| {
+                Some(encode_get_ok(bytes, log_time, found.version, found.expiry_us, found.value))
+            })
+            .served()
+        }
+        Err(other) => outcome(shard, out, to, log_time, &other),
+    };
+    if served == Served::Done {
+        shard.counters.gets.add(1);
+    }
+    served
+}
+
+fn answer_span(shard: &Shard, out: Out<'_>, to: &ReplyTo, span: &Span<'_>) -> Served {
+    let state = shard.state.borrow();
+    let log_time = state.tablet(span.tablet()).log_time;
+    let frame = body_bytes_max(shard, out);
+    let page = match span.byte_limit {
+        0 => PAGE_BYTES,
+        limit => limit as usize,
+    };
+    // A page if possible, else all that a frame can hold: one record may be larger than a page.
+    for bytes in [page.clamp(4096, frame), frame] {
+        let mut refused = None;
+        let wrote = write(shard, out, to, bytes, |room| match scan::records(&state, span, room)? {
+            Ok(bytes) => Some(bytes),
+            Err(other) => {
+                refused = Some(other);
+                None
+            }
+        });
+        if let Some(other) = refused {
+            return outcome(shard, out, to, log_time, &other);
+        }
+        match wrote {
+            Wrote::Done => {
+                shard.counters.scans.add(1);
+                return Served::Done;
+            }
+            Wrote::NoRoom => return Served::NoRoom,
+            Wrote::Nothing => {}
+        }
+    }
+    outcome(shard, out, to, log_time, &Outcome::TooLarge { limit: Limit::Frame })
+}
+
+fn answer_streams(shard: &Shard, out: Out<'_>, to: &ReplyTo, asked: &Streams<'_>) -> Served {
+    if asked.group != 0 {
+        let epoch = shard.facts.map_epoch;
+        return outcome(shard, out, to, LogTime(0), &Outcome::WrongGroup { epoch });
+    }
+    let state = shard.state.borrow();
+    let mut refused = None;
+    let bytes = PAGE_BYTES.min(body_bytes_max(shard, out));
+    let wrote = write(shard, out, to, bytes, |room| match scan::streams(&state, asked, room) {
+        Ok(bytes) => Some(bytes),
+        Err(other) => {
+            refused = Some(other);
+            None
+        }
+    });
+    match refused {
+        Some(other) => outcome(shard, out, to, state.tablet(asked.tablet).log_time, &other),
+        None => {
+            shard.counters.scans.add(1);
+            wrote.served()
+        }
+    }
+}
+
+fn answer_write(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, wanted: &Wanted<'_>) -> Served {
+    if shard.phase.get() == Phase::Draining {
+        let busy = Outcome::Busy { limit: Limit::Draining, hint_ms: 1000 };
+        return outcome(shard, out, to, LogTime(0), &busy);
+    }
+    if let Out::Here(connection) = out
+        && !connection.outbox.borrow_mut().reserve(&shard.io)
+    {
+        return Served::NoRoom;
+    }
+    let refused = match put::admit(shard, wanted, *to) {
+        Admitted::Staged => {
+            shard.counters.writes_staged.add(1);
+            return Served::Done;
+        }
+        Admitted::Decided(decided) => {
+            answer_decided(shard, to, decided, wanted.tablet(), wanted.operation_count());
+            return Served::Done;
+        }
+        Admitted::Refused(outcome) => outcome,
+    };
+    shard.counters.writes_refused.add(1);
+    let log_time = shard.state.borrow().tablet(wanted.tablet()).log_time;
+    tell(shard, to, |out| encode_outcome(out, log_time, &refused));
+    Served::Done
+}
+
+/// Answer a write that was decided: at the door, or when its entry was applied. The tablets' state is borrowed by the
+/// caller in the latter case, so log time comes with [`tell_decided`].
+fn answer_decided(shard: &Shard, to: &ReplyTo, decided: Decided, tablet: TabletIndex, operation_count: u32) {
+    let log_time = shard.state.borrow().tablet(tablet).log_time;
+    tell_decided(shard, to, decided, log_time, operation_count);
+}
+
+/// Tell who waits what became of the write.
+pub(crate) fn tell_decided(
+    shard: &Shard,
+    to: &ReplyTo,
+    decided: Decided,
+    log_time: LogTime,
+    operation_count: u32,
+) {
+    let counters = &shard.counters;
+    let outcome = match decided {
+        Decided::Applied(version) | Decided::Repeated(version) => {
+            let repeated = matches!(decided, Decided::Repeated(_));
+            if repeated {
+                counters.writes_repeated.add(1)
+            } else {
+                counters.writes_applied.add(1)
+            }
+            return tell(shard, to, |out| match to.operation {
+                Operation::Batch => encode_batch_written(out, log_time, version, operation_count, repeated),
+                _ => encode_written(out, log_time, version, repeated),
+            });
+        }
+        Decided::Mismatch(current) => {
+            counters.writes_mismatched.add(1);
+            Outcome::VersionMismatch { current }
+        }
+        Decided::TooOld => {
+            counters.writes_unknown.add(1);
+            Outcome::UnknownOutcome
+        }
+        Decided::Ahead => Outcome::BadRequest { why: Why::RequestId, at: 0 },
+        Decided::IdsFull => Outcome::Busy { limit: Limit::RequestIds, hint_ms: 1000 },
+        Decided::Ticked => return,
+    };
+    tell(shard, to, |out| encode_outcome(out, log_time, &outcome));
+}
+
+/// Send a small answer whose room was reserved with the connection.
+pub(crate) fn tell(shard: &Shard, to: &ReplyTo, encode: impl FnOnce(&mut [u8]) -> usize) {
+    let epoch = shard.facts.map_epoch;
+    if to.core != shard.index {
+        let mut frame = [0; SMALL_REPLY_BYTES];
+        let bytes = to.frame(epoch, &mut frame, encode);
+        return shard.peers.tell(to.core, Kind::Reply, to, &frame[..bytes]);
+    }
+    // Gone: the client has closed its connection, and learns nothing.
+    let Some(connection) = shard.connections.find(to) else { return };
+    let mut outbox = connection.outbox.borrow_mut();
+    outbox.release();
+    let bytes = to.frame(epoch, outbox.room(), encode);
+    outbox.advance(bytes);
+    drop(outbox);
+    connection.answered(shard);
+    connection.wake_writer();
+}
+
+/// What came of writing an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrote {
+    Done,
+    NoRoom,
+    /// The encoder has declined: nothing was written.
+    Nothing,
+}
+
+impl Wrote {
+    /// For encoders that never decline.
+    fn served(self) -> Served {
+        match self {
+            Wrote::Done => Served::Done,
+            Wrote::NoRoom => Served::NoRoom,
+            Wrote::Nothing => panic!("this encoder never declines"),
+        }
+    }
+}
+
+/// Write an answer whose body takes at most `bytes_max`.
+#[inline]
+fn write(
+    shard: &Shard,
+    out: Out<'_>,
+    to: &ReplyTo,
+    bytes_max: usize,
+    encode: impl FnOnce(&mut [u8]) -> Option<usize>,
+) -> Wrote {
+    let epoch = shard.facts.map_epoch;
+    match out {
+        Out::Here(connection) => {
+            let mut outbox = connection.outbox.borrow_mut();
+            if !outbox.make_room(&shard.io, HEADER_BYTES + bytes_max) {
+                return Wrote::NoRoom;
+            }
+            let Some(bytes) = to.try_frame(epoch, &mut outbox.room()[..HEADER_BYTES + bytes_max], encode)
+            else {
+                return Wrote::Nothing;
+            };
+            outbox.advance(bytes);
+            drop(outbox);
+            connection.answered(shard);
+            Wrote::Done
+        }
+        Out::There => {
+            shard.peers.answer(shard, to.core, Kind::Reply, to, HEADER_BYTES + bytes_max, |frame| {
+                to.try_frame(epoch, frame, encode)
+            })
+        }
+    }
+}
+
+fn outcome(shard: &Shard, out: Out<'_>, to: &ReplyTo, log_time: LogTime, outcome: &Outcome) -> Served {
+    write(shard, out, to, SMALL_REPLY_BYTES - HEADER_BYTES, |body| {
+        Some(encode_outcome(body, log_time, outcome))
+    })
+    .served()
+}
+
+/// Give up on room for an answer: say `Busy` instead. False when there is not even room for that.
+pub(crate) fn refuse(shard: &Shard, connection: &Connection, to: &ReplyTo) -> bool {
+    let busy = Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 100 };
+    outcome(shard, Out::Here(connection), to, LogTime(0), &busy) == Served::Done
+}
+
+/// Largest body of an answer.
+fn body_bytes_max(shard: &Shard, out: Out<'_>) -> usize {
+    match out {
+        Out::Here(connection) => connection.session.borrow().frame_bytes() as usize,
+        Out::There => shard.limits.frame_bytes_max as usize,
+    }
+}

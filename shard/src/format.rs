@@ -1,0 +1,221 @@
+//! Making a disk ours: zeroed journals, then four superblock copies. And reading what a disk says it is.
+//!
+//! Must never leave a disk that looks formatted and is not: the superblock goes last, and the copies of an earlier
+//! format are destroyed first. Failing history: a format that wrote its superblock before it zeroed the journals, cut
+//! in between, would open with another life's records in its ring (their generation tells them apart; this is the
+//! second lock).
+
+use ioengine::{Buf, Disk, DiskError, Io};
+use layout::superblock::{
+    COPY_COUNT, ChooseError, Copies, Role, SUPERBLOCK_BYTES, Superblock, UpdatePlan, choose, copy_offset,
+    incarnation_next, sequence_next,
+};
+use layout::units::{Incarnation, SHARD_COUNT_MAX, Uuid};
+use layout::zone::{PlanError, ShardZones, plan};
+
+/// Why a disk could not be formatted or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// The device said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The zones do not fit.
+    #[error("disk {name}: {source}")]
+    Plan {
+        /// Disk.
+        name: String,
+        /// What does not fit.
+        source: PlanError,
+    },
+    /// Its superblocks cannot be believed.
+    #[error("disk {name}: {source}")]
+    Superblock {
+        /// Disk.
+        name: String,
+        /// What the copies say.
+        source: ChooseError,
+    },
+    /// It is formatted already.
+    #[error(
+        "disk {name} is already formatted (cluster {cluster}, node {node}): start with it, or wipe it if its data may go"
+    )]
+    Formatted {
+        /// Disk.
+        name: String,
+        /// Cluster it belongs to.
+        cluster: Uuid,
+        /// Node it belongs to.
+        node: u32,
+    },
+    /// Starts are numbered with 32 bits.
+    #[error("disk {name}: its 2^32 starts are used up: format it anew")]
+    StartsUsedUp {
+        /// Disk.
+        name: String,
+    },
+    /// No buffer.
+    #[error("the arena has no room for {bytes} bytes: raise arena_bytes")]
+    Arena {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+}
+
+/// What to make of a disk.
+#[derive(Clone, Copy, Debug)]
+pub struct FormatPlan {
+    /// Cluster it will belong to.
+    pub cluster: Uuid,
+    /// Node it will belong to.
+    pub node: u32,
+    /// Shards to cut it for, 1..=64; fixed from then on.
+    pub shard_count: u16,
+    /// Bytes of journal per shard; `None` takes a share of the disk.
+    pub journal_bytes: Option<u64>,
+    /// Bytes of a journal segment.
+    pub segment_bytes: u64,
+    /// Format it even if it is formatted already; what it held is gone.
+    pub anew: bool,
+}
+
+/// Bytes zeroed per write.
+const ZERO_BYTES: usize = 1 << 20;
+
+fn buffer(io: &Io, bytes: usize) -> Result<Buf, FormatError> {
+    io.buffer(bytes).ok_or(FormatError::Arena { bytes })
+}
+
+/// What stands at the four places of the superblock. Flushes first: a killed process may have left its last update in
+/// the device's cache.
+///
+/// # Errors
+/// [`FormatError::Disk`], [`FormatError::Arena`]. A copy that cannot be read by the device counts as damaged.
+pub async fn read_copies(io: &Io, disk: &Disk) -> Result<Copies, FormatError> {
+    let mut block = buffer(io, SUPERBLOCK_BYTES)?;
+    let mut copies: Vec<Result<Superblock, layout::Corrupt>> = Vec::with_capacity(COPY_COUNT);
+    for index in 0..COPY_COUNT {
+        let offset = copy_offset(index);
+        let (result, back) = disk.read(block, offset.0, SUPERBLOCK_BYTES).await;
+        block = back;
+        if let Err(error) = result {
+            tracing::warn!(%error, copy = index, "a superblock copy cannot be read");
+            block[..SUPERBLOCK_BYTES].fill(0);
+        }
+        let bytes: &[u8; SUPERBLOCK_BYTES] = block[..SUPERBLOCK_BYTES].try_into().expect("one block");
+        copies.push(Superblock::decode(bytes, offset));
+    }
+    Ok(copies.try_into().expect("four copies"))
+}
+
+async fn write_copies(
+    io: &Io,
+    disk: &Disk,
+    superblock: &Superblock,
+    order: UpdatePlan,
+) -> Result<(), FormatError> {
+    let mut block = buffer(io, SUPERBLOCK_BYTES)?;
+    for half in [order.first, order.second] {
+        for index in half {
+            let bytes: &mut [u8; SUPERBLOCK_BYTES] =
+                (&mut block[..SUPERBLOCK_BYTES]).try_into().expect("one block");
+            superblock.encode(index, bytes);
+            let (result, back) = disk.write(block, copy_offset(index).0, SUPERBLOCK_BYTES).await;
+            block = back;
+            result?;
+        }
+        disk.flush().await?;
+    }
+    Ok(())
+}
+
+/// Format `disk`.
+///
+/// # Errors
+/// [`FormatError`]; the disk is then not formatted, or formatted as before when `anew` was not set.
+pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superblock, FormatError> {
+    let name = disk.name().to_owned();
+    let copies = read_copies(io, disk).await?;
+    let before = choose(&copies).ok();
+    if let (Some(before), false) = (&before, wanted.anew) {
+        return Err(FormatError::Formatted { name, cluster: before.cluster, node: before.node });
+    }
+    let geometry = disk.geometry();
+    let zones = plan(
+        geometry.bytes,
+        geometry.block_bytes,
+        wanted.shard_count,
+        wanted.journal_bytes,
+        wanted.segment_bytes,
+    )
+    .map_err(|source| FormatError::Plan { name, source })?;
+    // No copy of an earlier life may win over what comes.
+    zero(io, disk, 0, (COPY_COUNT * SUPERBLOCK_BYTES) as u64).await?;
+    for zone in &zones {
+        zero(io, disk, zone.journal.offset.0, zone.journal.bytes).await?;
+    }
+    let highest = copies.iter().flatten();
+    let generation = highest.map(|copy| copy.generation).max().unwrap_or(0) + 1;
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&io.random().to_le_bytes());
+    uuid[8..].copy_from_slice(&io.random().to_le_bytes());
+    let mut superblock = Superblock {
+        sequence: sequence_next(&copies),
+        device: Uuid(uuid),
+        cluster: wanted.cluster,
+        node: wanted.node,
+        role: Role::Store,
+        generation,
+        incarnation: Incarnation(0),
+        block_bytes: geometry.block_bytes,
+        device_bytes: geometry.bytes,
+        segment_bytes: wanted.segment_bytes,
+        shard_count: wanted.shard_count,
+        zones: [ShardZones::default(); SHARD_COUNT_MAX],
+    };
+    superblock.set_zones(&zones);
+    write_copies(io, disk, &superblock, UpdatePlan::ALL_EQUAL).await?;
+    Ok(superblock)
+}
+
+async fn zero(io: &Io, disk: &Disk, offset: u64, bytes: u64) -> Result<(), FormatError> {
+    let mut block = buffer(io, ZERO_BYTES.min(bytes as usize))?;
+    block.fill(0);
+    let mut at = offset;
+    while at < offset + bytes {
+        let count = (block.len() as u64).min(offset + bytes - at) as usize;
+        let (result, back) = disk.write(block, at, count).await;
+        block = back;
+        result?;
+        at += count as u64;
+    }
+    disk.flush().await?;
+    Ok(())
+}
+
+/// The superblock in force, without changing anything.
+///
+/// # Errors
+/// [`FormatError::Superblock`] when fewer than two copies agree.
+pub async fn read(io: &Io, disk: &Disk) -> Result<Superblock, FormatError> {
+    let copies = read_copies(io, disk).await?;
+    choose(&copies).map_err(|source| FormatError::Superblock { name: disk.name().to_owned(), source })
+}
+
+/// Open a disk for a start: takes a new incarnation and flushes it before anything else is done with the disk. Returns
+/// the superblock now in force, and the incarnation of the start before.
+///
+/// # Errors
+/// [`FormatError`].
+pub async fn open(io: &Io, disk: &Disk) -> Result<(Superblock, Incarnation), FormatError> {
+    let name = || disk.name().to_owned();
+    disk.flush().await?;
+    let copies = read_copies(io, disk).await?;
+    let current = choose(&copies).map_err(|source| FormatError::Superblock { name: name(), source })?;
+    let incarnation =
+        incarnation_next(&copies, &current).ok_or_else(|| FormatError::StartsUsedUp { name: name() })?;
+    let order = UpdatePlan::new(&copies, &current);
+    let previous = current.incarnation;
+    let started = Superblock { sequence: sequence_next(&copies), incarnation, ..current };
+    write_copies(io, disk, &started, order).await?;
+    Ok((started, previous))
+}

@@ -1,0 +1,234 @@
+//! Multi-gets: the keys of one request may belong to several cores. Each core answers its part as finished items; the
+//! core that holds the connection puts them behind one head. A part that does not come in time ends the whole in
+//! `Timeout`; nothing is answered twice, because a gather has a generation like a connection.
+
+use crate::connection::Connection;
+use crate::core::Shard;
+use crate::door::{self, Served, Wrote};
+use crate::get::{self, Asked};
+use crate::mesh::Kind;
+use crate::reply::ReplyTo;
+use ioengine::Instant;
+use layout::units::LogTime;
+use net::frame::HEADER_BYTES;
+use net::operation::Operation;
+use net::outcome::{Limit, Outcome};
+use net::reply::{
+    MultiGetWriter, encode_outcome, patch_multi_get_head, reply_bytes_get_ok, reply_bytes_multi_get,
+};
+use net::request::{Get, MultiGet, Request};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// A multi-get whose parts are under way.
+struct Gather {
+    to: ReplyTo,
+    count: usize,
+    /// Reply body so far: room for the head, then items.
+    body: Vec<u8>,
+    parts_left: u32,
+    /// A part could not be given: the whole is this.
+    failed: Option<Outcome>,
+    since: Instant,
+}
+
+/// The gathers of a core, by a number that is never reused.
+#[derive(Default)]
+pub(crate) struct Gathers {
+    next: RefCell<u64>,
+    open: RefCell<BTreeMap<u64, Gather>>,
+}
+
+/// Serve a multi-get of a connection.
+pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, many: &MultiGet<'_>) -> Served {
+    if !connection.outbox.borrow_mut().reserve(&shard.io) {
+        return Served::NoRoom;
+    }
+    let head_bytes = reply_bytes_multi_get(0, 0);
+    let frame_bytes = connection.session.borrow().frame_bytes() as usize;
+    let own = |get: &Get<'_>| shard.owns(get.key.tablet());
+    let bytes: usize = many.gets().filter(own).map(|get| item_bytes(shard, &get)).sum();
+    let mut gather = Gather {
+        to: *to,
+        count: many.count(),
+        body: vec![0; head_bytes + bytes],
+        parts_left: 0,
+        failed: (head_bytes + bytes > frame_bytes).then_some(Outcome::TooLarge { limit: Limit::Frame }),
+        since: shard.io.now(),
+    };
+    let mut parts: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
+    let mut writer = MultiGetWriter::items_only(&mut gather.body[head_bytes..]);
+    for (index, get) in (0..).zip(many.gets()) {
+        if own(&get) {
+            assert!(item(shard, &mut writer, index, &get), "room was measured");
+        } else {
+            let part = parts.entry(shard.facts.owner(get.key.tablet())).or_default();
+            let request = Request::Get(get);
+            part.extend_from_slice(&index.to_le_bytes());
+            let bytes = u16::try_from(request.encoded_bytes()).expect("a get is short");
+            part.extend_from_slice(&bytes.to_le_bytes());
+            request.encode(part);
+        }
+    }
+    let bytes = head_bytes + writer.finish();
+    gather.body.truncate(bytes);
+    if gather.failed.is_none() {
+        ask_parts(shard, &mut gather, to, &parts);
+    }
+    if gather.parts_left == 0 {
+        finish(shard, gather);
+    } else {
+        let number = shard.gathers.number();
+        shard.gathers.open.borrow_mut().insert(number, gather);
+    }
+    Served::Done
+}
+
+fn ask_parts(shard: &Shard, gather: &mut Gather, to: &ReplyTo, parts: &BTreeMap<u16, Vec<u8>>) {
+    let number = *shard.gathers.next.borrow();
+    for (&owner, part) in parts {
+        // The destination of the parts is this gather; the operation tells what they are made of.
+        let part_to = ReplyTo {
+            core: shard.index,
+            slot: 0,
+            generation: 0,
+            request: number,
+            operation: Operation::MultiGet,
+        };
+        if shard.peers.ask(shard, owner, Kind::Part, &part_to, &[part]) {
+            gather.parts_left += 1;
+        } else {
+            ioengine::sometimes!("a part of a multi-get finds a full ring");
+            gather.failed = Some(Outcome::Busy { limit: Limit::Queue, hint_ms: 2 });
+        }
+    }
+    assert_eq!(to.operation, Operation::MultiGet, "parts are of multi-gets");
+}
+
+impl Gathers {
+    fn number(&self) -> u64 {
+        let mut next = self.next.borrow_mut();
+        *next += 1;
+        *next - 1
+    }
+}
+
+/// Bytes that an item takes at most.
+fn item_bytes(shard: &Shard, get: &Get<'_>) -> usize {
+    let state = shard.state.borrow();
+    let value_bytes =
+        get::look(&state, get.key.tablet(), get.key, Asked { if_newer: get.if_newer, local: get.local })
+            .map_or(0, |found| found.value.len());
+    reply_bytes_multi_get(1, reply_bytes_get_ok(value_bytes)) - reply_bytes_multi_get(0, 0)
+}
+
+fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_>) -> bool {
+    let tablet = get.key.tablet();
+    shard.counters.gets.add(1);
+    let unmodified = get
+        .if_newer
+        .is_some_and(|asked| get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked));
+    let state = shard.state.borrow();
+    let log_time = state.tablet(tablet).log_time;
+    if unmodified {
+        return writer.outcome(index, log_time, &Outcome::NotModified);
+    }
+    match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local }) {
+        Ok(found) => {
+            if get::wants_tick(&found, shard.io.wall_us()) {
+                shard.want_tick(tablet);
+            }
+            writer.record(index, log_time, found.version, found.expiry_us, found.value)
+        }
+        Err(other) => writer.outcome(index, log_time, &other),
+    }
+}
+
+/// A part of another core's multi-get: keys of this core's tablets.
+pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
+    let bytes_max = shard.limits.frame_bytes_max as usize;
+    let wrote = shard.peers.answer(shard, to.core, Kind::PartReply, to, bytes_max, |out| {
+        let mut writer = MultiGetWriter::items_only(out);
+        let mut rest = part;
+        while let Some((head, tail)) = rest.split_first_chunk::<4>() {
+            let index = u16::from_le_bytes([head[0], head[1]]);
+            let bytes = usize::from(u16::from_le_bytes([head[2], head[3]]));
+            let request = Request::decode(Operation::Get, &tail[..bytes]);
+            let Ok(Request::Get(get)) = request else { panic!("the other core has encoded gets") };
+            if !item(shard, &mut writer, index, &get) {
+                return None;
+            }
+            rest = &tail[bytes..];
+        }
+        Some(writer.finish())
+    });
+    if wrote != Wrote::Done {
+        // An empty part has no items, which no asked part has: it says that there was no room.
+        shard.peers.tell(to.core, Kind::PartReply, to, &[]);
+    }
+}
+
+/// Items came from another core.
+pub(crate) fn take_part(shard: &Rc<Shard>, to: &ReplyTo, items: &[u8]) {
+    let mut open = shard.gathers.open.borrow_mut();
+    // Gone: it was answered for want of time.
+    let Some(gather) = open.get_mut(&to.request) else { return };
+    if items.is_empty() {
+        gather.failed = Some(Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 5 });
+    }
+    gather.body.extend_from_slice(items);
+    gather.parts_left -= 1;
+    if gather.parts_left == 0
+        && let Some(gather) = open.remove(&to.request)
+    {
+        drop(open);
+        finish(shard, gather);
+    }
+}
+
+fn finish(shard: &Shard, mut gather: Gather) {
+    let Some(connection) = shard.connections.find(&gather.to) else { return };
+    let frame_bytes = connection.session.borrow().frame_bytes() as usize;
+    if gather.body.len() > frame_bytes {
+        gather.failed = Some(Outcome::TooLarge { limit: Limit::Frame });
+    }
+    if let Some(outcome) = gather.failed {
+        return door::tell(shard, &gather.to, |out| encode_outcome(out, LogTime(0), &outcome));
+    }
+    patch_multi_get_head(&mut gather.body, gather.count);
+    let bytes = HEADER_BYTES + gather.body.len();
+    let mut outbox = connection.outbox.borrow_mut();
+    if !outbox.make_room(&shard.io, bytes) {
+        drop(outbox);
+        let busy = Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 20 };
+        return door::tell(shard, &gather.to, |out| encode_outcome(out, LogTime(0), &busy));
+    }
+    outbox.release();
+    let written = gather.to.frame(shard.facts.map_epoch, &mut outbox.room()[..bytes], |out| {
+        out.copy_from_slice(&gather.body);
+        gather.body.len()
+    });
+    outbox.advance(written);
+    drop(outbox);
+    connection.answered(shard);
+    connection.wake_writer();
+}
+
+/// Answer gathers whose parts are overdue.
+pub(crate) fn answer_overdue(shard: &Rc<Shard>, now: Instant) {
+    let overdue: Vec<u64> = shard
+        .gathers
+        .open
+        .borrow()
+        .iter()
+        .filter(|(_, gather)| now.since(gather.since) > shard.limits.request_deadline)
+        .map(|(number, _)| *number)
+        .collect();
+    for number in overdue {
+        let gather = shard.gathers.open.borrow_mut().remove(&number);
+        if let Some(gather) = gather {
+            door::tell(shard, &gather.to, |out| encode_outcome(out, LogTime(0), &Outcome::Timeout));
+        }
+    }
+}

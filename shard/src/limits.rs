@@ -1,0 +1,175 @@
+//! Every bound of a core, in one place. Laid out at start, never grown; what reaches a bound is answered `Busy`.
+
+use layout::units::{STREAM_BYTES_MAX, VALUE_BYTES_MAX};
+use std::time::Duration;
+
+/// Bounds of one core. `config print` shows each with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of aligned buffers: receive and send buffers of connections, and the journal's records.
+    pub arena_bytes: usize,
+    /// Operations of disk and network in flight.
+    pub operation_count_max: usize,
+    /// Bytes of the memtable: records, lists and index together.
+    pub memtable_bytes: usize,
+    /// Records in the memtable.
+    pub memtable_record_count_max: usize,
+    /// Rows of 64 bytes in the version cache, 4 keys each; a power of two.
+    pub version_row_count: usize,
+    /// Connections.
+    pub connection_count_max: usize,
+    /// Requests in flight on a connection.
+    pub in_flight_max: u32,
+    /// Bytes of a frame's body.
+    pub frame_bytes_max: u32,
+    /// Bytes that may wait for one connection's far end.
+    pub outbox_bytes_max: usize,
+    /// Bytes of the writes that wait for the journal together.
+    pub staging_bytes: usize,
+    /// Writes that wait for the journal together.
+    pub staging_count_max: usize,
+    /// Bytes of a journal record.
+    pub record_bytes_max: u64,
+    /// Request ids kept per tablet.
+    pub request_count_max: usize,
+    /// How long a request id is kept, of log time.
+    pub request_horizon: Duration,
+    /// How early an id may go when the table is full, of log time.
+    pub request_horizon_min: Duration,
+    /// Keys per tablet whose last write is remembered for compare-and-set.
+    pub recent_count: usize,
+    /// Bytes of each ring between two cores.
+    pub ring_bytes: usize,
+    /// Requests on their way to one other core.
+    pub forward_count_max: u32,
+    /// Longest wait of a request before it is answered `UnknownOutcome` or `Timeout`.
+    pub request_deadline: Duration,
+    /// How long a connection may stay without hello.
+    pub hello_deadline: Duration,
+    /// How far ahead of log time a record's time may lie.
+    pub time_ahead_max: Duration,
+    /// Quiet time after which the journal says that all before it is flushed.
+    pub mark_after: Duration,
+    /// How long a drain waits for what is in flight.
+    pub drain_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            arena_bytes: 128 << 20,
+            operation_count_max: 8192,
+            memtable_bytes: 512 << 20,
+            memtable_record_count_max: 2 << 20,
+            version_row_count: 1 << 18,
+            connection_count_max: 4096,
+            in_flight_max: 1024,
+            frame_bytes_max: 4 << 20,
+            outbox_bytes_max: 8 << 20,
+            staging_bytes: 5 << 20,
+            staging_count_max: 16_384,
+            record_bytes_max: 8 << 20,
+            request_count_max: 16_384,
+            request_horizon: Duration::from_secs(600),
+            request_horizon_min: Duration::from_secs(10),
+            recent_count: 4096,
+            ring_bytes: 8 << 20,
+            forward_count_max: 8192,
+            request_deadline: Duration::from_secs(5),
+            hello_deadline: Duration::from_secs(5),
+            time_ahead_max: Duration::from_secs(24 * 3600),
+            mark_after: Duration::from_millis(200),
+            drain_deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Bytes of the largest operation in staging: its fixed parts, stream and value.
+const OPERATION_BYTES_MAX: usize = layout::log_entry::OPERATION_BYTES_MAX;
+const _: () =
+    assert!(OPERATION_BYTES_MAX > STREAM_BYTES_MAX + VALUE_BYTES_MAX, "an operation holds its parts");
+
+impl Limits {
+    /// A core small enough that a simulated world holds many, and that its bounds are reached.
+    #[must_use]
+    pub fn small() -> Limits {
+        Limits {
+            arena_bytes: 8 << 20,
+            operation_count_max: 256,
+            memtable_bytes: 2 << 20,
+            memtable_record_count_max: 8192,
+            version_row_count: 256,
+            connection_count_max: 64,
+            in_flight_max: 64,
+            frame_bytes_max: 64 << 10,
+            outbox_bytes_max: 256 << 10,
+            staging_bytes: 64 << 10,
+            staging_count_max: 256,
+            record_bytes_max: 128 << 10,
+            request_count_max: 512,
+            recent_count: 128,
+            ring_bytes: 256 << 10,
+            forward_count_max: 128,
+            ..Limits::default()
+        }
+    }
+
+    /// Relations between the bounds that everything else relies on.
+    ///
+    /// # Errors
+    /// The bound that does not fit, and what to set it to.
+    pub fn check(&self) -> Result<(), String> {
+        let need = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+        // An entry header for each of 64 tablets and the frame headers stand beside the operations.
+        let overhead = 64 * layout::log_entry::ENTRY_HEADER_BYTES;
+        let largest = crate::journal::record_bytes(self.staging_bytes + overhead);
+        need(largest <= self.record_bytes_max, "record_bytes_max must hold staging_bytes and 5 % more")?;
+        need(
+            self.record_bytes_max as usize <= ioengine::buffer::BUFFER_BYTES_MAX,
+            "record_bytes_max is at most 16 MiB, the largest buffer",
+        )?;
+        need(self.record_bytes_max.is_multiple_of(4096), "record_bytes_max is a multiple of 4096")?;
+        let frame = self.frame_bytes_max as usize + net::frame::HEADER_BYTES;
+        need(self.outbox_bytes_max >= 2 * frame, "outbox_bytes_max must hold two frames")?;
+        need(self.ring_bytes >= 2 * frame, "ring_bytes must hold two frames")?;
+        need(
+            self.arena_bytes as u64 >= 4 * self.record_bytes_max,
+            "arena_bytes must hold four journal records, and the buffers of connections beside them",
+        )?;
+        need(self.version_row_count.is_power_of_two(), "version_row_count is a power of two")?;
+        need(
+            self.request_horizon_min <= self.request_horizon,
+            "request_horizon_min is at most request_horizon",
+        )
+    }
+
+    /// Bytes that one core lays out, by part, for `config check`.
+    #[must_use]
+    pub fn memory(&self, core_count: usize) -> Vec<(&'static str, usize)> {
+        vec![
+            ("buffers", self.arena_bytes),
+            ("memtable", self.memtable_bytes),
+            ("version cache (shared memory)", self.version_row_count * 64),
+            ("writes waiting for the journal", 2 * (self.staging_bytes + self.staging_count_max * 64)),
+            ("request ids", self.request_count_max * 64 * 64 / core_count.max(1)),
+            ("rings from other cores", self.ring_bytes * core_count.saturating_sub(1)),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_presets_hold_together() {
+        Limits::default().check().unwrap();
+        Limits::small().check().unwrap();
+    }
+
+    #[test]
+    fn a_bound_that_does_not_fit_is_named() {
+        let limits = Limits { ring_bytes: 4096, ..Limits::default() };
+        assert!(limits.check().unwrap_err().contains("ring_bytes"));
+    }
+}

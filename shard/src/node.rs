@@ -1,0 +1,348 @@
+//! A node: one disk, one core per shard, one address. Starts them in order, serves, drains.
+//!
+//! Order of a start: core 0 opens the disk and takes a new incarnation, flushed before anything else; each core then
+//! recovers its shard; when all are ready, all listen. Nothing is served before everything is recovered.
+
+use crate::commit;
+use crate::connection;
+use crate::core::{NodeFacts, Phase, Shard};
+use crate::counters::Counters;
+use crate::format;
+use crate::limits::Limits;
+use crate::mesh::{self, Peers};
+use crate::recover::{Recovered, recover, region_name};
+use crate::staging::Batch;
+use crate::versions::Versions;
+use ioengine::disk::{DiskOpen, DiskShare};
+use ioengine::ring::{self, MeshPort};
+use ioengine::sync::{Either, Notify, race};
+use ioengine::{CoreConfig, CoreHandle, Disk, HostKind, Io, LaunchError, Launcher, Queue};
+use layout::superblock::Superblock;
+use layout::units::{ENTRY_BODY_BYTES_MAX, Incarnation};
+use net::route::ClusterMap;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How often cores look at what they tell each other while starting and ending.
+const POLL: Duration = Duration::from_millis(1);
+/// How often a serving core looks whether it shall drain.
+const DRAIN_POLL: Duration = Duration::from_millis(200);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Path or name of the disk.
+    pub disk: String,
+    /// Where to listen; port 0 takes any.
+    pub listen: SocketAddr,
+    /// The address that clients are told; `None` is the one listened on.
+    pub advertise: Option<SocketAddr>,
+    /// Cores, which is the shard count of the disk.
+    pub core_count: u16,
+    /// Who runs the tasks.
+    pub host: HostKind,
+    /// Pin core i to processor i.
+    pub pin: bool,
+    /// How long an idle core looks for work before it sleeps, in microseconds.
+    pub spin_us: u64,
+    /// Bounds of each core.
+    pub limits: Limits,
+}
+
+/// What a node tells whoever started it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A shard is recovered; the text says what was found.
+    Recovered {
+        /// Which.
+        shard: u16,
+        /// Records replayed.
+        record_count: u64,
+        /// Log entries replayed.
+        entry_count: u64,
+        /// Tablets that lost part of their log, or may have.
+        damaged_tablet_count: usize,
+    },
+    /// All cores serve on this address.
+    Serving(SocketAddr),
+    /// It cannot start; the text says what, where, and what to do.
+    Failed(String),
+}
+
+/// Who hears of events. Called on the threads of the cores.
+pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What the cores of a starting node tell each other.
+struct Boot {
+    opened: OnceLock<Opened>,
+    ready_count: AtomicUsize,
+    address: OnceLock<SocketAddr>,
+    failed: AtomicBool,
+    draining: AtomicBool,
+    events: Listener,
+}
+
+struct Opened {
+    share: DiskShare,
+    superblock: Superblock,
+    previous: Incarnation,
+    facts: Arc<NodeFacts>,
+}
+
+/// A running node.
+pub struct Node {
+    boot: Arc<Boot>,
+    cores: Vec<CoreHandle>,
+}
+
+impl Node {
+    /// Begin to drain: finish what is in flight, refuse what is new, then end.
+    pub fn drain(&self) {
+        // Release: whoever sees the flag sees what led to it. Nothing else is passed.
+        self.boot.draining.store(true, Ordering::Release);
+    }
+
+    /// A handle by which a signal handler task or another thread can drain the node.
+    pub fn drainer(&self) -> impl Fn() + Send + Sync + 'static {
+        let boot = Arc::clone(&self.boot);
+        move || boot.draining.store(true, Ordering::Release)
+    }
+
+    /// Wait until every core has ended. Returns at once for a simulated node.
+    pub fn join(self) {
+        self.cores.into_iter().for_each(CoreHandle::join);
+    }
+}
+
+/// Start a node. Returns once its cores are launched; `events` hears the rest.
+///
+/// # Errors
+/// [`LaunchError`] when a core cannot be launched.
+pub fn start(launcher: &Launcher, config: &NodeConfig, events: Listener) -> Result<Node, LaunchError> {
+    let boot = Arc::new(Boot {
+        opened: OnceLock::new(),
+        ready_count: AtomicUsize::new(0),
+        address: OnceLock::new(),
+        failed: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        events,
+    });
+    let ports = ring::mesh(usize::from(config.core_count), config.limits.ring_bytes);
+    let mut cores = Vec::new();
+    for (index, port) in ports.into_iter().enumerate() {
+        let core = CoreConfig {
+            name: format!("shard-{index}"),
+            index,
+            cpu: config.pin.then_some(index),
+            arena_bytes: config.limits.arena_bytes,
+            operation_count_max: config.limits.operation_count_max,
+            spin_us: config.spin_us,
+            host: config.host,
+        };
+        let (config, boot) = (config.clone(), Arc::clone(&boot));
+        cores.push(launcher.launch(core, move |io| run(io, config, boot, port))?);
+    }
+    Ok(Node { boot, cores })
+}
+
+/// The main task of a core.
+async fn run(io: Io, config: NodeConfig, boot: Arc<Boot>, port: MeshPort) {
+    if let Err(text) = serve(&io, &config, &boot, port).await {
+        // The first failure speaks; the others are its consequence.
+        if !boot.failed.swap(true, Ordering::AcqRel) {
+            (boot.events)(Event::Failed(text));
+        }
+    }
+}
+
+async fn serve(io: &Io, config: &NodeConfig, boot: &Boot, port: MeshPort) -> Result<(), String> {
+    config.limits.check().map_err(|text| format!("limits: {text}"))?;
+    let index = u16::try_from(io.core_index()).expect("cores are few");
+    let disk = if index == 0 {
+        let disk = io.open_disk(&config.disk, DiskOpen::default()).map_err(|error| error.to_string())?;
+        let opened = open(io, &disk, config).await?;
+        assert!(boot.opened.set(opened).is_ok(), "only core 0 opens");
+        disk
+    } else {
+        let share = wait_for(io, boot, || boot.opened.get().map(|opened| opened.share.clone())).await?;
+        io.attach_disk(&share).map_err(|error| error.to_string())?
+    };
+    let opened = boot.opened.get().expect("just waited for");
+    let shard = start_shard(io, config, boot, opened, disk, index, port).await?;
+    // AcqRel: the last one to count sees what the others did before.
+    let ready = boot.ready_count.fetch_add(1, Ordering::AcqRel) + 1;
+    tracing::debug!(shard = index, ready, "shard ready");
+    listen(io, config, boot, &shard).await?;
+    drain(&shard).await;
+    Ok(())
+}
+
+async fn wait_for<T>(io: &Io, boot: &Boot, get: impl Fn() -> Option<T>) -> Result<T, String> {
+    loop {
+        if let Some(value) = get() {
+            return Ok(value);
+        }
+        if boot.failed.load(Ordering::Acquire) || boot.draining.load(Ordering::Acquire) {
+            return Err("another core has ended the start".to_owned());
+        }
+        io.sleep(POLL).await;
+    }
+}
+
+/// Core 0: the disk, its superblock, and a new incarnation.
+async fn open(io: &Io, disk: &Disk, config: &NodeConfig) -> Result<Opened, String> {
+    let (superblock, previous) = format::open(io, disk).await.map_err(|error| error.to_string())?;
+    if superblock.shard_count != config.core_count {
+        return Err(format!(
+            "disk {} is cut for {} shards and the node was started with {} cores: start it with as many as shards",
+            config.disk, superblock.shard_count, config.core_count
+        ));
+    }
+    let address = config.advertise.unwrap_or(config.listen);
+    let map = ClusterMap::single(superblock.cluster, superblock.node, address, superblock.shard_count);
+    let mut bytes = Vec::with_capacity(map.encoded_bytes());
+    map.encode(&mut bytes);
+    let facts = Arc::new(NodeFacts {
+        node: superblock.node,
+        cluster: superblock.cluster,
+        incarnation: superblock.incarnation,
+        core_count: superblock.shard_count,
+        map_epoch: map.epoch,
+        map: bytes,
+        counters: (0..superblock.shard_count).map(|_| Arc::new(Counters::default())).collect(),
+    });
+    Ok(Opened { share: disk.share(), superblock, previous, facts })
+}
+
+/// Recover a shard and start its tasks.
+async fn start_shard(
+    io: &Io,
+    config: &NodeConfig,
+    boot: &Boot,
+    opened: &Opened,
+    disk: Disk,
+    index: u16,
+    port: MeshPort,
+) -> Result<Rc<Shard>, String> {
+    let limits = &config.limits;
+    let superblock = &opened.superblock;
+    let bytes = Versions::region_bytes(limits.version_row_count);
+    let region =
+        io.region(&region_name(superblock.device, index), bytes).map_err(|error| error.to_string())?;
+    let Recovered { state, journal, buffer, report } =
+        recover(io, disk, superblock, opened.previous, index, limits, region)
+            .await
+            .map_err(|e| e.to_string())?;
+    tracing::info!(
+        shard = index,
+        records = report.replayed.record_count,
+        entries = report.entry_count,
+        tail = ?report.replayed.tail,
+        gaps = report.replayed.gaps.len(),
+        versions = ?report.versions,
+        "shard recovered"
+    );
+    for tablet in &report.damaged {
+        tracing::error!(tablet = tablet.get(), "tablet lost part of its log: it answers `Corrupt`");
+    }
+    let counters = Arc::clone(&opened.facts.counters[usize::from(index)]);
+    counters.replayed_records.set(report.replayed.record_count);
+    counters.replayed_entries.set(report.entry_count);
+    counters.versions_kept.set(u64::from(report.versions == crate::versions::Attached::Kept));
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for (peer, ends) in (0u16..).zip(port.attach(io)) {
+        let (sender, receiver) =
+            ends.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
+        senders.push(sender);
+        receivers.extend(receiver.map(|receiver| (peer, receiver)));
+    }
+    let batch = || RefCell::new(Batch::new(limits.staging_bytes, limits.staging_count_max));
+    let shard = Rc::new(Shard {
+        io: io.clone(),
+        index,
+        facts: Arc::clone(&opened.facts),
+        limits: limits.clone(),
+        state: RefCell::new(state),
+        journal,
+        batch: batch(),
+        flying: batch(),
+        flying_bytes: Cell::new(0),
+        stuck: Cell::new(false),
+        failed: Cell::new(false),
+        staged: Notify::new(),
+        settled: Notify::new(),
+        phase: Cell::new(Phase::Serving),
+        ticks_wanted: Cell::new(0),
+        connections: connection::Connections::default(),
+        gathers: crate::gather::Gathers::default(),
+        peers: Peers::new(senders, limits.frame_bytes_max as usize + net::frame::HEADER_BYTES),
+        counters,
+    });
+    let scratch = Vec::with_capacity(ENTRY_BODY_BYTES_MAX.min(limits.staging_bytes));
+    io.spawn(Queue::Foreground, commit::run(Rc::clone(&shard), buffer, scratch));
+    io.spawn(Queue::Foreground, connection::watch(Rc::clone(&shard)));
+    for (peer, receiver) in receivers {
+        io.spawn(Queue::Foreground, mesh::receive(Rc::clone(&shard), peer, receiver));
+    }
+    (boot.events)(Event::Recovered {
+        shard: index,
+        record_count: report.replayed.record_count,
+        entry_count: report.entry_count,
+        damaged_tablet_count: report.damaged.len(),
+    });
+    Ok(shard)
+}
+
+/// Listen once all cores are ready, and accept until the node drains.
+async fn listen(io: &Io, config: &NodeConfig, boot: &Boot, shard: &Rc<Shard>) -> Result<(), String> {
+    let all = usize::from(config.core_count);
+    wait_for(io, boot, || (boot.ready_count.load(Ordering::Acquire) >= all).then_some(())).await?;
+    let listener = if shard.index == 0 {
+        let listener = io.listen(config.listen).map_err(|error| error.to_string())?;
+        assert!(boot.address.set(listener.address()).is_ok(), "only core 0 chooses the port");
+        listener
+    } else {
+        let address = wait_for(io, boot, || boot.address.get().copied()).await?;
+        io.listen(address).map_err(|error| error.to_string())?
+    };
+    // Counted twice: ready, then listening.
+    if boot.ready_count.fetch_add(1, Ordering::AcqRel) + 1 == 2 * all {
+        (boot.events)(Event::Serving(listener.address()));
+    }
+    // One accept stays in flight while the drain flag is looked at: a dropped one could drop a client with it.
+    let mut accept = std::pin::pin!(listener.accept());
+    loop {
+        let waited = race(accept.as_mut(), io.sleep(DRAIN_POLL)).await;
+        if boot.draining.load(Ordering::Acquire) || boot.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match waited {
+            Either::First(Ok(stream)) => connection::serve(shard, stream),
+            Either::First(Err(error)) => {
+                tracing::warn!(%error, "accept failed");
+                io.sleep(DRAIN_POLL).await;
+            }
+            Either::Second(()) => continue,
+        }
+        accept.set(listener.accept());
+    }
+}
+
+/// Finish what is in flight, then close.
+async fn drain(shard: &Rc<Shard>) {
+    shard.phase.set(Phase::Draining);
+    let deadline = shard.io.now().after(shard.limits.drain_deadline);
+    while !shard.is_settled() && shard.io.now() < deadline {
+        race(shard.settled.notified(), shard.io.sleep(Duration::from_millis(50))).await;
+    }
+    // Answers are in the outboxes now; readers end, writers send what is left.
+    shard.connections.close_readers();
+    while shard.connections.count() > 0 && shard.io.now() < deadline {
+        shard.io.sleep(Duration::from_millis(5)).await;
+    }
+    shard.connections.close_all();
+}

@@ -1,0 +1,135 @@
+//! Scans of a stream's times, the newest of a stream, and the streams of a tablet: read from the memtable into the
+//! reply, as much as fits, with where to go on.
+
+use crate::apply::State;
+use crate::get::visible;
+use crate::memtable::Direction;
+use layout::key::{Key, bucket_of, tablet_of};
+use layout::units::{Space, TabletIndex};
+use net::outcome::Outcome;
+use net::reply::{RecordsWriter, StreamsWriter};
+use net::request::{Head, Scan, Streams};
+use std::ops::Bound;
+
+/// Records looked at in one turn at most: a stream of tombstones must not hold up everyone else.
+const LOOKED_AT_MAX: u32 = 65_536;
+
+/// A scan or head, as one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span<'a> {
+    pub(crate) space: Space,
+    pub(crate) stream: &'a [u8],
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) direction: Direction,
+    pub(crate) record_limit: u32,
+    /// 0: as much as fits.
+    pub(crate) byte_limit: u32,
+    /// Whatever this replica has will do.
+    pub(crate) local: bool,
+}
+
+impl<'a> From<Scan<'a>> for Span<'a> {
+    fn from(scan: Scan<'a>) -> Span<'a> {
+        let direction = if scan.backward { Direction::Backward } else { Direction::Forward };
+        Span {
+            space: scan.space,
+            stream: scan.stream,
+            from: scan.from,
+            to: scan.to,
+            direction,
+            record_limit: scan.record_limit,
+            byte_limit: scan.byte_limit,
+            local: scan.local,
+        }
+    }
+}
+
+impl<'a> From<Head<'a>> for Span<'a> {
+    fn from(head: Head<'a>) -> Span<'a> {
+        Span {
+            space: head.space,
+            stream: head.stream,
+            from: 0,
+            to: u64::MAX,
+            direction: Direction::Backward,
+            record_limit: head.record_limit,
+            byte_limit: head.byte_limit,
+            local: head.local,
+        }
+    }
+}
+
+impl Span<'_> {
+    pub(crate) fn tablet(&self) -> TabletIndex {
+        tablet_of(bucket_of(self.space, self.stream))
+    }
+}
+
+/// Records of a span into `out`, a reply body. `None` when not even one record fits, though there is one.
+/// The span's byte limit never keeps back the first record.
+pub(crate) fn records(state: &State, span: &Span<'_>, out: &mut [u8]) -> Option<Result<usize, Outcome>> {
+    let limit = span.byte_limit as usize;
+    if limit == 0 || limit >= out.len() {
+        return page(state, span, out);
+    }
+    let least = net::reply::reply_bytes_records();
+    if let Some(done) = page(state, span, &mut out[..limit.max(least)]) {
+        return Some(done);
+    }
+    page(state, &Span { record_limit: 1, ..*span }, out)
+}
+
+fn page(state: &State, span: &Span<'_>, out: &mut [u8]) -> Option<Result<usize, Outcome>> {
+    let bucket = bucket_of(span.space, span.stream);
+    let tablet = tablet_of(bucket);
+    let own = state.tablet(tablet);
+    // What may be missing cannot be shown as absent.
+    if own.damage.is_some() && !span.local {
+        return Some(Err(Outcome::Corrupt));
+    }
+    let mut writer = RecordsWriter::new(out, own.log_time, own.applied);
+    let times = span.from..=span.to;
+    let range = state.memtable.stream_range(tablet, bucket, span.space, span.stream, times, span.direction);
+    for (looked_at, entry) in (0..).zip(range) {
+        let time = entry.key.time;
+        if looked_at == LOOKED_AT_MAX || (span.record_limit > 0 && writer.count() == span.record_limit) {
+            return Some(Ok(writer.finish(Some(time))));
+        }
+        if let Some(record) = visible(entry.record, own.log_time)
+            && !writer.push(time, record.version, record.expiry_us, record.value)
+        {
+            if writer.count() == 0 {
+                return None;
+            }
+            return Some(Ok(writer.finish(Some(time))));
+        }
+    }
+    Some(Ok(writer.finish(None)))
+}
+
+/// Streams of a tablet in key order into `out`, a reply body.
+pub(crate) fn streams(state: &State, asked: &Streams<'_>, out: &mut [u8]) -> Result<usize, Outcome> {
+    let tablet = asked.tablet;
+    let own = state.tablet(tablet);
+    if own.damage.is_some() {
+        return Err(Outcome::Corrupt);
+    }
+    let mut writer = StreamsWriter::new(out, own.log_time);
+    let mut next = match asked.after {
+        None => state.memtable.range(tablet, Bound::Unbounded, Direction::Forward).next(),
+        Some((space, stream)) => state.memtable.stream_after(tablet, bucket_of(space, stream), space, stream),
+    };
+    let mut looked_at = 0;
+    while let Some(entry) = next {
+        let Key { space, stream, .. } = entry.key;
+        let wanted = asked.space.is_none_or(|wanted| wanted == space);
+        let full = (asked.limit > 0 && writer.count() == asked.limit) || looked_at == LOOKED_AT_MAX;
+        if wanted && (full || !writer.push(space, stream)) {
+            return Ok(writer.finish(true));
+        }
+        looked_at += 1;
+        next = state.memtable.stream_after(tablet, entry.bucket, space, stream);
+    }
+    Ok(writer.finish(false))
+}

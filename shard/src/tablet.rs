@@ -1,0 +1,39 @@
+//! One tablet as its owner core sees it: its log's position, its log time, what it must remember to apply the next
+//! entry like every other replica would, and what of its journal is lost.
+
+use crate::recent::RecentKeys;
+use crate::requests::RequestTable;
+use layout::units::{LogIndex, LogTime};
+
+/// What a tablet has, or may have, lost with its journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// First log index that is lost, or may be.
+    pub(crate) from: LogIndex,
+    /// Last one; `None` when nobody knows where the loss ends.
+    pub(crate) to: Option<LogIndex>,
+}
+
+/// State of one tablet.
+pub(crate) struct Tablet {
+    /// Last entry applied.
+    pub(crate) applied: LogIndex,
+    /// Largest stamp applied: the only clock that decides about expiry.
+    pub(crate) log_time: LogTime,
+    /// Ids of requests applied, with their outcomes.
+    pub(crate) requests: RequestTable,
+    /// Keys written lately, for compare-and-set.
+    pub(crate) recent: RecentKeys,
+    /// Part of the log is lost: learner-only. It takes no writes and answers no strong read, not even of records
+    /// written later: whether a later entry took effect may hang on a lost one (a compare-and-set on its key, a
+    /// retry of its request).
+    pub(crate) damage: Option<Damage>,
+}
+
+impl Tablet {
+    /// Entries `applied + 1 ..= to` are lost, or may be. What was lost before stays named.
+    pub(crate) fn lose(&mut self, to: Option<LogIndex>) {
+        let from = self.damage.map_or(self.applied.next(), |damage| damage.from);
+        self.damage = Some(Damage { from, to });
+    }
+}
