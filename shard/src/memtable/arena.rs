@@ -87,7 +87,7 @@ impl Header {
         usize::from((self.shape >> STREAM_SHIFT) as u8)
     }
 
-    fn height(&self) -> usize {
+    pub(super) fn height(&self) -> usize {
         (self.shape >> HEIGHT_SHIFT) as usize & 0xf
     }
 

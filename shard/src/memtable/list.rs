@@ -8,17 +8,27 @@
 //! 12 three, 3 four and one more. Which of the 256 is which is scrambled by a seed, so that a client cannot bring
 //! all tall nodes to one place; yet the bytes of all towers together do not depend on the seed. So a replay of the
 //! same writes needs the same room as they did the first time, to within [`TOWER_SLACK_BYTES`].
+//!
+//! Records come mostly at the end of their stream. So a table of hints, by hash of the stream, names the node last
+//! inserted there, and the place of the next one is looked for around it: a few nodes instead of a search from the
+//! head, which reads about 25. A hint may be of another stream or far away; then the search from the head decides.
 
 use std::cmp::Ordering;
 
 use layout::key::Key;
 use layout::units::{BucketIndex, TABLET_COUNT, TabletIndex};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::arena::{Arena, LEVEL_COUNT, NONE, UNIT_BYTES};
 
 /// Two replays of the same writes differ by less than this in the bytes of their towers: at most the towers of
 /// one run of 256 nodes: 48 + 12 nodes of one unit, 3 of two and one of at most six.
 pub(super) const TOWER_SLACK_BYTES: usize = (48 + 12 + 3 * 2 + 6) * UNIT_BYTES;
+
+/// Nodes looked at around a hint at most: beyond, the search from the head is as good.
+const HINT_STEP_COUNT: usize = 12;
+/// Tallest node linked by a hint: its left neighbour at level 1 is four nodes away on average, at level 2 sixteen.
+const HINT_HEIGHT_MAX: usize = 2;
 
 /// A place in the order of a tablet: before or after a key, or after everything.
 #[derive(Clone, Copy)]
@@ -36,6 +46,8 @@ pub(super) struct Lists {
     level_counts: [usize; TABLET_COUNT],
     node_count: u64,
     seed: u64,
+    /// The node last inserted of the streams that share a slot.
+    hints: Vec<u32>,
 }
 
 /// Order of a node against a key.
@@ -56,13 +68,19 @@ impl Place<'_> {
 }
 
 impl Lists {
-    pub(super) fn new(seed: u64) -> Lists {
+    /// Hints for this many records: one for eight.
+    pub(super) fn hint_count(record_count_max: usize) -> usize {
+        (record_count_max / 8).next_power_of_two()
+    }
+
+    pub(super) fn new(record_count_max: usize, seed: u64) -> Lists {
         Lists {
             heads: vec![[NONE; LEVEL_COUNT]; TABLET_COUNT],
             tails: [NONE; TABLET_COUNT],
             level_counts: [1; TABLET_COUNT],
             node_count: 0,
             seed,
+            hints: vec![NONE; Lists::hint_count(record_count_max)],
         }
     }
 
@@ -115,6 +133,59 @@ impl Lists {
         self.next(arena, tablet, node, 0)
     }
 
+    /// The slot of a stream's hint.
+    pub(super) fn hint_slot(&self, stream: &[u8]) -> usize {
+        xxh3_64_with_seed(stream, self.seed) as usize & (self.hints.len() - 1)
+    }
+
+    /// Bring a hint near.
+    pub(super) fn prefetch(&self, hint_slot: usize) {
+        super::prefetch(&self.hints, hint_slot);
+    }
+
+    /// Like [`Lists::search`] for the levels of a low node, from a hint; `None` when it does not help.
+    fn search_near(
+        &self,
+        arena: &Arena,
+        hint: u32,
+        height: usize,
+        bucket: BucketIndex,
+        key: Key<'_>,
+    ) -> Option<[u32; LEVEL_COUNT]> {
+        // A bucket belongs to one tablet: a node of this bucket is in the right list.
+        if hint == NONE || height > HINT_HEIGHT_MAX || arena.header(hint).bucket() != bucket.get() {
+            return None;
+        }
+        let is_before = |node| compare(arena, node, bucket, key) == Ordering::Less;
+        let mut steps = 0..HINT_STEP_COUNT;
+        let mut left = hint;
+        if is_before(left) {
+            loop {
+                let next = arena.next(left, 0);
+                if next == NONE || !is_before(next) {
+                    break;
+                }
+                left = next;
+                steps.next()?;
+            }
+        } else {
+            while left != NONE && !is_before(left) {
+                left = arena.previous(left);
+                steps.next()?;
+            }
+        }
+        let mut before = [NONE; LEVEL_COUNT];
+        before[0] = left;
+        if height > 1 {
+            while left != NONE && arena.header(left).height() < 2 {
+                left = arena.previous(left);
+                steps.next()?;
+            }
+            before[1] = left;
+        }
+        Some(before)
+    }
+
     /// Link a new node, made with the [`Lists::height`] of now, whose key is not in the list.
     pub(super) fn insert(
         &mut self,
@@ -123,10 +194,14 @@ impl Lists {
         node: u32,
         bucket: BucketIndex,
         key: Key<'_>,
+        hint_slot: usize,
     ) {
         let height = self.height();
         self.node_count += 1;
-        let before = self.search(arena, tablet, Place::Before(bucket, key));
+        let before = self
+            .search_near(arena, self.hints[hint_slot], height, bucket, key)
+            .unwrap_or_else(|| self.search(arena, tablet, Place::Before(bucket, key)));
+        self.hints[hint_slot] = node;
         let levels = &mut self.level_counts[tablet.index()];
         *levels = (*levels).max(height);
         for (level, &left) in before.iter().enumerate().take(height) {
@@ -151,6 +226,45 @@ impl Lists {
         self.heads[tablet.index()] = [NONE; LEVEL_COUNT];
         self.tails[tablet.index()] = NONE;
         self.level_counts[tablet.index()] = 1;
+        // Some name nodes that are in no list any more.
+        self.hints.fill(NONE);
+    }
+}
+
+#[cfg(test)]
+impl Lists {
+    /// Panics when the links of a tablet break the invariant. Gives the count of nodes of each level.
+    pub(super) fn check(&self, arena: &Arena, tablet: TabletIndex) -> [usize; LEVEL_COUNT] {
+        let mut above: Option<Vec<u32>> = None;
+        std::array::from_fn(|level| {
+            let mut nodes = Vec::new();
+            let mut node = self.next(arena, tablet, NONE, level);
+            while node != NONE {
+                assert!(arena.header(node).height() > level && level < self.level_counts[tablet.index()]);
+                nodes.push(node);
+                node = arena.next(node, level);
+            }
+            // Every node of the level below that is tall enough, in the same order.
+            if let Some(below) = &above {
+                let expected = below.iter().filter(|node| arena.header(**node).height() > level);
+                assert!(nodes.iter().eq(expected), "level {level}");
+            } else {
+                let mut before = NONE;
+                for &node in &nodes {
+                    assert_eq!(arena.previous(node), before);
+                    let header = arena.header(node);
+                    let bucket = BucketIndex::new(header.bucket()).expect("17 bits");
+                    assert!(
+                        before == NONE || compare(arena, before, bucket, arena.key(node, &header)).is_lt()
+                    );
+                    before = node;
+                }
+                assert_eq!(self.tails[tablet.index()], before);
+            }
+            let count = nodes.len();
+            above = Some(nodes);
+            count
+        })
     }
 }
 
@@ -159,7 +273,7 @@ mod tests {
     use super::*;
 
     fn tower_bytes(seed: u64, count: usize) -> usize {
-        let mut lists = Lists::new(seed);
+        let mut lists = Lists::new(1, seed);
         let mut bytes = 0;
         for _ in 0..count {
             bytes += lists.height() / 2 * UNIT_BYTES;
@@ -175,7 +289,7 @@ mod tests {
             let (least, most) = (all.iter().min().expect("four"), all.iter().max().expect("four"));
             assert!(most - least <= TOWER_SLACK_BYTES, "{count}: {all:?}");
         }
-        let mut lists = Lists::new(3);
+        let mut lists = Lists::new(1, 3);
         let mut counts = [0; LEVEL_COUNT + 1];
         for _ in 0..256 {
             counts[lists.height()] += 1;

@@ -46,7 +46,9 @@ impl MemtableConfig {
     /// Memory that a memtable of this config takes at start, bytes.
     #[must_use]
     pub fn footprint_bytes(&self) -> usize {
-        self.bytes + Index::line_count(self.record_count_max) * 64
+        self.bytes
+            + Index::line_count(self.record_count_max) * 64
+            + Lists::hint_count(self.record_count_max) * 4
     }
 }
 
@@ -143,7 +145,7 @@ impl Memtable {
         Memtable {
             arena: Arena::new(config.bytes),
             index: Index::new(config.record_count_max),
-            lists: Lists::new(config.seed),
+            lists: Lists::new(config.record_count_max, config.seed),
             record_count_max: config.record_count_max,
             record_counts: [0; TABLET_COUNT],
             record_count: 0,
@@ -189,6 +191,8 @@ impl Memtable {
     pub fn get(&self, hash: u64, key: Key<'_>) -> Option<Record<'_>> {
         let mut found = None;
         self.index.find(hash, |node| {
+            // All lines of a small record at once, not header, then key, then value.
+            self.arena.prefetch(node);
             let header = self.arena.header(node);
             let is_it = self.arena.key(node, &header) == key;
             if is_it {
@@ -253,6 +257,8 @@ impl Memtable {
         assert!(!version.is_absent(), "a write has a version");
         debug_assert_eq!(hash, self.key_hash(key), "the hash is the key's");
         let record = Record { version, expiry_us, value };
+        let hint_slot = self.lists.hint_slot(key.stream);
+        self.lists.prefetch(hint_slot);
         if let Some(node) = self.find(hash, key) {
             if self.arena.header(node).version >= version || self.arena.replace(node, record) {
                 return Ok(());
@@ -264,7 +270,7 @@ impl Memtable {
         }
         let height = self.lists.height();
         let node = self.arena.node(height, bucket, key, record).ok_or(Full { limit: LIMIT_BYTES })?;
-        self.lists.insert(&mut self.arena, tablet, node, bucket, key);
+        self.lists.insert(&mut self.arena, tablet, node, bucket, key, hint_slot);
         self.index.insert(hash, node);
         self.record_count += 1;
         self.record_counts[tablet.index()] += 1;

@@ -144,6 +144,8 @@ proptest! {
             }
             prop_assert_eq!(memtable.usage().record_count, model.len());
         }
+        let levels = TabletIndex::all().map(|tablet| memtable.lists.check(&memtable.arena, tablet));
+        prop_assert_eq!(levels.map(|counts| counts[0]).sum::<usize>(), model.len());
         for (key, record) in &model {
             prop_assert_eq!(get(&memtable, key), Some(record.clone()));
         }
@@ -273,6 +275,30 @@ fn an_overwrite_that_fits_makes_no_garbage_and_uses_nothing() {
         put(&mut memtable, &at(0, b"s", 0), &(Version(version), 0, Some(vec![2; bytes]))).expect("room");
     }
     assert_eq!((memtable.usage().used_bytes, memtable.usage().garbage_bytes), (used, 0));
+}
+
+/// Streams that grow at the end, at the start and anywhere, in turns, so that hints help, miss and lie.
+#[test]
+fn hints_never_break_the_links() {
+    let mut memtable = Memtable::new(config(1 << 20, 5000));
+    let mut random = 1u64;
+    for number in 0..4000u64 {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let stream = [b's', (random >> 60) as u8];
+        let time = match number / 500 % 3 {
+            0 => 1 << 20 | number,
+            1 => 1 << 20 | (4000 - number),
+            _ => random >> 44,
+        };
+        put(&mut memtable, &at(0, &stream, time), &(Version(1), 0, None)).expect("room");
+        if number == 2500 {
+            memtable.clear_tablet(key(&at(0, &stream, 0)).tablet());
+        }
+    }
+    let levels: Vec<_> =
+        TabletIndex::all().map(|tablet| memtable.lists.check(&memtable.arena, tablet)).collect();
+    assert_eq!(levels.iter().map(|counts| counts[0]).sum::<usize>(), memtable.usage().record_count);
+    assert!(levels.iter().any(|counts| counts[4] > 0), "{levels:?}");
 }
 
 #[test]
