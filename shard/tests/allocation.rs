@@ -58,8 +58,8 @@ fn tables_allocate_nothing_after_start() {
     let before = COUNT.load(Ordering::Relaxed);
     let mut found = 0;
     for number in 0..3000u64 {
-        let stream = [b's', number as u8 % 7];
-        let key = Key { space: Space(0), stream: &stream, time: number % 1500 };
+        let stream = [b's', (number % 7) as u8];
+        let key = Key { space: Space(0), stream: &stream, time: number % 1400 };
         let (bucket, tablet, hash) = (key.bucket(), key.tablet(), memtable.key_hash(key));
         let version = Version::new(LogIndex(number + 1), 0, 0);
         let bytes = (number / 10) as usize % 200;
