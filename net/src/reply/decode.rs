@@ -186,9 +186,6 @@ fn decode_head(rest: &mut Rest<'_>, operation: Operation) -> Result<(LogTime, He
         }
         OutcomeCode::WrongGroup => Outcome::WrongGroup { epoch: detail },
         OutcomeCode::VersionMismatch => {
-            if code & !CODE_KNOWN != 0 {
-                return Err(rest.wrong(head::CODE));
-            }
             let mut behind = *rest;
             behind.take(head::BYTES)?;
             let current = Version(behind.head::<{ mismatch::BYTES }>()?.u64(mismatch::CURRENT));
@@ -205,6 +202,13 @@ fn decode_head(rest: &mut Rest<'_>, operation: Operation) -> Result<(LogTime, He
         OutcomeCode::UnknownOutcome => Outcome::UnknownOutcome,
         OutcomeCode::Timeout => Outcome::Timeout,
     };
+    let (said_code, said_detail) = super::encode::code_and_detail(&not);
+    if code != said_code {
+        return Err(rest.wrong(head::CODE));
+    }
+    if detail != said_detail {
+        return Err(rest.wrong(head::DETAIL));
+    }
     rest.take(super::encode::reply_bytes_outcome(&not))?;
     Ok((log_time, Head::Not(not)))
 }

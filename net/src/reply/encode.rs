@@ -89,8 +89,9 @@ fn put_get_ok(out: &mut impl Sink, log_time: LogTime, version: Version, expiry: 
     out.put(value);
 }
 
-fn put_outcome(out: &mut impl Sink, log_time: LogTime, outcome: &Outcome) {
-    let (code, detail) = match *outcome {
+/// The code and the detail that say the rest of an outcome; 0 where there is none.
+pub(super) fn code_and_detail(outcome: &Outcome) -> (u8, u32) {
+    match *outcome {
         Outcome::Busy { limit, hint_ms } => (limit.code(), hint_ms),
         Outcome::TooLarge { limit } => (limit.code(), 0),
         Outcome::BadRequest { why, at } => (why.code(), at),
@@ -103,7 +104,11 @@ fn put_outcome(out: &mut impl Sink, log_time: LogTime, outcome: &Outcome) {
         | Outcome::Corrupt
         | Outcome::UnknownOutcome
         | Outcome::Timeout => (0, 0),
-    };
+    }
+}
+
+fn put_outcome(out: &mut impl Sink, log_time: LogTime, outcome: &Outcome) {
+    let (code, detail) = code_and_detail(outcome);
     out.put(&head_bytes(outcome.code(), code, detail, log_time));
     if let Outcome::VersionMismatch { current } = outcome {
         let current = current.unwrap_or(Version::ABSENT);

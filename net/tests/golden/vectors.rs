@@ -398,6 +398,8 @@ pub(crate) fn malformed() -> Vec<Malformed> {
     add("reply-outcome-redirect", LIMIT, body_with(of("get-not-found"), 0, &[4]));
     add("reply-not-found-to-put", LIMIT, body_with(of("put-busy"), 0, &[2]));
     add("reply-reserved", LIMIT, body_with(of("get-not-found"), 2, &[1]));
+    add("reply-detail", LIMIT, body_with(of("get-not-found"), 4, &[1]));
+    add("reply-code", LIMIT, body_with(of("get-not-found"), 1, &[1]));
     add("reply-limit-unknown", LIMIT, body_with(of("put-busy"), 1, &[99]));
     add("reply-why-unknown", LIMIT, body_with(of("put-too-far-ahead"), 1, &[200]));
     add("reply-get-value-cut", LIMIT, body_of_length(of("get-ok"), 36));

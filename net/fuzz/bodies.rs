@@ -1,0 +1,246 @@
+//! What is tried with any bytes, shared by the fuzz targets and by tests/mutate.rs.
+//!
+//! Owns the properties: a decoder never panics; what it accepts encodes to the same bytes; a session never takes more than it
+//! was given and always comes to an end. Each body also tries its input with the checksums made right, so that what lies
+//! behind them is reached. Answers how many of its tries were accepted, so that a test sees whether it got past the
+//! checks.
+
+use layout::units::Uuid;
+use net::field::Sink;
+use net::frame::{BODY_BYTES_MAX, HEADER_BYTES, next_frame, seal};
+use net::reply::*;
+use net::request::{AuthMethod, Hello};
+use net::route::ClusterMap;
+use net::session::*;
+use net::{Operation, Reply, Request};
+
+/// The frame with its length and both checksums made right, when it is long enough to have them.
+fn mended(data: &[u8]) -> Vec<u8> {
+    let mut frame = data.to_vec();
+    if let Some(head) = data.first_chunk::<HEADER_BYTES>() {
+        let [request, epoch] =
+            [&head[8..16], &head[16..24]].map(|b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
+        seal(&mut frame, head[5], request, (epoch >> 32) as u32);
+    }
+    frame
+}
+
+/// One frame: cut, decoded, encoded again.
+pub(crate) fn frame(data: &[u8]) -> usize {
+    let mut accepted = 0;
+    for bytes in [data, &mended(data)] {
+        let Ok(Some(frame)) = next_frame(bytes, BODY_BYTES_MAX) else { continue };
+        assert_eq!(frame.consumed, HEADER_BYTES + frame.body.len());
+        let mut again = bytes[..frame.consumed].to_vec();
+        seal(&mut again, frame.header.code(), frame.header.request, frame.header.map_epoch);
+        assert_eq!(again, bytes[..frame.consumed], "a frame that was accepted is sealed the same again");
+        let decoded = if frame.header.is_reply {
+            reply(frame.header.operation, frame.body)
+        } else {
+            request(frame.header.operation, frame.body)
+        };
+        accepted += usize::from(decoded);
+    }
+    accepted
+}
+
+fn request(operation: Operation, body: &[u8]) -> bool {
+    let Ok(request) = Request::decode(operation, body) else { return false };
+    let mut again = Vec::new();
+    request.encode(&mut again);
+    assert_eq!(again, body, "{request:?}");
+    assert_eq!(request.encoded_bytes(), body.len());
+    true
+}
+
+fn reply(operation: Operation, body: &[u8]) -> bool {
+    let Ok(reply) = Reply::decode(operation, body) else { return false };
+    if let Answer::Map(bytes) = reply.answer {
+        return map(bytes);
+    }
+    let mut again = vec![0; body.len()];
+    let bytes = encode(&mut again, &reply);
+    assert_eq!(bytes, body.len(), "{reply:?}");
+    assert_eq!(again, body, "{reply:?}");
+    true
+}
+
+/// The cluster map: what is accepted is valid, encodes the same, and its replica orders can be computed.
+fn map(bytes: &[u8]) -> bool {
+    let Ok(map) = ClusterMap::decode(bytes) else { return false };
+    let mut again = Vec::new();
+    map.encode(&mut again);
+    assert_eq!(again, bytes);
+    assert!((0..map.groups.len()).all(|group| map.replica_order(group).is_ok()), "a valid map has orders");
+    true
+}
+
+fn encode(out: &mut [u8], reply: &Reply<'_>) -> usize {
+    match reply.answer {
+        Answer::Not(outcome) => encode_outcome(out, reply.log_time, &outcome),
+        Answer::Hello(hello) => {
+            let bytes = encode_hello(out, &hello);
+            // Only replies that ask a tablet have a log time of their own; the others are written with none.
+            put_log_time(out, reply);
+            bytes
+        }
+        Answer::Echo(payload) | Answer::Map(payload) => {
+            let bytes = encode_echo(out, payload);
+            put_log_time(out, reply);
+            bytes
+        }
+        Answer::Status(text) => {
+            let bytes = encode_status(out, text);
+            put_log_time(out, reply);
+            bytes
+        }
+        Answer::Record { version, expiry, value } => {
+            encode_get_ok(out, reply.log_time, version, expiry, value)
+        }
+        Answer::Written(w) => encode_written(out, reply.log_time, w.version, w.repeated),
+        Answer::BatchWritten { first, count } => {
+            encode_batch_written(out, reply.log_time, first.version, count, first.repeated)
+        }
+        Answer::MultiGet(many) => {
+            let mut writer = MultiGetWriter::new(out, many.count());
+            for item in many.items() {
+                let log_time = item.reply.log_time;
+                let fits = match item.reply.answer {
+                    Answer::Record { version, expiry, value } => {
+                        writer.record(item.index, log_time, version, expiry, value)
+                    }
+                    Answer::Not(outcome) => writer.outcome(item.index, log_time, &outcome),
+                    other => panic!("an item is a get's reply, not {other:?}"),
+                };
+                assert!(fits, "it came from as many bytes");
+            }
+            let bytes = writer.finish();
+            put_log_time(out, reply);
+            bytes
+        }
+        Answer::Records(page) => {
+            let mut writer = RecordsWriter::new(out, reply.log_time, page.log_index);
+            for record in page.iter() {
+                assert!(
+                    writer.push(record.time, record.version, record.expiry, record.value),
+                    "it came from as many bytes"
+                );
+            }
+            writer.finish(page.resume)
+        }
+        Answer::Streams(list) => {
+            let mut writer = StreamsWriter::new(out, reply.log_time);
+            for (space, stream) in list.iter() {
+                assert!(writer.push(space, stream), "it came from as many bytes");
+            }
+            writer.finish(list.more)
+        }
+    }
+}
+
+fn put_log_time(out: &mut [u8], reply: &Reply<'_>) {
+    out[8..16].copy_from_slice(&reply.log_time.0.to_le_bytes());
+}
+
+fn hello() -> Hello<'static> {
+    Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        method: AuthMethod::None,
+        auth: &[],
+        features: 0,
+        frame_bytes: BODY_BYTES_MAX,
+        in_flight: 8,
+        client: 1,
+        cluster: Uuid::default(),
+    }
+}
+
+/// A connection to a server: a good hello, or none, and then the bytes, a few more each turn.
+pub(crate) fn server(data: &[u8]) -> usize {
+    let mut accepted = 0;
+    for good_hello in [false, true] {
+        let mut input = Vec::new();
+        if good_hello {
+            append_frame(&Request::Hello(hello()), 0, 0, &mut input);
+        }
+        Sink::put(&mut input, data);
+        let identity = ServerIdentity { cluster: Uuid([1; 16]), node: 1, incarnation: 1, features: 0 };
+        let mut session = ServerSession::new(ServerLimits::default(), identity, 0);
+        let (mut from, mut to, mut now) = (0, 0, 0);
+        // Each turn takes a frame or shows more bytes, and a frame has 32, so this many turns are enough.
+        for _ in 0..2 * input.len() + 8 {
+            now += 1;
+            match session.next(now, 1, &input[from..to]) {
+                Step::Need { bytes } => {
+                    assert!(bytes > to - from, "asks for what it has");
+                    if to == input.len() {
+                        break;
+                    }
+                    to = input.len().min(to + 1 + data.first().map_or(0, |byte| *byte as usize));
+                }
+                Step::Full => unreachable!("each is answered at once"),
+                Step::Request { consumed, .. } => {
+                    accepted += 1;
+                    from += consumed;
+                    session.answered(now);
+                }
+                Step::Answer { consumed, close, .. } => {
+                    from += consumed;
+                    assert!(close.is_none() || matches!(session.next(now, 1, &[]), Step::Close(_)));
+                }
+                Step::Close(_) => break,
+            }
+            assert!(from <= to, "took more than it was given");
+            assert!(session.deadline_us().is_some(), "silence has a deadline in each state");
+        }
+    }
+    accepted
+}
+
+/// A connection to a server that answers hello well and then anything; four requests are in flight.
+pub(crate) fn client(data: &[u8]) -> usize {
+    let mut session = ClientSession::new(8);
+    session.send_hello(&hello(), &mut Vec::new());
+    let agreed = HelloReply {
+        protocol: 1,
+        frame_bytes: BODY_BYTES_MAX,
+        in_flight: 8,
+        node: 1,
+        features: 0,
+        cluster: Uuid([1; 16]),
+        incarnation: 1,
+        map_epoch: 1,
+        idle_ms: 0,
+    };
+    let mut answer = vec![0; HEADER_BYTES + reply_bytes_hello()];
+    encode_hello(&mut answer[HEADER_BYTES..], &agreed);
+    seal(&mut answer, Operation::Hello.code() | net::operation::REPLY_BIT, 0, 1);
+    assert!(matches!(session.next(&answer), Ok(ClientStep::Hello { .. })));
+    // The numbers of the golden replies, in turn with each operation.
+    let mut accepted = 0;
+    for operation in Operation::ALL {
+        let mut session = session.clone();
+        let number = session.begin(operation, 0, 77).expect("eight are allowed");
+        assert_eq!(number, 0x1_0000, "the number that the golden replies carry");
+        let mut rest = data;
+        loop {
+            match session.next(rest) {
+                Ok(ClientStep::Need { bytes }) => {
+                    assert!(bytes > rest.len(), "asks for what it has");
+                    break;
+                }
+                Ok(ClientStep::Reply { tag, consumed, .. }) => {
+                    assert_eq!((tag, session.in_flight()), (77, 0));
+                    accepted += 1;
+                    rest = &rest[consumed..];
+                }
+                Ok(ClientStep::Hello { consumed, .. } | ClientStep::Late { consumed }) => {
+                    rest = &rest[consumed..]
+                }
+                Err(_) => break,
+            }
+        }
+    }
+    accepted
+}
