@@ -13,7 +13,7 @@ use ioengine::Io;
 use ioengine::sync::Notify;
 use layout::units::{Incarnation, LogIndex, TabletIndex, Uuid};
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What all cores of a node know about it.
 pub(crate) struct NodeFacts {
@@ -23,13 +23,18 @@ pub(crate) struct NodeFacts {
     /// Cores, and shards, of the node.
     pub(crate) core_count: u16,
     pub(crate) map_epoch: u32,
-    /// The cluster map as a reply carries it.
-    pub(crate) map: Vec<u8>,
+    /// The cluster map as a reply carries it; set before anyone listens, because it names the port.
+    pub(crate) map: OnceLock<Vec<u8>>,
     /// Counters of each core, by its index.
     pub(crate) counters: Vec<Arc<Counters>>,
 }
 
 impl NodeFacts {
+    /// The cluster map as a reply carries it.
+    pub(crate) fn map(&self) -> &[u8] {
+        self.map.get().expect("requests come after the map was made")
+    }
+
     /// The core that owns a tablet.
     pub(crate) fn owner(&self, tablet: TabletIndex) -> u16 {
         tablet.shard(self.core_count).0

@@ -114,7 +114,7 @@ fn answer(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, request: &Request<'_>) 
             outcome(shard, out, to, LogTime(0), &Outcome::NotModified)
         }
         Request::Map(_) => {
-            let map = &shard.facts.map;
+            let map = shard.facts.map();
             write(shard, out, to, reply_bytes_payload(map.len()), |bytes| Some(encode_map(bytes, map)))
                 .served()
         }

@@ -47,6 +47,12 @@ pub enum FormatError {
         /// Node it belongs to.
         node: u32,
     },
+    /// Nodes are numbered from 1.
+    #[error("disk {name}: node 0 does not exist: nodes are numbered from 1")]
+    Node {
+        /// Disk.
+        name: String,
+    },
     /// Starts are numbered with 32 bits.
     #[error("disk {name}: its 2^32 starts are used up: format it anew")]
     StartsUsedUp {
@@ -66,7 +72,7 @@ pub enum FormatError {
 pub struct FormatPlan {
     /// Cluster it will belong to.
     pub cluster: Uuid,
-    /// Node it will belong to.
+    /// Node it will belong to, from 1.
     pub node: u32,
     /// Shards to cut it for, 1..=64; fixed from then on.
     pub shard_count: u16,
@@ -134,6 +140,9 @@ async fn write_copies(
 /// [`FormatError`]; the disk is then not formatted, or formatted as before when `anew` was not set.
 pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superblock, FormatError> {
     let name = disk.name().to_owned();
+    if wanted.node == 0 {
+        return Err(FormatError::Node { name });
+    }
     let copies = read_copies(io, disk).await?;
     let before = choose(&copies).ok();
     if let (Some(before), false) = (&before, wanted.anew) {

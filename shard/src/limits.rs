@@ -130,8 +130,12 @@ impl Limits {
         )?;
         need(self.record_bytes_max.is_multiple_of(4096), "record_bytes_max is a multiple of 4096")?;
         let frame = self.frame_bytes_max as usize + net::frame::HEADER_BYTES;
-        need(self.outbox_bytes_max >= 2 * frame, "outbox_bytes_max must hold two frames")?;
-        need(self.ring_bytes >= 2 * frame, "ring_bytes must hold two frames")?;
+        need(self.outbox_bytes_max >= frame + (64 << 10), "outbox_bytes_max must hold a frame and 64 KiB")?;
+        let answers = self.forward_count_max as usize * crate::mesh::SMALL_MESSAGE_BYTES;
+        need(
+            self.ring_bytes >= frame + answers + 4096,
+            "ring_bytes must hold a frame and forward_count_max small answers",
+        )?;
         need(
             self.arena_bytes as u64 >= 4 * self.record_bytes_max,
             "arena_bytes must hold four journal records, and the buffers of connections beside them",

@@ -32,6 +32,9 @@ const POLL: Duration = Duration::from_millis(1);
 /// How often a serving core looks whether it shall drain.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
 
+/// Epoch of the map of a node that is its own group.
+const MAP_EPOCH: u32 = 1;
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -202,20 +205,25 @@ async fn open(io: &Io, disk: &Disk, config: &NodeConfig) -> Result<Opened, Strin
             config.disk, superblock.shard_count, config.core_count
         ));
     }
-    let address = config.advertise.unwrap_or(config.listen);
-    let map = ClusterMap::single(superblock.cluster, superblock.node, address, superblock.shard_count);
-    let mut bytes = Vec::with_capacity(map.encoded_bytes());
-    map.encode(&mut bytes);
     let facts = Arc::new(NodeFacts {
         node: superblock.node,
         cluster: superblock.cluster,
         incarnation: superblock.incarnation,
         core_count: superblock.shard_count,
-        map_epoch: map.epoch,
-        map: bytes,
+        map_epoch: MAP_EPOCH,
+        map: OnceLock::new(),
         counters: (0..superblock.shard_count).map(|_| Arc::new(Counters::default())).collect(),
     });
     Ok(Opened { share: disk.share(), superblock, previous, facts })
+}
+
+/// The map of a node that is its own group.
+fn map(facts: &NodeFacts, address: SocketAddr) -> Vec<u8> {
+    let map = ClusterMap::single(facts.cluster, facts.node, address, facts.core_count);
+    assert_eq!(map.epoch, facts.map_epoch, "a node of its own has one map");
+    let mut bytes = Vec::with_capacity(map.encoded_bytes());
+    map.encode(&mut bytes);
+    bytes
 }
 
 /// Recover a shard and start its tasks.
@@ -303,6 +311,8 @@ async fn listen(io: &Io, config: &NodeConfig, boot: &Boot, shard: &Rc<Shard>) ->
     wait_for(io, boot, || (boot.ready_count.load(Ordering::Acquire) >= all).then_some(())).await?;
     let listener = if shard.index == 0 {
         let listener = io.listen(config.listen).map_err(|error| error.to_string())?;
+        let told = config.advertise.unwrap_or(listener.address());
+        assert!(shard.facts.map.set(map(&shard.facts, told)).is_ok(), "only core 0 makes the map");
         assert!(boot.address.set(listener.address()).is_ok(), "only core 0 chooses the port");
         listener
     } else {

@@ -1,0 +1,51 @@
+//! One node in the simulated world: what is acknowledged is there, after any end of the process or of the power.
+
+mod support;
+
+use net::outcome::Outcome;
+use support::Scene;
+
+#[test]
+fn what_was_put_is_got_over_all_cores() {
+    for core_count in [1, 2, 3] {
+        let scene = Scene::new(u64::from(core_count), core_count);
+        let _node = scene.start();
+        assert_eq!(scene.failure(), None);
+        scene.client(|mut client| async move {
+            for n in 0..200u64 {
+                let stream = format!("stream-{}", n % 37);
+                client.put(stream.as_bytes(), 1000 + n, format!("value {n}").as_bytes()).await.unwrap();
+            }
+            for n in 0..200u64 {
+                let stream = format!("stream-{}", n % 37);
+                let (_, value) = client.get(stream.as_bytes(), 1000 + n).await.unwrap();
+                assert_eq!(value, format!("value {n}").as_bytes());
+            }
+            assert_eq!(client.get(b"nobody", 1).await, Err(Outcome::NotFound));
+        });
+    }
+}
+
+#[test]
+fn acknowledged_writes_survive_power_cuts() {
+    for seed in 0..20 {
+        let scene = Scene::new(seed, 2);
+        let mut n = 0u64;
+        for round in 0..4 {
+            let _node = scene.start();
+            assert_eq!(scene.failure(), None, "seed {seed} round {round}");
+            let before = n;
+            scene.client(move |mut client| async move {
+                for n in 0..before {
+                    let (_, value) = client.get(format!("s{}", n % 11).as_bytes(), n).await.unwrap();
+                    assert_eq!(value, n.to_le_bytes(), "seed {seed}");
+                }
+                for n in before..before + 50 {
+                    client.put(format!("s{}", n % 11).as_bytes(), n, &n.to_le_bytes()).await.unwrap();
+                }
+            });
+            n += 50;
+            if seed % 2 == 0 { scene.store.power_cut() } else { scene.store.kill() }
+        }
+    }
+}
