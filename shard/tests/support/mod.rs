@@ -1,6 +1,6 @@
 //! A node in a simulated world and a client that speaks the protocol by hand, for the tests of this crate.
 
-use ioengine::sim::{DiskConfig, DiskHandle, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
+use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
 use ioengine::{Buf, Io, Launcher, Stream};
 use layout::key::Key;
 use layout::units::{RequestId, Space, Uuid, Version};
@@ -23,7 +23,6 @@ pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) store: NodeHandle,
     pub(crate) clients: NodeHandle,
-    pub(crate) disk: DiskHandle,
     pub(crate) config: NodeConfig,
     pub(crate) events: Arc<Mutex<Vec<Event>>>,
 }
@@ -45,7 +44,7 @@ impl Scene {
         let world = World::new(seed, WorldConfig::default());
         let store = world.add_node(SimNode::numbered(1));
         let clients = world.add_node(SimNode::numbered(2));
-        let disk = world.add_disk(&store, "ssd", DiskConfig::new(32 << 20));
+        world.add_disk(&store, "ssd", DiskConfig::new(32 << 20));
         let config = NodeConfig {
             disk: "ssd".to_owned(),
             listen: SocketAddr::new(store.address(), PORT),
@@ -60,7 +59,7 @@ impl Scene {
             let disk = io.open_disk("ssd", ioengine::disk::DiskOpen::default()).unwrap();
             format(&io, &disk, &plan(core_count)).await.unwrap();
         });
-        Scene { world, store, clients, disk, config, events: Arc::default() }
+        Scene { world, store, clients, config, events: Arc::default() }
     }
 
     /// Start the node and wait until it serves, or fails to.
