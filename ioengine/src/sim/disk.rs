@@ -108,8 +108,10 @@ pub(crate) struct DiskState {
     pub(crate) stalled_until: u64,
     /// Due but held by a stall without end.
     pub(crate) held: Vec<u32>,
-    /// The process that opened it for writing, and how many times it is open there.
+    /// The process that has it open for writing.
     pub(crate) claim: Option<u32>,
+    /// A flush or durable write failed: nobody opens it for writing before the process has ended.
+    pub(crate) ended: bool,
     pub(crate) recording: Option<Rc<RefCell<Recording>>>,
     pub(crate) counts: DiskCounts,
 }
@@ -153,6 +155,7 @@ impl DiskState {
             stalled_until: 0,
             held: Vec::new(),
             claim: None,
+            ended: false,
             recording: None,
             counts: DiskCounts::default(),
         }

@@ -77,6 +77,9 @@ impl Shared {
                 let who = if holder == process.id { "this process" } else { "another process" };
                 return Err(refuse(&format!("it is in use by {who}"), "stop the other one first"));
             }
+            if disk.ended {
+                return Err(refuse("a flush of it has failed in this process", "restart the node"));
+            }
             disk.claim = Some(process.id);
         }
         Ok((u32::try_from(index).expect("disks fit u32"), disk.geometry()))
@@ -162,6 +165,8 @@ impl Shared {
             Work::Write { durable } => self.disk_write(index, disk, &core, &flight, durable),
             Work::Flush { sequence } => self.disk_flush(index, disk, &flight, sequence),
         };
+        let must_last = matches!(flight.work, Work::Flush { .. } | Work::Write { durable: true });
+        disk.ended |= must_last && result.is_err_and(|errno| !errno.is_want_of_space());
         self.trace.note(
             self.now(),
             Tag::DiskDone,
@@ -359,6 +364,7 @@ impl Shared {
             }
             disk.held.retain(|operation| disk.in_flight.contains_key(operation));
             disk.media.process_ended();
+            disk.ended = false;
         }
     }
 
@@ -382,6 +388,7 @@ impl Shared {
             self.fault(node, Some(index), 0, disk.config.bytes, FaultKind::PowerCut { lost_sectors });
             disk.held.clear();
             disk.free_at = 0;
+            disk.ended = false;
             // What recorded this disk recorded one history; a crash begins another.
             disk.recording = None;
         }

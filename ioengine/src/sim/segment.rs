@@ -356,7 +356,10 @@ impl Shared {
         }
         self.trace.note(now, Tag::Segment, u64::from(to.index), net.segments[index as usize].sequence);
         let data_bytes = net.segments[index as usize].data.len();
-        let listens = net.socket(to).is_some_and(|socket| socket.open && !socket.shut || data_bytes == 0);
+        // After an error nothing more comes in: what was dropped with it would be missing before.
+        let listens = net
+            .socket(to)
+            .is_some_and(|socket| socket.error.is_none() && (socket.open && !socket.shut || data_bytes == 0));
         if !listens {
             // Nobody there any more: a reset goes back, and the end that lingered goes with it.
             net.free_segment(index);
@@ -409,6 +412,8 @@ impl Shared {
         if !copy && let Some(sender) = net.socket(from) {
             sender.undelivered -= bytes + usize::from(fin);
             self.forget_if_through(net, from);
+            // What was under way took room as well: a copy may have been read long before this one came.
+            self.announce_window(net, to);
         }
         self.serve_receives(net, to);
     }
