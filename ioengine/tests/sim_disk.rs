@@ -367,7 +367,11 @@ fn lies_are_told_and_listed() {
 
 #[test]
 fn lies_stay_where_they_may() {
-    let faults = DiskFaults { write_lost_ppm: PPM, lies_within: vec![4096..8192], ..DiskFaults::default() };
+    let faults = DiskFaults {
+        write_lost_ppm: PPM,
+        lies_within: vec![4096..8192, BYTES..BYTES],
+        ..DiskFaults::default()
+    };
     let scene = scene(5, true, faults);
     scene.with_disk(|io, disk| async move {
         for offset in [0, 4096, 8192, 2048, 7680] {

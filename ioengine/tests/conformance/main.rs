@@ -49,5 +49,6 @@ mod operations;
 mod real;
 mod regions;
 mod rings;
+mod sim;
 mod streams;
 mod tasks;

@@ -1,6 +1,6 @@
 //! Streams: 21–25.
 
-use crate::env::{Done, Env, eventually, fill, poll_once};
+use crate::env::{Done, Env, eventually, fill, is_filled, poll_once};
 use ioengine::{Buf, Io, Queue, Stream};
 use std::pin::pin;
 use std::rc::Rc;
@@ -240,11 +240,14 @@ pub(crate) async fn many_short_streams_leave_nothing_behind(io: Io, env: Env) {
             let stream = listener.accept().await.unwrap();
             let buffer = accepting.buffer(4096).unwrap();
             accepting.spawn(Queue::Foreground, async move {
-                let (result, buffer) = stream.receive(buffer, 0..4096).await;
-                if let Ok(count @ 1..) = result {
-                    // The far end may be gone by now.
-                    let _ = stream.send(buffer, 0..count).await;
+                let (mut buffer, mut received) = (buffer, 0);
+                while received < 64 {
+                    let (result, back) = stream.receive(buffer, received..64).await;
+                    let Ok(count @ 1..) = result else { return };
+                    (buffer, received) = (back, received + count);
                 }
+                // The far end may be gone by now.
+                let _ = stream.send(buffer, 0..64).await;
             });
         }
     });
@@ -263,8 +266,8 @@ pub(crate) async fn many_short_streams_leave_nothing_behind(io: Io, env: Env) {
             _ => {
                 buffer[..64].fill(0);
                 let (result, buffer) = stream.receive(buffer, 0..64).await;
-                assert_eq!(result.unwrap(), 64);
-                assert!(crate::env::is_filled(&buffer[..64], round), "an answer to somebody else");
+                let count = result.unwrap();
+                assert!(count > 0 && is_filled(&buffer[..count], round), "an answer to somebody else");
             }
         }
     }
