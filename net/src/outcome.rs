@@ -231,6 +231,10 @@ pub enum Outcome {
     /// The write may or may not have happened.
     #[error("the write may or may not have happened")]
     UnknownOutcome,
+    /// `UnknownOutcome` because the request id is from before the ids that are kept: this sending applied nothing, an
+    /// earlier one may have. Who sent the id once takes a new one with the reply's log time.
+    #[error("the request id is too old to tell whether an earlier sending of the write happened")]
+    TooOld,
     /// The deadline passed; nothing happened.
     #[error("the deadline passed")]
     Timeout,
@@ -250,7 +254,7 @@ impl Outcome {
             Outcome::BadRequest { .. } => OutcomeCode::BadRequest,
             Outcome::Unauthorized => OutcomeCode::Unauthorized,
             Outcome::Corrupt => OutcomeCode::Corrupt,
-            Outcome::UnknownOutcome => OutcomeCode::UnknownOutcome,
+            Outcome::UnknownOutcome | Outcome::TooOld => OutcomeCode::UnknownOutcome,
             Outcome::Timeout => OutcomeCode::Timeout,
         }
     }

@@ -123,3 +123,5 @@ pub(crate) fn tables() -> [&'static Table; 12] {
 const CODE_KNOWN: u8 = 1;
 /// Code byte of an `Ok` write: it was applied before, this answers a retry.
 const CODE_REPEATED: u8 = 1;
+/// Code byte of `UnknownOutcome`: the request id is too old; this sending applied nothing.
+const CODE_TOO_OLD: u8 = 1;

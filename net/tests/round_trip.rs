@@ -234,6 +234,7 @@ fn outcomes_fit_their_operations() {
         (Outcome::VersionMismatch { current: Some(Version(8)) }, vec![Operation::CompareAndSet]),
         (Outcome::VersionMismatch { current: Some(Version(0)) }, vec![Operation::CompareAndSet]),
         (Outcome::UnknownOutcome, Operation::ALL.into_iter().filter(|o| o.is_write()).collect()),
+        (Outcome::TooOld, Operation::ALL.into_iter().filter(|o| o.is_write()).collect()),
         (Outcome::Timeout, Operation::ALL.into_iter().filter(|o| !o.is_write()).collect()),
         (Outcome::Busy { limit: Limit::Space, hint_ms: 20 }, Operation::ALL.to_vec()),
         (Outcome::NotCurrent, Operation::ALL.to_vec()),

@@ -277,7 +277,7 @@ pub(crate) fn tell_decided(
         }
         Decided::TooOld => {
             counters.writes_unknown.add(1);
-            Outcome::UnknownOutcome
+            Outcome::TooOld
         }
         Decided::Ahead => Outcome::BadRequest { why: Why::RequestId, at: 0 },
         Decided::IdsFull => Outcome::Busy { limit: Limit::RequestIds, hint_ms: 1000 },

@@ -5,7 +5,9 @@ use layout::units::{
 };
 use thiserror::Error;
 
-use super::{CODE_KNOWN, CODE_REPEATED, batch, get, head, hello, mismatch, multi_get, multi_get_item};
+use super::{
+    CODE_KNOWN, CODE_REPEATED, CODE_TOO_OLD, batch, get, head, hello, mismatch, multi_get, multi_get_item,
+};
 use super::{record, records, stream, streams, written};
 use crate::field::{Field, Read};
 use crate::operation::Operation;
@@ -199,6 +201,7 @@ fn decode_head(rest: &mut Rest<'_>, operation: Operation) -> Result<(LogTime, He
         OutcomeCode::NotCurrent => Outcome::NotCurrent,
         OutcomeCode::Unauthorized => Outcome::Unauthorized,
         OutcomeCode::Corrupt => Outcome::Corrupt,
+        OutcomeCode::UnknownOutcome if code == CODE_TOO_OLD => Outcome::TooOld,
         OutcomeCode::UnknownOutcome => Outcome::UnknownOutcome,
         OutcomeCode::Timeout => Outcome::Timeout,
     };

@@ -6,7 +6,9 @@
 use layout::units::{LogIndex, LogTime, Space, Version};
 
 use super::decode::HelloReply;
-use super::{CODE_KNOWN, CODE_REPEATED, batch, get, head, hello, mismatch, multi_get, multi_get_item};
+use super::{
+    CODE_KNOWN, CODE_REPEATED, CODE_TOO_OLD, batch, get, head, hello, mismatch, multi_get, multi_get_item,
+};
 use super::{record, records, stream, streams, written};
 use crate::field::{Sink, SliceSink, Write};
 use crate::outcome::{Outcome, OutcomeCode};
@@ -97,6 +99,7 @@ pub(super) fn code_and_detail(outcome: &Outcome) -> (u8, u32) {
         Outcome::BadRequest { why, at } => (why.code(), at),
         Outcome::WrongGroup { epoch } => (0, epoch),
         Outcome::VersionMismatch { current } => (u8::from(current.is_some()) * CODE_KNOWN, 0),
+        Outcome::TooOld => (CODE_TOO_OLD, 0),
         Outcome::NotFound
         | Outcome::NotModified
         | Outcome::NotCurrent

@@ -141,6 +141,8 @@ fn outcome(outcome: &Outcome) -> Value {
         Outcome::WrongGroup { epoch } => json!({ "epoch": epoch }),
         Outcome::TooLarge { limit } => json!({ "limit": limit.name() }),
         Outcome::BadRequest { why, at } => json!({ "why": why.name(), "at": at }),
+        Outcome::UnknownOutcome => json!({ "too_old": false }),
+        Outcome::TooOld => json!({ "too_old": true }),
         _ => json!({}),
     };
     extend(&mut said, detail);

@@ -254,6 +254,7 @@ pub(crate) fn replies() -> Vec<(String, Vec<u8>)> {
         ("map-not-modified", Operation::Map, Outcome::NotModified),
         ("put-busy", Operation::Put, Outcome::Busy { limit: Limit::Journal, hint_ms: 5 }),
         ("put-unknown-outcome", Operation::Put, Outcome::UnknownOutcome),
+        ("put-id-too-old", Operation::Put, Outcome::TooOld),
         ("put-too-far-ahead", Operation::Put, Outcome::BadRequest { why: Why::Time, at: 8 }),
         ("put-value-too-large", Operation::Put, Outcome::TooLarge { limit: Limit::Value }),
         (
