@@ -16,20 +16,32 @@ pub const BUFFER_BYTES_MAX: usize = BUFFER_ALIGN << (ORDER_COUNT - 1);
 /// State of the block that begins at a page: free at an order, taken at an order, or inside another block.
 const INSIDE: u8 = 0xff;
 const TAKEN: u8 = 0x80;
+/// End of a list of free blocks.
+const NONE: u32 = u32::MAX;
 
+/// What is known of a page. The links are those of the list of free blocks of its order.
+struct Page {
+    /// Order of the block that begins here, with `TAKEN` when handed out; `INSIDE` otherwise.
+    state: u8,
+    before: u32,
+    after: u32,
+}
+
+/// Taking and giving back cost a few steps per order, whatever is free: the lists lie in the pages' own table, and
+/// nothing is allocated after the start.
 struct Buddy {
-    /// Pages that begin a free block, by order.
-    free: [Vec<u32>; ORDER_COUNT],
-    /// By page: order of the block that begins here, with `TAKEN` when handed out; `INSIDE` otherwise.
-    pages: Vec<u8>,
+    /// First page of a free block, by order.
+    free: [u32; ORDER_COUNT],
+    pages: Vec<Page>,
     taken_bytes: usize,
 }
 
 impl Buddy {
     fn new(page_count: usize) -> Buddy {
+        assert!(page_count < NONE as usize, "an arena is smaller than 16 TiB");
         let mut buddy = Buddy {
-            free: std::array::from_fn(|_| Vec::with_capacity(64)),
-            pages: vec![INSIDE; page_count],
+            free: [NONE; ORDER_COUNT],
+            pages: (0..page_count).map(|_| Page { state: INSIDE, before: NONE, after: NONE }).collect(),
             taken_bytes: 0,
         };
         let mut page = 0;
@@ -46,43 +58,59 @@ impl Buddy {
     }
 
     fn put_free(&mut self, page: usize, order: usize) {
-        self.pages[page] = u8::try_from(order).expect("orders are few");
-        self.free[order].push(u32::try_from(page).expect("pages fit u32"));
+        let number = u32::try_from(page).expect("pages fit u32");
+        let after = std::mem::replace(&mut self.free[order], number);
+        if after != NONE {
+            self.pages[after as usize].before = number;
+        }
+        self.pages[page] = Page { state: order_state(order), before: NONE, after };
+    }
+
+    fn take_free(&mut self, page: usize, order: usize) {
+        let Page { before, after, .. } = self.pages[page];
+        match before {
+            NONE => self.free[order] = after,
+            before => self.pages[before as usize].after = after,
+        }
+        if after != NONE {
+            self.pages[after as usize].before = before;
+        }
     }
 
     fn take(&mut self, order: usize) -> Option<usize> {
-        let from = (order..ORDER_COUNT).find(|&order| !self.free[order].is_empty())?;
-        let page = self.free[from].pop().expect("found non-empty") as usize;
+        let from = (order..ORDER_COUNT).find(|&order| self.free[order] != NONE)?;
+        let page = self.free[from] as usize;
+        self.take_free(page, from);
         for split in (order..from).rev() {
             self.put_free(page + (1 << split), split);
         }
-        self.pages[page] = TAKEN | u8::try_from(order).expect("orders are few");
+        self.pages[page].state = TAKEN | order_state(order);
         self.taken_bytes += BUFFER_ALIGN << order;
         Some(page)
     }
 
     fn give(&mut self, page: usize) {
-        let state = self.pages[page];
+        let state = self.pages[page].state;
         assert!(state & TAKEN != 0 && state != INSIDE, "page {page} was not taken");
         let mut order = usize::from(state & !TAKEN);
         let mut page = page;
         self.taken_bytes -= BUFFER_ALIGN << order;
         while order + 1 < ORDER_COUNT {
             let buddy = page ^ (1 << order);
-            if buddy + (1 << order) > self.pages.len() || usize::from(self.pages[buddy]) != order {
+            if buddy + (1 << order) > self.pages.len() || self.pages[buddy].state != order_state(order) {
                 break;
             }
-            let at = self.free[order]
-                .iter()
-                .rposition(|&free| free as usize == buddy)
-                .expect("a free block is in its list");
-            self.free[order].swap_remove(at);
-            self.pages[page.max(buddy)] = INSIDE;
+            self.take_free(buddy, order);
+            self.pages[page.max(buddy)].state = INSIDE;
             page = page.min(buddy);
             order += 1;
         }
         self.put_free(page, order);
     }
+}
+
+fn order_state(order: usize) -> u8 {
+    u8::try_from(order).expect("orders are few")
 }
 
 struct Memory {

@@ -113,7 +113,6 @@ pub(crate) struct Executor {
     ready: Rc<Ready>,
     tasks: RefCell<Vec<Option<Task>>>,
     free: RefCell<Vec<u32>>,
-    live: Cell<usize>,
     /// Virtual run time of each queue: cost divided by share. The least runs next.
     passes: Cell<[u64; QUEUE_COUNT]>,
     /// Pass of the queue that ran last.
@@ -155,16 +154,10 @@ impl Executor {
             ready,
             tasks: RefCell::new(Vec::with_capacity(256)),
             free: RefCell::new(Vec::with_capacity(256)),
-            live: Cell::new(0),
             passes: Cell::new([0; QUEUE_COUNT]),
             clock: Cell::new(0),
             closed: Cell::new(false),
         })
-    }
-
-    /// Tasks not finished yet.
-    pub(crate) fn live(&self) -> usize {
-        self.live.get()
     }
 
     pub(crate) fn spawn(&self, queue: Queue, future: LocalFuture) {
@@ -179,7 +172,6 @@ impl Executor {
         let state = task_waker(self.number, self.position, number, queue);
         tasks[number as usize] =
             Some(Task { future: Some(future), waker: Waker::from(Arc::clone(&state)), state });
-        self.live.set(self.live.get() + 1);
         self.ready.lines.borrow_mut()[queue as usize].push_back(number);
     }
 
@@ -267,7 +259,6 @@ impl Executor {
                     // the number stand in a ready line already, the next owner gets one poll too many: harmless.
                     task.state.queued.store(true, Ordering::Relaxed);
                     self.free.borrow_mut().push(number);
-                    self.live.set(self.live.get() - 1);
                 }
             }
         }
@@ -285,6 +276,144 @@ impl Executor {
         }
         self.ready.lines.borrow_mut().iter_mut().for_each(VecDeque::clear);
         self.free.borrow_mut().clear();
-        self.live.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUES: [Queue; QUEUE_COUNT] =
+        [Queue::Foreground, Queue::Replication, Queue::Maintenance, Queue::Scrub];
+
+    /// Polls of tasks that never stop asking, by queue.
+    struct Busy {
+        executor: Rc<Executor>,
+        polls: Rc<[Cell<u64>; QUEUE_COUNT]>,
+    }
+
+    impl Busy {
+        fn new() -> Busy {
+            Busy { executor: Executor::new(), polls: Rc::default() }
+        }
+
+        fn add(&self, queue: Queue, task_count: usize) {
+            for _ in 0..task_count {
+                let polls = Rc::clone(&self.polls);
+                let busy = std::future::poll_fn(move |context| {
+                    let count = &polls[queue as usize];
+                    count.set(count.get() + 1);
+                    context.waker().wake_by_ref();
+                    Poll::<()>::Pending
+                });
+                self.executor.spawn(queue, Box::pin(busy));
+            }
+        }
+
+        /// `poll_count` polls, each of `cost`; the polls of each queue meanwhile.
+        fn run(&self, poll_count: usize, cost: u64) -> [u64; QUEUE_COUNT] {
+            self.polls.iter().for_each(|count| count.set(0));
+            for _ in 0..poll_count {
+                assert!(self.executor.run_one(|_| 0, || cost));
+            }
+            std::array::from_fn(|queue| self.polls[queue].get())
+        }
+    }
+
+    #[test]
+    fn busy_queues_share_by_their_shares() {
+        let busy = Busy::new();
+        for (queue, task_count) in QUEUES.into_iter().zip([3, 1, 5, 2]) {
+            busy.add(queue, task_count);
+        }
+        let polls = busy.run(16_500, 10_000);
+        for (queue, &count) in polls.iter().enumerate() {
+            let due = SHARES[queue] * 10;
+            assert!(count.abs_diff(due) <= due / 50 + 2, "queue {queue}: {count} polls of {due}");
+        }
+    }
+
+    #[test]
+    fn shares_are_of_time_not_of_polls() {
+        let busy = Busy::new();
+        busy.add(Queue::Foreground, 1);
+        busy.add(Queue::Maintenance, 1);
+        let mut time = [0_u64; QUEUE_COUNT];
+        for _ in 0..20_000 {
+            let before = busy.polls[0].get();
+            // A step of maintenance takes fifty times as long.
+            busy.executor.run_one(
+                |_| 0,
+                || {
+                    let (queue, cost) = if busy.polls[0].get() > before { (0, 1000) } else { (2, 50_000) };
+                    time[queue] += cost;
+                    cost
+                },
+            );
+        }
+        let ratio = time[0] as f64 / time[2] as f64;
+        assert!((9.5..10.5).contains(&ratio), "foreground to maintenance {ratio}");
+    }
+
+    #[test]
+    fn an_idle_queue_saves_up_no_claim() {
+        let busy = Busy::new();
+        busy.add(Queue::Foreground, 1);
+        busy.run(100_000, 10_000);
+        busy.add(Queue::Scrub, 1);
+        // A second of processor time has passed; scrub may catch up with one millisecond of share-weighted time.
+        let polls = busy.run(1000, 10_000);
+        let at_most = LAG / (10_000 * SHARES[0] / SHARES[3]) + 2 + 1000 / 20;
+        assert!(polls[3] <= at_most, "{} polls of a queue that was idle, at most {at_most}", polls[3]);
+        assert!(polls[3] >= 40, "and it is not starved: {}", polls[3]);
+    }
+
+    #[test]
+    fn the_root_takes_turns_with_the_foreground() {
+        let busy = Busy::new();
+        busy.add(Queue::Foreground, 3);
+        let mut polls = 0;
+        busy.executor.root_waker().wake_by_ref();
+        busy.executor.root_waker().wake_by_ref();
+        for _ in 0..400 {
+            busy.executor.run_one(|_| 0, || 1);
+            if busy.executor.take_root_due() {
+                polls += 1;
+                busy.executor.root_waker().wake_by_ref();
+            }
+        }
+        assert_eq!(polls, 100, "one of four");
+    }
+
+    #[test]
+    fn finished_tasks_are_not_woken_and_their_numbers_serve_again() {
+        let executor = Executor::new();
+        let stale: Rc<RefCell<Option<Waker>>> = Rc::default();
+        let kept = Rc::clone(&stale);
+        let once = std::future::poll_fn(move |context| {
+            *kept.borrow_mut() = Some(context.waker().clone());
+            Poll::Ready(())
+        });
+        executor.spawn(Queue::Foreground, Box::pin(once));
+        assert!(executor.run_one(|_| 0, || 1));
+        stale.borrow().as_ref().expect("polled once").wake_by_ref();
+        assert!(!executor.has_ready(), "woken after its end");
+        for _ in 0..10 {
+            executor.spawn(Queue::Foreground, Box::pin(async {}));
+            assert!(executor.run_one(|_| 0, || 1));
+        }
+        assert_eq!(executor.tasks.borrow().len(), 1);
+        executor.spawn(Queue::Scrub, Box::pin(std::future::pending()));
+        executor.close();
+        stale.borrow().as_ref().expect("polled once").wake_by_ref();
+        assert!(!executor.run_one(|_| 0, || 1));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a thread that is no core is what this is about")]
+    fn waking_from_another_thread_is_our_bug() {
+        let executor = Executor::new();
+        let waker = executor.root_waker().clone();
+        assert!(std::thread::spawn(move || waker.wake_by_ref()).join().is_err());
     }
 }

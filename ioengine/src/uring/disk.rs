@@ -158,7 +158,9 @@ fn refusal_of_open(error: &std::io::Error, device: bool) -> Refusal {
                 "end that one (lsblk, fuser), or name another device",
             );
         }
-        Some(libc::EACCES | libc::EPERM) if device => "run as root, or as a member of the group disk",
+        Some(libc::EACCES | libc::EPERM) if device => {
+            "run as root or as a member of the group disk; in a container, allow it the device"
+        }
         Some(libc::EACCES | libc::EPERM) => "make it readable and writable for this user",
         Some(libc::EROFS) => {
             "it is write-protected: remount the file system or release the device's read-only flag"

@@ -10,6 +10,7 @@ mod disk_facts;
 mod driver;
 mod host;
 mod net;
+mod probe;
 mod refusal;
 mod ring;
 mod shared_memory;
@@ -17,6 +18,7 @@ mod signals;
 mod system;
 
 pub use disk::create_file;
+pub use probe::{Finding, Verdict, probe, probe_disk};
 pub use shared_memory::DIRECTORY_VARIABLE as SHARED_MEMORY_VARIABLE;
 
 use crate::buffer::Arena;

@@ -45,6 +45,7 @@ macro_rules! conformance {
 
 mod disks;
 mod env;
+mod machine;
 mod operations;
 mod real;
 mod regions;
