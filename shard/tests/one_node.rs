@@ -1,6 +1,7 @@
 //! One node in the simulated world: what is acknowledged is there, after any end of the process or of the power.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod support;
 
 use net::outcome::Outcome;

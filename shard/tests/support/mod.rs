@@ -1,6 +1,8 @@
 //! A node in a simulated world and a client that speaks the protocol by hand, for the tests of this crate.
 
-use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
+#![allow(dead_code, reason = "each test file uses its part of this")]
+
+use ioengine::sim::{DiskConfig, DiskHandle, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
 use ioengine::{Buf, Io, Launcher, Stream};
 use layout::key::Key;
 use layout::units::{RequestId, Space, Uuid, Version};
@@ -73,6 +75,19 @@ impl Scene {
             !events.lock().unwrap().iter().any(|event| matches!(event, Event::Serving(_) | Event::Failed(_)))
         });
         node
+    }
+
+    /// What each shard's start found: damaged tablets.
+    pub(crate) fn damaged_tablet_count(&self) -> usize {
+        let damaged = |event: &Event| match event {
+            Event::Recovered { damaged_tablet_count, .. } => *damaged_tablet_count,
+            _ => 0,
+        };
+        self.events.lock().unwrap().iter().map(damaged).sum()
+    }
+
+    pub(crate) fn disk(&self) -> DiskHandle {
+        self.store.disk("ssd").unwrap()
     }
 
     pub(crate) fn failure(&self) -> Option<String> {
