@@ -20,6 +20,7 @@ pub mod log_entry;
 pub mod operation;
 pub mod superblock;
 pub mod superblock_copies;
+pub mod tip;
 pub mod units;
 pub mod version_cell;
 pub mod version_file;
@@ -36,6 +37,7 @@ pub fn byte_tables() -> Vec<field::Table> {
         journal_record::TABLES.as_slice(),
         log_entry::TABLES.as_slice(),
         operation::TABLES.as_slice(),
+        tip::TABLES.as_slice(),
         version_file::TABLES.as_slice(),
         version_cell::TABLES.as_slice(),
     ]

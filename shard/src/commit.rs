@@ -8,13 +8,14 @@
 use crate::apply::{Decided, apply};
 use crate::core::{Phase, Shard};
 use crate::door::{tell, tell_decided};
-use crate::journal::{Claim, encode_tips};
+use crate::journal::Claim;
 use crate::memtable::Charge;
 use crate::staging::{Batch, Request};
 use ioengine::sync::race;
 use ioengine::{Buf, DiskError, Instant};
 use layout::journal_record::RecordKind;
 use layout::log_entry::{Entry, EntryHeader, Operation};
+use layout::tip::{self, TIP_BYTES};
 use layout::units::{LogIndex, LogTime, TABLET_COUNT, TabletIndex};
 use net::outcome::{Limit, Outcome};
 use net::reply::encode_outcome;
@@ -142,13 +143,16 @@ fn stage_ticks(shard: &Shard) {
 /// Say that everything so far is flushed, with the last index of each tablet: a record lost before it then shows.
 async fn mark(shard: &Shard, buffer: Buf) -> (Result<(), DiskError>, Buf) {
     let journal = shard.journal.as_ref().expect("a shard that commits has a journal");
-    let mut tips = Vec::with_capacity(1024);
-    encode_tips(&shard.tips(), &mut tips);
-    if !journal.has_room(Claim::Write, 0, tips.len()) {
+    let tips = shard.tips();
+    if !journal.has_room(Claim::Write, 0, tips.len() * TIP_BYTES) {
         return (Ok(()), buffer);
     }
     let (result, buffer, _) = journal
-        .write(buffer, RecordKind::Mark, |writer| assert!(writer.append(&tips), "a mark is small"))
+        .write(buffer, RecordKind::Mark, |writer| {
+            for (tablet, index) in tips {
+                assert!(writer.append(&tip::encode(tablet, index)), "a mark is small");
+            }
+        })
         .await;
     // A mark without space is not missed: it is not written again, and what follows goes to the same place. It may
     // be there all the same, and then what follows differs from it: so it ends the journal like any other failure.

@@ -7,9 +7,7 @@
 //! it had acknowledged.
 
 use crate::apply::{ApplyError, State, apply};
-use crate::journal::{
-    Claim, Journal, JournalZone, Record, Replayed, Tail, decode_tips, encode_tips, identity, replay,
-};
+use crate::journal::{Claim, Journal, JournalZone, Record, Replayed, Tail, identity, replay};
 use crate::limits::Limits;
 use crate::memtable::{Memtable, MemtableConfig};
 use crate::recent::RecentKeys;
@@ -20,6 +18,7 @@ use ioengine::{Buf, Disk, DiskError, Io, Region};
 use layout::journal_record::RecordKind;
 use layout::log_entry::EntryIter;
 use layout::superblock::Superblock;
+use layout::tip::{self, TIP_BYTES, TipIter};
 use layout::units::{
     BLOCK_BYTES, Incarnation, LogIndex, LogTime, ShardIndex, TABLET_COUNT, TabletIndex, Uuid,
 };
@@ -199,15 +198,18 @@ async fn open_journal(
         return Ok((None, buffer));
     }
     let journal = Journal::new(disk, zone, incarnation, replayed);
-    let mut tips = Vec::new();
     let applied = |tablet: TabletIndex| Some((tablet, state.tablets[tablet.index()].as_ref()?.applied));
-    encode_tips(&TabletIndex::all().filter_map(applied).collect::<Vec<_>>(), &mut tips);
-    if !journal.has_room(Claim::Own, 0, tips.len()) {
+    let tips: Vec<_> = TabletIndex::all().filter_map(applied).collect();
+    if !journal.has_room(Claim::Own, 0, tips.len() * TIP_BYTES) {
         tracing::error!("the journal has no room left for even one more start: reads only");
         return Ok((None, buffer));
     }
     let (result, buffer, _) = journal
-        .write(buffer, RecordKind::Open, |writer| assert!(writer.append(&tips), "tips are small"))
+        .write(buffer, RecordKind::Open, |writer| {
+            for (tablet, index) in tips {
+                assert!(writer.append(&tip::encode(tablet, index)), "an open record is small");
+            }
+        })
         .await;
     result?;
     Ok((Some(journal), buffer))
@@ -230,10 +232,14 @@ impl Walk {
             self.unproven = [true; TABLET_COUNT];
         }
         match record.header.fields.kind {
-            RecordKind::Open | RecordKind::Mark => match decode_tips(record.body) {
-                Ok(tips) => tips.into_iter().for_each(|(tablet, index)| self.tip(tablet, index)),
-                Err(corrupt) => self.lost(&corrupt),
-            },
+            RecordKind::Open | RecordKind::Mark => {
+                for tip in TipIter::new(record.body) {
+                    match tip {
+                        Ok((tablet, index)) => self.tip(tablet, index),
+                        Err(corrupt) => self.lost(&corrupt),
+                    }
+                }
+            }
             RecordKind::Entries => {
                 for entry in EntryIter::new(record.body) {
                     let result = match entry {

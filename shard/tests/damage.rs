@@ -124,8 +124,8 @@ fn a_rotten_record_costs_its_own_tablet_and_no_other() {
         let _node = scene.start();
         let what = format!("record {index} {:?}", places[index]);
         match put_of(&places, index) {
-            // Behind the last record nothing says what it was.
-            _ if last => expect(&scene, &what, |_| true),
+            // Without its first sector nothing says what the last record was.
+            _ if last && index % 8 == 0 => expect(&scene, &what, |_| true),
             Some(put) => expect(&scene, &what, |n| tablet(n) == tablet(put)),
             None => expect(&scene, &what, |_| false),
         }

@@ -6,11 +6,9 @@
 
 mod recover;
 mod survey;
-mod tips;
 mod zone;
 
 pub use recover::{Gap, Record, Replayed, Tail, replay};
-pub use tips::{TIP_BYTES, decode_tips, encode_tips};
 pub use zone::{JournalZone, identity};
 
 use ioengine::{Buf, Disk, DiskError};

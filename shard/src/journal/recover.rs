@@ -185,6 +185,12 @@ impl Replay<'_> {
                     ioengine::sometimes!("journal void record");
                 }
                 Found::Nothing { frame_count: 0 } => {}
+                Found::DamagedMark => {
+                    ioengine::sometimes!("journal ends in a damaged mark");
+                    if tail == Tail::Clean {
+                        tail = Tail::Torn { frame_count: 1 };
+                    }
+                }
                 Found::Nothing { frame_count } => {
                     if tail == Tail::Clean {
                         tail = Tail::Torn { frame_count };

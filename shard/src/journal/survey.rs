@@ -4,7 +4,7 @@
 use super::zone::JournalZone;
 use ioengine::{Buf, Disk};
 use layout::journal_record::{
-    FRAME_BYTES, FRAME_PAYLOAD_BYTES, Frame, FrameChecksum, RecordHeader, read_record,
+    FRAME_BYTES, FRAME_PAYLOAD_BYTES, Frame, FrameChecksum, RecordHeader, RecordKind, read_record,
 };
 use layout::units::{BLOCK_BYTES, DiskOffset, Incarnation, Sequence};
 
@@ -39,6 +39,8 @@ pub(super) enum Found {
         /// Device offset of the first bad frame.
         at: DiskOffset,
     },
+    /// A record that cannot be read whole, but whose first frame says that it carried no entries.
+    DamagedMark,
 }
 
 /// A record's first frame found while looking ahead.
@@ -184,18 +186,20 @@ impl<'a> Survey<'a> {
         let header = self
             .header(at)
             .filter(|header| header.fields.sequence == expected && header.fields.incarnation >= least);
-        let extent = match header {
-            None => {
-                self.load(at, left).await;
-                return self.judge_headless(at, left, expected);
-            }
-            Some(header) => header.record_bytes(),
+        let Some(header) = header else {
+            self.load(at, left).await;
+            return self.judge_headless(at, left, expected);
         };
+        let extent = header.record_bytes();
         self.load(at, extent).await;
         let any_bad =
             (0..extent).step_by(FRAME_BYTES).find(|&frame| self.class(at + frame, expected) == Class::Bad);
         if let Some(frame) = any_bad {
-            return Found::Damaged { at: self.zone.offset(at + frame) };
+            // The first frame is whole, so its word about the kind can be believed: nobody lost an entry here.
+            return match header.fields.kind {
+                RecordKind::Entries => Found::Damaged { at: self.zone.offset(at + frame) },
+                RecordKind::Open | RecordKind::Mark => Found::DamagedMark,
+            };
         }
         let mut body = std::mem::take(&mut self.body);
         let read = read_record(self.zone.identity, self.zone.offset(at), self.bytes(at, extent), &mut body);
