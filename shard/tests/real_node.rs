@@ -1,0 +1,71 @@
+//! One node on the real back end: threads, io_uring, a file, loopback. Narrow: what can go wrong is tortured in the
+//! simulator; this shows that the same code runs on the machine.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod support;
+
+use ioengine::disk::DiskOpen;
+use ioengine::uring::Runtime;
+use ioengine::{CoreConfig, Launcher};
+use shard::format::format;
+use shard::limits::Limits;
+use shard::node::{Event, Node, NodeConfig, start};
+use std::net::SocketAddr;
+use std::sync::{Arc, mpsc};
+use support::Client;
+
+const CORES: u16 = 2;
+
+fn serve(disk: &str) -> (Node, SocketAddr) {
+    let config = NodeConfig {
+        disk: disk.to_owned(),
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        advertise: None,
+        core_count: CORES,
+        host: ioengine::HostKind::Own,
+        pin: false,
+        spin_us: 0,
+        limits: Limits::small(),
+    };
+    let (sender, receiver) = mpsc::channel();
+    let node = start(&Launcher::Threads, &config, Arc::new(move |event| drop(sender.send(event)))).unwrap();
+    for event in receiver {
+        match event {
+            Event::Serving(address) => return (node, address),
+            Event::Failed(text) => panic!("{text}"),
+            Event::Recovered { damaged_tablet_count, .. } => assert_eq!(damaged_tablet_count, 0),
+        }
+    }
+    panic!("the node ended without a word");
+}
+
+#[test]
+fn what_was_put_is_there_after_a_drain_and_another_start() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("disk").to_str().unwrap().to_owned();
+    ioengine::uring::create_file(std::path::Path::new(&path), 32 << 20).unwrap();
+    let runtime = Runtime::new(CoreConfig::small("test", 0)).unwrap();
+    let io = runtime.io().clone();
+    runtime.block_on(async {
+        let disk = io.open_disk(&path, DiskOpen::default()).unwrap();
+        format(&io, &disk, &support::plan(CORES)).await.unwrap();
+    });
+    let mut puts = 0u64;
+    for _ in 0..3 {
+        let (node, address) = serve(&path);
+        runtime.block_on(async {
+            let mut client = Client::connect(io.clone(), address).await;
+            for n in 0..puts {
+                let (_, value) = client.get(format!("s{}", n % 13).as_bytes(), n).await.unwrap();
+                assert_eq!(value, n.to_le_bytes());
+            }
+            for n in puts..puts + 100 {
+                client.put(format!("s{}", n % 13).as_bytes(), n, &n.to_le_bytes()).await.unwrap();
+            }
+        });
+        puts += 100;
+        node.drain();
+        node.join();
+    }
+}
