@@ -69,3 +69,20 @@ fn what_was_put_is_there_after_a_drain_and_another_start() {
         node.join();
     }
 }
+
+#[test]
+fn a_port_that_somebody_listens_on_is_refused_even_if_it_is_shared() {
+    let taken = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    taken.set_reuse_address(true).unwrap();
+    taken.set_reuse_port(true).unwrap();
+    taken.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    taken.listen(1).unwrap();
+    let address = taken.local_addr().unwrap().as_socket().unwrap();
+    let runtime = Runtime::new(CoreConfig::small("test", 0)).unwrap();
+    let refused = runtime.io().listen(address).map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("listen on"), "{refused}");
+    drop(taken);
+    let first = runtime.io().listen(address).unwrap();
+    let second = runtime.io().listen(first.address()).unwrap();
+    assert_eq!(first.address(), second.address(), "cores of one process share");
+}

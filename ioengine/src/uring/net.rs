@@ -6,8 +6,10 @@ use super::refusal::patiently;
 use crate::operation::Errno;
 use crate::stream::NetError;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use std::collections::BTreeSet;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Mutex;
 
 /// Connections the kernel holds until they are accepted; it lowers this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -136,17 +138,31 @@ fn errno(error: &std::io::Error) -> Errno {
     Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// A socket that listens on `address` beside other cores of this node, and the address it got. Accepted streams
+/// Addresses that cores of this process have listened on. Sharing a port is for them alone: without this, a second
+/// process on the same port would silently get half of the first one's connections.
+static OWN_ADDRESSES: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+
+/// A socket that listens on `address` beside other cores of this process, and the address it got. Accepted streams
 /// inherit its options.
 pub(super) fn listen(address: SocketAddr) -> Result<(OwnedFd, SocketAddr), NetError> {
-    let attempt = || -> std::io::Result<(OwnedFd, SocketAddr)> {
+    let socket = |share: bool| -> std::io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
+        socket.set_reuse_port(share)?;
         socket.set_tcp_nodelay(true)?;
         socket.bind(&SockAddr::from(address))?;
+        Ok(socket)
+    };
+    let attempt = || -> std::io::Result<(OwnedFd, SocketAddr)> {
+        let mut own = OWN_ADDRESSES.lock().expect("nothing panics while it holds this");
+        if !own.contains(&address) {
+            // Refused where anybody listens, also if that one would share.
+            drop(socket(false)?);
+        }
+        let socket = socket(true)?;
         socket.listen(BACKLOG)?;
         let bound = socket.local_addr()?.as_socket().expect("an internet socket has an internet address");
+        own.insert(bound);
         Ok((socket.into(), bound))
     };
     patiently(attempt, |error| error.raw_os_error() == Some(libc::EADDRINUSE)).map_err(|error| NetError {
