@@ -442,5 +442,8 @@ mod tests {
         assert_ne!(base, digest(&[(1, 1, 1), (2, 3, 2)]));
         assert_ne!(base, digest(&[(1, 1, 1)]));
         assert_eq!(base, digest(&[(1, 1, 1), (2, 2, 2)]));
+        // What is forgotten leaves no trace but the floor.
+        assert_eq!(digest(&[(1, 1, 1), (2, 2, 200)]), digest(&[(3, 7, 1), (2, 2, 200)]));
+        assert_ne!(digest(&[(1, 1, 1), (2, 2, 200)]), digest(&[(3, 7, 2), (2, 2, 200)]));
     }
 }

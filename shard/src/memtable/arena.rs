@@ -51,7 +51,7 @@ const _: () = assert!(CAPACITY_SHIFT + CAPACITY_BITS <= 64);
 const _: () = assert!(VALUE_BYTES_MAX < TOMBSTONE as usize);
 
 /// Units of the links above level 0 of a node of this height.
-const fn tower_units(height: usize) -> usize {
+pub(super) const fn tower_units(height: usize) -> usize {
     height / 2
 }
 
@@ -139,7 +139,7 @@ impl Arena {
         Some(u32::try_from(unit).expect("an arena has at most 2^32 units"))
     }
 
-    /// A new node, in no list; `None` when the arena is full.
+    /// A new node, in no list: its links are whatever lay there. `None` when the arena is full.
     pub(super) fn node(
         &mut self,
         height: usize,
@@ -161,8 +161,6 @@ impl Arena {
         self.set(node, 2, key.time);
         self.set(node, 3, shape);
         let start = node as usize * UNIT_BYTES;
-        // Memory is reused after a reset: old links must not stay.
-        self.bytes[start + 5 * UNIT_BYTES..start + stream_at].fill(0);
         self.bytes[start + stream_at..][..key.stream.len()].copy_from_slice(key.stream);
         self.write_record(node, node + (value_at / UNIT_BYTES) as u32, record);
         Some(node)

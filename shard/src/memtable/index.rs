@@ -118,6 +118,11 @@ impl Index {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn taken_count(&self) -> usize {
+        self.taken_count
+    }
+
     /// Ask the processor for the home line of a hash.
     pub(super) fn prefetch(&self, hash: u64) {
         super::prefetch(&self.lines, self.home(hash));

@@ -161,6 +161,7 @@ proptest! {
         }
         let empty = Memtable::new(config(1 << 20, 500)).usage();
         prop_assert_eq!(memtable.usage(), empty);
+        prop_assert_eq!(memtable.index.taken_count(), 0);
     }
 
     /// What is admitted fits when it is applied, in any order of releases, and again when a restart replays it
@@ -221,6 +222,33 @@ fn a_full_arena_says_which_limit_and_keeps_what_it_has() {
     assert_eq!(get(&memtable, &at(0, b"stream", 0)), Some((Version(2), 9, Some(vec![8; 104]))));
     assert_eq!(get(&memtable, &at(0, b"stream", 1)), Some((Version(2), 0, None)));
     assert_eq!(get(&memtable, &at(0, b"stream", 2)), Some((Version(1), 0, Some(vec![7; 100]))));
+}
+
+/// All is admitted at once, as much as there is room for, and applied; then one by one, to the last byte. Restarts
+/// with other seeds, so with other towers, replay it. Sizes differ so that the runs of 256 nodes end anywhere.
+#[test]
+fn an_admission_to_the_last_byte_holds_with_every_tower() {
+    for bytes in (100_000..116_000).step_by(3192) {
+        let mut memtable = Memtable::new(config(bytes, 10_000));
+        let charge = Charge::write(1, 0);
+        let mut admitted = 0;
+        while memtable.admit(charge).is_ok() {
+            admitted += 1;
+        }
+        let mut count = 0;
+        while count < admitted || memtable.admit(charge).is_ok() {
+            put(&mut memtable, &at(0, b"s", count), &(Version(1), 0, None)).expect("admitted");
+            memtable.release(charge);
+            count += 1;
+        }
+        for seed in 0..10 {
+            let mut again = Memtable::new(MemtableConfig { seed, ..config(bytes, 10_000) });
+            for time in 0..count {
+                let outcome = put(&mut again, &at(0, b"s", time), &(Version(1), 0, None));
+                assert_eq!(outcome, Ok(()), "{bytes} bytes, seed {seed}, {time} of {count}");
+            }
+        }
+    }
 }
 
 #[test]

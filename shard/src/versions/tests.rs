@@ -164,6 +164,19 @@ fn a_torn_row_is_emptied_and_counted_once() {
     assert_eq!(versions.lookup(&at), Some(Version(10)));
 }
 
+/// One row, five keys: the one that nobody asked about goes.
+#[test]
+fn what_is_asked_for_stays() {
+    let one_row = vec![0; Versions::region_bytes(1) / WORD_BYTES];
+    let (mut versions, _) = attach(&one_row, &owner(5));
+    let places: Vec<Place> = (0..5).map(|time| place(&versions, (1, time))).collect();
+    places[..4].iter().for_each(|place| versions.update(place, Version(9)));
+    assert_eq!(versions.lookup(&places[0]), Some(Version(9)));
+    versions.update(&places[4], Version(9));
+    let found: Vec<bool> = places.iter().map(|place| versions.lookup(place).is_some()).collect();
+    assert_eq!(found, [true, false, true, true, true]);
+}
+
 #[test]
 fn a_version_too_large_for_a_cell_leaves_nothing_behind() {
     let mut versions = fresh();
