@@ -194,6 +194,8 @@ enum Step {
     Fill((u8, u64)),
     BeginFill((u8, u64)),
     Raise(u8),
+    /// A write that expires: its version is not kept.
+    Forget((u8, u64)),
 }
 
 fn some_step() -> impl Strategy<Value = Step> {
@@ -202,7 +204,8 @@ fn some_step() -> impl Strategy<Value = Step> {
         6 => (key.clone(), any::<bool>()).prop_map(|(key, delete)| Step::Update(key, u64::from(!delete))),
         6 => key.clone().prop_map(Step::Lookup),
         3 => key.clone().prop_map(Step::BeginFill),
-        3 => key.prop_map(Step::Fill),
+        3 => key.clone().prop_map(Step::Fill),
+        2 => key.prop_map(Step::Forget),
         1 => (0u8..2).prop_map(Step::Raise),
     ]
 }
@@ -249,6 +252,13 @@ impl Truth {
                 }
             }
             Step::Raise(number) => versions.raise_generation(tablet(number)),
+            Step::Forget(key) => {
+                let version = Version(self.number << 16);
+                self.newest.insert(key, version);
+                let at = place(versions, key);
+                versions.forget(&at);
+                assert_eq!(versions.lookup(&at), None);
+            }
         }
     }
 }
@@ -298,6 +308,7 @@ proptest! {
                     killed.lookup(&at);
                 }
                 Step::Raise(number) => killed.raise_generation(tablet(number)),
+                Step::Forget(key) => killed.forget(&place(&killed, key)),
             }
             let left = words(&killed);
             for attach_stores_max in [0, 1, u64::MAX] {
