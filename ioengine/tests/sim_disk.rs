@@ -351,7 +351,12 @@ fn lies_are_told_and_listed() {
         lost_some |= ignored.disk.snapshot().get(0, 1)[0] != byte;
     }
     assert!(lost_some, "a flush that does nothing loses what it should keep");
-    assert!(ignored.faults("flush_ignored") == 39);
+    assert_eq!(ignored.faults("flush_ignored"), 39);
+    let list = ignored.world.faults();
+    assert!(
+        list.iter()
+            .any(|fault| fault.kind == FaultKind::FlushIgnored && (fault.offset, fault.bytes) == (0, 512))
+    );
 
     let rotten = scene(4, true, DiskFaults { rot_read_ppm: PPM, ..DiskFaults::default() });
     let wrong = rotten.with_disk(|io, disk| async move {

@@ -307,6 +307,17 @@ impl Shared {
         Ok(flight.bytes)
     }
 
+    /// A flush did not do its work: one fault per write that it should have kept, or one without a place.
+    fn flush_fault(&self, index: u32, disk: &DiskState, sequence: u64, kind: FaultKind) {
+        let places = disk.media.unkept(sequence);
+        for &(offset, bytes) in &places {
+            self.fault(disk.node, Some(index), offset, bytes, kind);
+        }
+        if places.is_empty() {
+            self.fault(disk.node, Some(index), 0, 0, kind);
+        }
+    }
+
     fn disk_flush(
         &self,
         index: u32,
@@ -316,13 +327,13 @@ impl Shared {
     ) -> Result<u32, Errno> {
         let faults = &disk.config.faults;
         if disk.random.chance(faults.flush_error_ppm) {
-            self.fault(disk.node, Some(index), 0, 0, FaultKind::FlushError);
+            self.flush_fault(index, disk, sequence, FaultKind::FlushError);
             disk.media.flush_failed(&mut disk.random);
             return Err(Errno(libc::EIO));
         }
         disk.counts.flushes += 1;
         if disk.random.chance(faults.flush_ignored_ppm) {
-            self.fault(disk.node, Some(index), 0, 0, FaultKind::FlushIgnored);
+            self.flush_fault(index, disk, sequence, FaultKind::FlushIgnored);
             return Ok(0);
         }
         flushed(disk, self.now(), flight.recorded, sequence);

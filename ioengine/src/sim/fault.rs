@@ -132,7 +132,7 @@ pub enum FaultKind {
         /// Where the bytes went.
         to: u64,
     },
-    /// Acknowledged, made nothing durable.
+    /// A flush was acknowledged and made nothing durable; one of these for each write it should have kept.
     FlushIgnored,
     /// Bits of a stored sector flipped.
     Rot,
@@ -140,7 +140,7 @@ pub enum FaultKind {
     LatentError,
     /// A write failed.
     WriteError,
-    /// A flush failed.
+    /// A flush failed; one of these for each write it should have kept.
     FlushError,
     /// A write found no room.
     Full,

@@ -147,6 +147,12 @@ impl Media {
         self.log.iter().filter(|logged| logged.sequence <= sequence).count()
     }
 
+    /// Places of the logged writes that a flush which began at `sequence` should keep.
+    pub(crate) fn unkept(&self, sequence: u64) -> Vec<(u64, u64)> {
+        let covered = self.log.iter().filter(|logged| logged.sequence <= sequence && !logged.landing.forced);
+        covered.map(|logged| (logged.landing.offset, logged.landing.data.len() as u64)).collect()
+    }
+
     /// A flush that began at `sequence` completes.
     pub(crate) fn flush(&mut self, sequence: u64) {
         while self.log.front().is_some_and(|front| front.sequence <= sequence) {
