@@ -5,6 +5,7 @@
 //! or draw a random number by itself. Invariant: any bytes at all decode to a value or a typed error, never a panic.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod field;
 pub mod frame;
 pub mod operation;

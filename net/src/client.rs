@@ -1,0 +1,288 @@
+//! The client: async over `ioengine`, so it runs on a real core and in the simulator alike; [`blocking`] wraps it for
+//! programs that have no core.
+//!
+//! Owns connections to the nodes, the cluster map it knows, its request ids, and the rules of retries (PROTOCOL.md,
+//! section 10). Must never apply a write twice: a retry carries the id of the first sending. Invariant: every call ends
+//! within its deadline, with a result or a [`ClientError`] that says what is known.
+//!
+//! ```text
+//! get, put, scan, …  →  call (replica, retries, deadline)  →  link (one node)  →  connection (frames)
+//! ```
+
+pub mod blocking;
+mod bulk;
+mod call;
+mod connection;
+mod error;
+mod link;
+mod multi_get;
+mod pages;
+mod verbs;
+
+pub use bulk::{Bulk, Done, OwnedKey, Work};
+pub use error::ClientError;
+pub use pages::{Page, ScanPages, ScanRange, ScanRecord, StreamPage, StreamPages};
+pub use verbs::{BatchWritten, Compared, Found, Newer};
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ioengine::sync::{Notify, race};
+use ioengine::{Instant, Io, Queue};
+use layout::units::{TabletIndex, Uuid};
+
+use crate::frame::{BODY_BYTES_MAX, PROTOCOL_VERSION};
+use crate::outcome::Outcome;
+use crate::reply::{Answer, Reply};
+use crate::request::{AuthMethod, Hello, Map, Request};
+use crate::request_id::RequestIds;
+use crate::route::{ClusterMap, Place, Router};
+use connection::{CallEnd, Connection};
+use link::Link;
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// From a call's begin to its end at the latest.
+    pub deadline: Duration,
+    /// For a connection with its hello; then how long a server that owes an answer may be silent before it is asked for an
+    /// echo; then for one try of several replicas.
+    pub patience: Duration,
+    /// Requests in flight on one connection, 1..=65,536; the server may agree to fewer.
+    pub in_flight: u32,
+    /// The longest body, bytes, 4 KiB..=4 MiB; the server may agree to less.
+    pub frame_bytes: u32,
+    /// The cluster that is meant; all zero = any.
+    pub cluster: Uuid,
+}
+
+impl Default for ClientConfig {
+    fn default() -> ClientConfig {
+        ClientConfig {
+            deadline: Duration::from_secs(10),
+            patience: Duration::from_secs(2),
+            in_flight: 1024,
+            frame_bytes: BODY_BYTES_MAX,
+            cluster: Uuid::default(),
+        }
+    }
+}
+
+/// A client of one cluster. Cheap to clone, never leaves its core; clones share connections.
+#[derive(Clone)]
+pub struct Client {
+    shared: Rc<Shared>,
+    deadline: Duration,
+    local: bool,
+}
+
+struct Shared {
+    io: Io,
+    config: ClientConfig,
+    ids: RefCell<RequestIds>,
+    router: RefCell<Rc<Router>>,
+    /// The node first connected to, by the address that was given; its map may say another one.
+    home: (u32, Rc<Link>),
+    /// By node id, as the map names them.
+    links: RefCell<BTreeMap<u32, Rc<Link>>>,
+    fetching: Cell<bool>,
+    fetched: Notify,
+}
+
+impl Client {
+    /// Connects to the first of `endpoints` that answers and fetches its cluster map. Each is tried once, for at most
+    /// the config's patience.
+    ///
+    /// # Errors
+    /// Why the last one could not be used.
+    pub async fn connect(
+        io: &Io,
+        endpoints: &[SocketAddr],
+        config: ClientConfig,
+    ) -> Result<Client, ClientError> {
+        let ids = RequestIds::new(io.random());
+        let mut last = ClientError::Input { what: "no endpoint was given; name one with --endpoint".into() };
+        for &address in endpoints {
+            let link = Link::new(io, address, hello(&config, ids.client()), config.patience);
+            match Client::greet(io, &link, &config).await {
+                Ok((node, router)) => {
+                    let links = RefCell::new(BTreeMap::from([(node, Rc::clone(&link))]));
+                    let shared = Rc::new(Shared {
+                        io: io.clone(),
+                        ids: RefCell::new(ids),
+                        router: RefCell::new(Rc::new(router)),
+                        home: (node, link),
+                        links,
+                        fetching: Cell::new(false),
+                        fetched: Notify::new(),
+                        config,
+                    });
+                    let deadline = shared.config.deadline;
+                    return Ok(Client { shared, deadline, local: false });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn greet(io: &Io, link: &Link, config: &ClientConfig) -> Result<(u32, Router), ClientError> {
+        let until = io.now().after(config.patience);
+        let silent = || ClientError::Unreachable { address: link.address, cause: "no answer".into() };
+        let connection = link.connection(until).await.unwrap_or_else(|| Err(silent()))?;
+        let map = ask_map(&connection, 0, until).await?.ok_or_else(silent)?;
+        let router =
+            Router::new(map).map_err(|cause| ClientError::WrongMap { address: link.address, cause })?;
+        Ok((connection.hello.node, router))
+    }
+
+    /// The same client with another deadline for its calls.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Client {
+        Client { deadline, ..self.clone() }
+    }
+
+    /// The same client with reads that one replica answers from what it has, without asking the others.
+    #[must_use]
+    pub fn with_local_reads(&self, local: bool) -> Client {
+        Client { local, ..self.clone() }
+    }
+
+    /// The cluster map as the client knows it.
+    pub fn known_map(&self) -> ClusterMap {
+        self.shared.router.borrow().map().clone()
+    }
+
+    /// The core it runs on.
+    pub fn io(&self) -> &Io {
+        &self.shared.io
+    }
+
+    fn config(&self) -> &ClientConfig {
+        &self.shared.config
+    }
+
+    fn ids(&self) -> &RefCell<RequestIds> {
+        &self.shared.ids
+    }
+
+    fn home(&self) -> Rc<Link> {
+        Rc::clone(&self.shared.home.1)
+    }
+
+    fn epoch(&self) -> u32 {
+        self.shared.router.borrow().map().epoch
+    }
+
+    fn place(&self, space: layout::units::Space, stream: &[u8]) -> Place {
+        self.shared.router.borrow().place(space, stream)
+    }
+
+    /// The link of a tablet's replica, counted on and on through their order, and how many there are.
+    fn replica(&self, group: u16, tablet: TabletIndex, count: usize) -> (Rc<Link>, usize) {
+        let router = Rc::clone(&*self.shared.router.borrow());
+        // A new map can have fewer groups than the one that placed the call; its next answer will say so.
+        let group = group.min(u16::try_from(router.map().groups.len() - 1).expect("at most 1000 groups"));
+        let replicas: Vec<_> = router.replicas(group, tablet).collect();
+        let node = replicas[count % replicas.len()];
+        let mut links = self.shared.links.borrow_mut();
+        let link = links.entry(node.id).or_insert_with(|| {
+            let client = self.shared.ids.borrow().client();
+            Link::new(self.io(), node.address, hello(self.config(), client), self.config().patience)
+        });
+        (Rc::clone(link), replicas.len())
+    }
+
+    /// An answer came with this epoch: when it is newer than ours, fetch the map in the background.
+    fn learn_epoch(&self, link: &Rc<Link>, epoch: u32) {
+        if epoch <= self.epoch() || self.shared.fetching.get() {
+            return;
+        }
+        let (client, link) = (self.clone(), Rc::clone(link));
+        self.io().spawn(Queue::Foreground, async move {
+            let until = client.io().now().after(client.config().patience);
+            // Failing is no news: the next answer asks again.
+            let _ = client.fetch_map(&link, until).await;
+        });
+    }
+
+    /// Asks a node for its map and takes it when it is newer. One at a time; the others wait for it.
+    async fn fetch_map(&self, link: &Link, until: Instant) -> Result<(), ClientError> {
+        if self.shared.fetching.get() {
+            let fetched = self.shared.fetched.notified();
+            race(fetched, self.io().sleep_until(until)).await;
+            return Ok(());
+        }
+        self.shared.fetching.set(true);
+        let _fetching = Fetching(&self.shared);
+        let Some(Ok(connection)) = link.connection(until).await else { return Ok(()) };
+        let Some(map) = ask_map(&connection, self.epoch(), until).await? else { return Ok(()) };
+        if map.epoch <= self.epoch() {
+            return Ok(());
+        }
+        let router =
+            Router::new(map).map_err(|cause| ClientError::WrongMap { address: link.address, cause })?;
+        let (home, _) = self.shared.home;
+        self.shared.links.borrow_mut().retain(|id, link| {
+            *id == home || router.map().node(*id).is_some_and(|node| node.address == link.address)
+        });
+        *self.shared.router.borrow_mut() = Rc::new(router);
+        Ok(())
+    }
+}
+
+/// Clears the mark of a fetch also when whoever made it goes away.
+struct Fetching<'a>(&'a Shared);
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.0.fetching.set(false);
+        self.0.fetched.notify();
+    }
+}
+
+/// The node's map; None when it is the known one, or the connection was lost meanwhile.
+async fn ask_map(
+    connection: &Rc<Connection>,
+    known_epoch: u32,
+    until: Instant,
+) -> Result<Option<ClusterMap>, ClientError> {
+    let request = Request::Map(Map { known_epoch });
+    let address = connection.address;
+    match connection.call(&request, known_epoch, until).await {
+        Ok(answered) => {
+            let reply = Reply::decode(request.operation(), &answered.body)
+                .expect("the session has decoded it before");
+            match reply.answer {
+                Answer::Map(bytes) => match ClusterMap::decode(bytes) {
+                    Ok(map) => Ok(Some(map)),
+                    Err(cause) => Err(ClientError::WrongMap { address, cause }),
+                },
+                Answer::Not(Outcome::NotModified) => Ok(None),
+                Answer::Not(outcome) => Err(ClientError::Answer { operation: request.operation(), outcome }),
+                _ => unreachable!("the session has checked that the answer fits the operation"),
+            }
+        }
+        Err(error) => match error.error {
+            CallEnd::Lost(lost) => Err(lost),
+            CallEnd::Late | CallEnd::TooLarge => Ok(None),
+        },
+    }
+}
+
+fn hello(config: &ClientConfig, client: u64) -> Hello<'static> {
+    Hello {
+        protocol_min: PROTOCOL_VERSION,
+        protocol_max: PROTOCOL_VERSION,
+        method: AuthMethod::None,
+        auth: &[],
+        features: 0,
+        frame_bytes: config.frame_bytes,
+        in_flight: config.in_flight,
+        client,
+        cluster: config.cluster,
+    }
+}

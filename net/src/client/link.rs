@@ -1,0 +1,124 @@
+//! The way to one node: its address, the connection when there is one, and when to try again.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ioengine::sync::{Notify, race};
+use ioengine::{Instant, Io};
+
+use super::connection::Connection;
+use super::error::ClientError;
+use crate::request::Hello;
+
+/// First wait after a connection that failed; twice as long each time.
+const BACKOFF_MIN: Duration = Duration::from_millis(5);
+/// Longest wait between two tries.
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// The way to one node. Connects when asked, one try at a time, however many callers wait.
+pub(super) struct Link {
+    io: Io,
+    pub(super) address: SocketAddr,
+    hello: Hello<'static>,
+    patience: Duration,
+    connection: RefCell<Option<Rc<Connection>>>,
+    connecting: Cell<bool>,
+    /// A try has ended.
+    tried: Notify,
+    failures: Cell<u32>,
+    next_try: Cell<Instant>,
+}
+
+/// Clears the mark of a try also when whoever made it goes away.
+struct Trying<'a>(&'a Link);
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.tried.notify();
+    }
+}
+
+impl Link {
+    pub(super) fn new(io: &Io, address: SocketAddr, hello: Hello<'static>, patience: Duration) -> Rc<Link> {
+        Rc::new(Link {
+            io: io.clone(),
+            address,
+            hello,
+            patience,
+            connection: RefCell::new(None),
+            connecting: Cell::new(false),
+            tried: Notify::new(),
+            failures: Cell::new(0),
+            next_try: Cell::new(io.now()),
+        })
+    }
+
+    /// The connection, if there is one that is not lost.
+    pub(super) fn live(&self) -> Option<Rc<Connection>> {
+        self.connection.borrow().as_ref().filter(|connection| connection.lost().is_none()).cloned()
+    }
+
+    /// The connection, made if there is none. None when `until` came first.
+    ///
+    /// # Errors
+    /// How the try ended that this call made or waited for.
+    pub(super) async fn connection(&self, until: Instant) -> Option<Result<Rc<Connection>, ClientError>> {
+        loop {
+            if let Some(connection) = self.live() {
+                return Some(Ok(connection));
+            }
+            let now = self.io.now();
+            if now >= until {
+                return None;
+            }
+            if self.connecting.get() {
+                let tried = self.tried.notified();
+                race(tried, self.io.sleep_until(until)).await;
+                continue;
+            }
+            if now < self.next_try.get() {
+                self.io.sleep_until(self.next_try.get().min(until)).await;
+                continue;
+            }
+            return Some(self.connect().await);
+        }
+    }
+
+    async fn connect(&self) -> Result<Rc<Connection>, ClientError> {
+        self.connecting.set(true);
+        let trying = Trying(self);
+        let opened = Connection::open(&self.io, self.address, self.hello, self.patience).await;
+        match &opened {
+            Ok(connection) => {
+                self.failures.set(0);
+                *self.connection.borrow_mut() = Some(Rc::clone(connection));
+            }
+            Err(_) => {
+                let failures = self.failures.get().min(16);
+                self.failures.set(failures + 1);
+                let wait = jittered(&self.io, BACKOFF_MIN.saturating_mul(1 << failures).min(BACKOFF_MAX));
+                self.next_try.set(self.io.now().after(wait));
+            }
+        }
+        drop(trying);
+        opened
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The tasks of the connection hold it, too: without this they would wait for ever.
+        if let Some(connection) = self.connection.borrow_mut().take() {
+            connection.close("the client has gone");
+        }
+    }
+}
+
+/// Half to one and a half of `wait`, at random: clients that failed together must not come back together.
+pub(super) fn jittered(io: &Io, wait: Duration) -> Duration {
+    let wait_us = wait.as_micros() as u64;
+    Duration::from_micros(wait_us / 2 + io.random() % (wait_us + 1))
+}
