@@ -246,8 +246,8 @@ fn operation_text(operation: &Operation<'_>) -> String {
     let what = match change {
         Change::Put { value } => format!("put {}", value_text(Some(value))),
         Change::Delete => "delete".to_string(),
-        Change::CompareAndSet { expected, observed, observed_index, value } => format!(
-            "compare-and-set expected {expected} observed {observed} at index {observed_index} {}",
+        Change::CompareAndSet { expected, observed, observed_index, observed_expiry_us, value } => format!(
+            "compare-and-set expected {expected} observed {observed} at index {observed_index} expiring {observed_expiry_us} {}",
             value_text(*value)
         ),
     };

@@ -5,7 +5,7 @@
 //! decodes encodes to the same bytes (replicas compare entries byte for byte).
 //!
 //! ```text
-//! | fixed 49 | compare 24, only compare-and-set | stream 1..=128 | value 0..=1 MiB |
+//! | fixed 49 | compare 32, only compare-and-set | stream 1..=128 | value 0..=1 MiB |
 //! ```
 
 use crate::field::{Corrupt, Field, Table, byte_table};
@@ -15,7 +15,7 @@ use crate::units::{
 };
 
 const FIXED_BYTES: usize = 49;
-const COMPARE_BYTES: usize = 24;
+const COMPARE_BYTES: usize = 32;
 /// Bytes of the smallest operation, a tick.
 pub const OPERATION_BYTES_MIN: usize = FIXED_BYTES;
 /// Bytes of the largest operation.
@@ -40,6 +40,7 @@ byte_table! {
     C_EXPECTED = "expected", 0, 8;
     C_OBSERVED = "observed", 8, 8;
     C_OBSERVED_INDEX = "observed_index", 16, 8;
+    C_OBSERVED_EXPIRY = "observed_expiry_us", 24, 8;
 }
 
 const KIND_PUT: u8 = 1;
@@ -94,6 +95,9 @@ pub enum Change<'a> {
         /// Index that was applied when the proposer looked; apply compares it with the list of keys
         /// written since.
         observed_index: LogIndex,
+        /// Expiry of the record that the proposer saw; 0 = none. If log time has passed it when the entry is
+        /// applied, the record is absent by then.
+        observed_expiry_us: u64,
         /// 0..=1 MiB; `None` removes.
         value: Option<&'a [u8]>,
     },
@@ -160,11 +164,14 @@ impl<'a> Operation<'a> {
         O_REQUEST.put(&mut fixed, write.request.to_bytes());
         O_STREAM_BYTES.put(&mut fixed, [stream.len() as u8]);
         piece(&fixed);
-        if let Change::CompareAndSet { expected, observed, observed_index, .. } = write.change {
+        if let Change::CompareAndSet { expected, observed, observed_index, observed_expiry_us, .. } =
+            write.change
+        {
             let mut compare = [0u8; COMPARE_BYTES];
             C_EXPECTED.put(&mut compare, expected.0.to_le_bytes());
             C_OBSERVED.put(&mut compare, observed.0.to_le_bytes());
             C_OBSERVED_INDEX.put(&mut compare, observed_index.0.to_le_bytes());
+            C_OBSERVED_EXPIRY.put(&mut compare, observed_expiry_us.to_le_bytes());
             piece(&compare);
         }
         piece(stream);
@@ -222,6 +229,7 @@ impl<'a> Operation<'a> {
                 expected: Version(C_EXPECTED.u64(compare)),
                 observed: Version(C_OBSERVED.u64(compare)),
                 observed_index: LogIndex(C_OBSERVED_INDEX.u64(compare)),
+                observed_expiry_us: C_OBSERVED_EXPIRY.u64(compare),
                 value: if deletes { None } else { Some(value) },
             },
         };
@@ -349,6 +357,7 @@ mod tests {
             expected: Version(1),
             observed: Version(2),
             observed_index: LogIndex(3),
+            observed_expiry_us: 77,
             value,
         }
     }

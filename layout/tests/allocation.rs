@@ -1,9 +1,9 @@
 //! Encoding and decoding allocate nothing, counted.
 //!
-//! Runs alone in its process, as one test, so that nobody else's allocations are counted.
+//! Counted on the test's own thread: the harness allocates on its own whenever it likes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
 
 use layout::journal_record::{
     FrameChecksum, JournalIdentity, RecordFields, RecordKind, RecordWriter, classify_frame, read_record,
@@ -19,12 +19,14 @@ use layout::version_cell::{Row, row_and_tag};
 
 struct Counting;
 
-static COUNT: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
 
 // SAFETY: every call goes to the system's allocator unchanged; counting touches no memory of it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.fetch_add(1, Ordering::Relaxed);
+        COUNT.set(COUNT.get() + 1);
         // SAFETY: the caller's promises are those of the system's allocator.
         unsafe { System.alloc(layout) }
     }
@@ -40,9 +42,9 @@ static ALLOCATOR: Counting = Counting;
 
 /// Allocations while `body` ran. Relaxed: one thread counts and reads.
 fn allocations(body: impl FnOnce()) -> u64 {
-    let before = COUNT.load(Ordering::Relaxed);
+    let before = COUNT.get();
     body();
-    COUNT.load(Ordering::Relaxed) - before
+    COUNT.get() - before
 }
 
 #[test]

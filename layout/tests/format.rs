@@ -75,7 +75,7 @@ fn a_changed_document_is_seen() {
         ("| 24 | 8 | sequence |", "| 24 | 8 | sequenc |"),
         ("| 24 | 8 | sequence | number of this state, from 1 |\n", ""),
         ("journal frame (512 bytes)", "journal frame (511 bytes)"),
-        ("### Table: compare (24 bytes)", "### Compare (24 bytes)"),
+        ("### Table: compare (32 bytes)", "### Compare (24 bytes)"),
     ] {
         let changed = DOCUMENT.replacen(from, to, 1);
         assert_ne!(changed, DOCUMENT, "{from} is in the document");

@@ -64,6 +64,7 @@ fn entries() -> Vec<(u8, u64, Vec<Operation<'static>>)> {
         expected: Version::ABSENT,
         observed: Version((6 << 16) + 1),
         observed_index: LogIndex(6),
+        observed_expiry_us: 1_700_000_000_000_000,
         value,
     };
     let expiring = Write {

@@ -148,7 +148,7 @@ fn apply_group<'a>(
         Seen::Full => return Ok(Decided::IdsFull),
     }
     for write in group.clone() {
-        if let Some(mismatch) = compare(own, &write) {
+        if let Some(mismatch) = compare(own, &write, at.log_time) {
             let version = mismatch.unwrap_or(Version::ABSENT);
             own.requests.record(request, Outcome { status: STATUS_MISMATCH, version }, at.log_time);
             return Ok(Decided::Mismatch(mismatch));
@@ -168,10 +168,15 @@ fn apply_group<'a>(
 ///
 /// The proposer saw `observed` at `observed_index`. It still holds if nobody has written the key since; if the list
 /// of recent writes does not reach back that far, that cannot be known, and the answer is no.
-fn compare(tablet: &Tablet, write: &Write<'_>) -> Option<Option<Version>> {
-    let Change::CompareAndSet { expected, observed, observed_index, .. } = write.change else { return None };
-    if observed != expected {
-        return Some(Some(observed));
+fn compare(tablet: &Tablet, write: &Write<'_>, log_time: LogTime) -> Option<Option<Version>> {
+    let Change::CompareAndSet { expected, observed, observed_index, observed_expiry_us, .. } = write.change
+    else {
+        return None;
+    };
+    let expired = observed_expiry_us != 0 && observed_expiry_us <= log_time.0;
+    let found = if expired { Version::ABSENT } else { observed };
+    if found != expected {
+        return Some(Some(found));
     }
     match tablet.recent.written_since(compare_hash(write.key), observed_index) {
         Answer::No => None,

@@ -50,7 +50,7 @@ impl Connection {
 
     /// A request that was given out has been answered.
     pub(crate) fn answered(&self, shard: &Shard) {
-        self.session.borrow_mut().answered(shard.io.now().ns / 1000);
+        self.session.borrow_mut().answered(shard.turn_us.get());
         self.drained.notify();
     }
 
@@ -240,8 +240,9 @@ async fn resize(shard: &Shard, content: &[u8], size: usize, must: bool) -> Optio
 /// connection ends.
 async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> Option<(usize, usize)> {
     let mut at = 0;
+    shard.look_at_clock();
     loop {
-        let now_us = shard.io.now().ns / 1000;
+        let now_us = shard.turn_us.get();
         let drained = connection.drained.notified();
         let step = connection.session.borrow_mut().next(now_us, shard.facts.map_epoch, &input[at..]);
         match step {
@@ -250,6 +251,7 @@ async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> O
                 ioengine::sometimes!("a connection has all it may have in flight");
                 connection.filled.notify();
                 drained.await;
+                shard.look_at_clock();
                 if connection.closing.get() {
                     return None;
                 }

@@ -75,6 +75,8 @@ pub(crate) struct Shard {
     /// A record was applied, or the phase changed.
     pub(crate) settled: Notify,
     pub(crate) phase: Cell<Phase>,
+    /// The clock as of this turn, microseconds: one look serves all requests that arrived together.
+    pub(crate) turn_us: Cell<u64>,
     /// Tablets that want a tick, one bit each.
     pub(crate) ticks_wanted: Cell<u64>,
     pub(crate) connections: Connections,
@@ -87,6 +89,11 @@ impl Shard {
     /// True if this core owns the tablet.
     pub(crate) fn owns(&self, tablet: TabletIndex) -> bool {
         self.facts.owner(tablet) == self.index
+    }
+
+    /// A turn begins.
+    pub(crate) fn look_at_clock(&self) {
+        self.turn_us.set(self.io.now().ns / 1000);
     }
 
     /// Nothing waits for the journal.

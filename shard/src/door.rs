@@ -58,14 +58,15 @@ pub(crate) fn serve(
         Some(tablet) if !shard.owns(tablet) => {
             forward(shard, connection, to, body, shard.facts.owner(tablet))
         }
-        _ => answer(shard, Out::Here(connection), to, request),
+        tablet => answer(shard, Out::Here(connection), to, request, tablet),
     }
 }
 
 /// Serve a request that another core passed on: its body, for a tablet of this core.
 pub(crate) fn serve_forwarded(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8]) {
     let request = Request::decode(to.operation, body).expect("the other core has decoded it before");
-    if answer(shard, Out::There, to, &request) == Served::NoRoom {
+    let tablet = tablet_of(&request);
+    if answer(shard, Out::There, to, &request, tablet) == Served::NoRoom {
         ioengine::sometimes!("a ring has no room for an answer");
         shard.counters.replies_refused.add(1);
         let busy = Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 5 };
@@ -96,9 +97,17 @@ fn forward(shard: &Shard, connection: &Connection, to: &ReplyTo, body: &[u8], ow
 }
 
 /// Answer on this core: the tablet is its own, or there is none.
-fn answer(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, request: &Request<'_>) -> Served {
+fn answer(
+    shard: &Rc<Shard>,
+    out: Out<'_>,
+    to: &ReplyTo,
+    request: &Request<'_>,
+    tablet: Option<TabletIndex>,
+) -> Served {
     match request {
-        Request::Get(get) => answer_get(shard, out, to, get),
+        Request::Get(get) => {
+            answer_get(shard, out, to, get, tablet.expect("a get is of a stream, and so of a tablet"))
+        }
         Request::Put(put) => answer_write(shard, out, to, &Wanted::Put(*put)),
         Request::Delete(delete) => answer_write(shard, out, to, &Wanted::Delete(*delete)),
         Request::CompareAndSet(compare) => answer_write(shard, out, to, &Wanted::CompareAndSet(*compare)),
@@ -127,8 +136,7 @@ fn answer(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, request: &Request<'_>) 
     }
 }
 
-fn answer_get(shard: &Shard, out: Out<'_>, to: &ReplyTo, get: &Get<'_>) -> Served {
-    let tablet = get.key.tablet();
+fn answer_get(shard: &Shard, out: Out<'_>, to: &ReplyTo, get: &Get<'_>, tablet: TabletIndex) -> Served {
     if let Some(asked) = get.if_newer
         && get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked)
     {
@@ -142,7 +150,7 @@ fn answer_get(shard: &Shard, out: Out<'_>, to: &ReplyTo, get: &Get<'_>) -> Serve
     let served = match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local })
     {
         Ok(found) => {
-            if get::wants_tick(&found, shard.io.wall_us()) {
+            if get::wants_tick(&found, || shard.io.wall_us()) {
                 shard.want_tick(tablet);
             }
             write(shard, out, to, reply_bytes_get_ok(found.value.len()), |bytes| {

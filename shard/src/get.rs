@@ -70,6 +70,6 @@ pub(crate) fn visible(record: crate::memtable::Record<'_>, now: LogTime) -> Opti
 
 /// True if the record is shown although the wall clock has passed its expiry: log time has stood still for want of
 /// writes, and the tablet wants a tick.
-pub(crate) fn wants_tick(visible: &Visible<'_>, wall_us: u64) -> bool {
-    visible.expiry_us != 0 && visible.expiry_us <= wall_us
+pub(crate) fn wants_tick(visible: &Visible<'_>, wall_us: impl FnOnce() -> u64) -> bool {
+    visible.expiry_us != 0 && visible.expiry_us <= wall_us()
 }

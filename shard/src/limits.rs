@@ -1,6 +1,9 @@
 //! Every bound of a core, in one place. Laid out at start, never grown; what reaches a bound is answered `Busy`.
 
-use layout::units::{STREAM_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::memtable::MemtableConfig;
+use crate::recent::RecentKeys;
+use crate::requests::RequestLimits;
+use layout::units::{STREAM_BYTES_MAX, TABLET_COUNT, VALUE_BYTES_MAX};
 use std::time::Duration;
 
 /// Bounds of one core. `config print` shows each with its reason.
@@ -69,7 +72,7 @@ impl Default for Limits {
             staging_bytes: 5 << 20,
             staging_count_max: 16_384,
             record_bytes_max: 8 << 20,
-            request_count_max: 16_384,
+            request_count_max: 32_768,
             request_horizon: Duration::from_secs(600),
             request_horizon_min: Duration::from_secs(10),
             recent_count: 4096,
@@ -147,15 +150,37 @@ impl Limits {
         )
     }
 
+    /// Layout of the memtable, but for its seed.
+    pub(crate) fn memtable(&self) -> MemtableConfig {
+        MemtableConfig {
+            bytes: self.memtable_bytes,
+            record_count_max: self.memtable_record_count_max,
+            seed: 0,
+        }
+    }
+
+    /// Layout of a tablet's request ids.
+    pub(crate) fn requests(&self) -> RequestLimits {
+        RequestLimits {
+            capacity: self.request_count_max,
+            horizon_us: self.request_horizon.as_micros() as u64,
+            horizon_min_us: self.request_horizon_min.as_micros() as u64,
+        }
+    }
+
     /// Bytes that one core lays out, by part, for `config check`.
     #[must_use]
     pub fn memory(&self, core_count: usize) -> Vec<(&'static str, usize)> {
         vec![
             ("buffers", self.arena_bytes),
-            ("memtable", self.memtable_bytes),
+            ("memtable", self.memtable().footprint_bytes()),
             ("version cache (shared memory)", self.version_row_count * 64),
             ("writes waiting for the journal", 2 * (self.staging_bytes + self.staging_count_max * 64)),
-            ("request ids", self.request_count_max * 64 * 64 / core_count.max(1)),
+            ("request ids", self.requests().footprint_bytes() * TABLET_COUNT / core_count.max(1)),
+            (
+                "keys written lately",
+                RecentKeys::footprint_bytes(self.recent_count) * TABLET_COUNT / core_count.max(1),
+            ),
             ("rings from other cores", self.ring_bytes * core_count.saturating_sub(1)),
         ]
     }

@@ -284,6 +284,7 @@ async fn start_shard(
         staged: Notify::new(),
         settled: Notify::new(),
         phase: Cell::new(Phase::Serving),
+        turn_us: Cell::new(io.now().ns / 1000),
         ticks_wanted: Cell::new(0),
         connections: connection::Connections::default(),
         gathers: crate::gather::Gathers::default(),

@@ -44,6 +44,7 @@ pub(crate) enum Admitted {
 struct Observed {
     version: Version,
     index: LogIndex,
+    expiry_us: u64,
 }
 
 /// A write that nothing about its tablet stops.
@@ -99,11 +100,11 @@ fn check(shard: &Shard, state: &mut State, wanted: &Wanted<'_>) -> Result<Checke
         Seen::TooOld => return Err(Admitted::Decided(Decided::TooOld)),
         Seen::Full => return Err(busy(Limit::RequestIds, HINT_LATER_MS)),
     }
-    let mut observed = Observed { version: Version::ABSENT, index: own.applied };
+    let mut observed = Observed { version: Version::ABSENT, index: own.applied, expiry_us: 0 };
     if let Wanted::CompareAndSet(compare) = wanted {
-        observed.version = match look(state, tablet, compare.key, Asked::default()) {
-            Ok(visible) => visible.version,
-            Err(Outcome::NotFound) => Version::ABSENT,
+        (observed.version, observed.expiry_us) = match look(state, tablet, compare.key, Asked::default()) {
+            Ok(visible) => (visible.version, visible.expiry_us),
+            Err(Outcome::NotFound) => (Version::ABSENT, 0),
             Err(other) => return Err(Admitted::Refused(other)),
         };
         if observed.version != compare.expected {
@@ -227,6 +228,7 @@ impl<'a> Wanted<'a> {
                     expected,
                     observed: observed.version,
                     observed_index: observed.index,
+                    observed_expiry_us: observed.expiry_us,
                     value: Some(value),
                 };
                 write(key, expiry, change, false);

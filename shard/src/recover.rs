@@ -11,7 +11,7 @@ use crate::journal::{Claim, Journal, JournalZone, Record, Replayed, Tail, identi
 use crate::limits::Limits;
 use crate::memtable::{Memtable, MemtableConfig};
 use crate::recent::RecentKeys;
-use crate::requests::{RequestLimits, RequestTable};
+use crate::requests::RequestTable;
 use crate::tablet::Tablet;
 use crate::versions::{Attached, Versions, VersionsOwner};
 use ioengine::{Buf, Disk, DiskError, Io, Region};
@@ -136,11 +136,7 @@ pub(crate) async fn recover(
     };
     let state = State {
         tablets: tablets(io, shard, superblock.shard_count, limits),
-        memtable: Memtable::new(MemtableConfig {
-            bytes: limits.memtable_bytes,
-            record_count_max: limits.memtable_record_count_max,
-            seed: io.random(),
-        }),
+        memtable: Memtable::new(MemtableConfig { seed: io.random(), ..limits.memtable() }),
         versions,
     };
     let arena = |bytes: u64| io.buffer(bytes as usize).ok_or(RecoverError::Arena { bytes });
@@ -167,11 +163,7 @@ pub(crate) async fn recover(
 }
 
 fn tablets(io: &Io, shard: u16, shard_count: u16, limits: &Limits) -> Vec<Option<Tablet>> {
-    let requests = RequestLimits {
-        capacity: limits.request_count_max,
-        horizon_us: limits.request_horizon.as_micros() as u64,
-        horizon_min_us: limits.request_horizon_min.as_micros() as u64,
-    };
+    let requests = limits.requests();
     let tablet = |index: TabletIndex| {
         (index.shard(shard_count).0 == shard).then(|| Tablet {
             applied: LogIndex(0),
