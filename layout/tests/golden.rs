@@ -233,7 +233,7 @@ fn inspect_marks_nothing_in_good_images() {
         "tick",
         "put value 5 bytes \"first\"",
         "expiry 1800000000000000",
-        "compare-and-set expected 0 observed 393217 at index 6 delete",
+        "compare-and-set expected 0 observed 393217 at index 6 expiring 1700000000000000 delete",
         "coherent to index 8, generation 2",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
