@@ -8,12 +8,12 @@
 use crate::apply::{Decided, apply};
 use crate::core::{Phase, Shard};
 use crate::door::{tell, tell_decided};
-use crate::journal::Claim;
+use crate::journal::{Claim, Journal};
 use crate::memtable::Charge;
 use crate::staging::{Batch, Request};
-use ioengine::sync::race;
+use ioengine::sync::{Either, race};
 use ioengine::{Buf, DiskError, Instant};
-use layout::journal_record::RecordKind;
+use layout::journal_record::{RecordKind, RecordWriter};
 use layout::log_entry::{Entry, EntryHeader, Operation};
 use layout::tip::{self, TIP_BYTES};
 use layout::units::{LogIndex, LogTime, TABLET_COUNT, TabletIndex};
@@ -31,55 +31,95 @@ type Heads = [(LogIndex, LogTime); TABLET_COUNT];
 /// Run until the core ends. `buffer` holds a record, `scratch` the operations of an entry.
 pub(crate) async fn run(shard: Rc<Shard>, mut buffer: Buf, mut scratch: Vec<u8>) {
     let Some(journal) = &shard.journal else { return };
-    let mut marked = true;
     loop {
         stage_ticks(&shard);
-        if shard.batch.borrow().is_empty() {
-            let staged = shard.staged.notified();
-            if marked || shard.phase.get() == Phase::Draining {
-                staged.await;
-            } else if let ioengine::sync::Either::Second(()) =
-                race(staged, shard.io.sleep(shard.limits.mark_after)).await
-            {
-                let (result, back) = mark(&shard, buffer).await;
-                buffer = back;
-                if let Err(error) = result {
-                    return fail(&shard, &error);
-                }
-                marked = true;
+        let wrote = if shard.batch.borrow().is_empty() {
+            if !idle(&shard).await {
+                continue;
             }
-            continue;
+            mark(&shard, journal, buffer).await
+        } else {
+            commit(&shard, journal, buffer, &mut scratch).await
+        };
+        match wrote {
+            Ok(back) => buffer = back,
+            Err(error) => return fail(&shard, &error),
         }
-        shard.batch.swap(&shard.flying);
-        let heads = heads(&shard);
-        if ioengine::canary("answer_before_flush") {
-            settle(&shard, &heads, &mut scratch);
-        }
-        shard.flying_bytes.set(shard.flying.borrow().body_bytes());
-        let (mut result, back, pending) = journal
-            .write(buffer, RecordKind::Entries, |writer| {
-                shard.flying.borrow().fill(writer, |tablet| heads[tablet.index()]);
-            })
-            .await;
-        buffer = back;
-        while let Err(DiskError::Full { .. }) = result {
-            // The record may be there in part: only the same bytes may follow at its place.
-            ioengine::sometimes!("a record finds no space");
-            answer_all(&shard, &Outcome::UnknownOutcome);
-            shard.stuck.set(true);
-            shard.io.sleep(SPACE_RETRY).await;
-            (result, buffer) = journal.write_again(buffer, &pending).await;
-        }
-        shard.stuck.set(false);
-        if let Err(error) = result {
-            return fail(&shard, &error);
-        }
-        settle(&shard, &heads, &mut scratch);
-        shard.flying.borrow_mut().clear();
-        shard.flying_bytes.set(0);
         shard.settled.notify();
-        marked = false;
     }
+}
+
+/// Nothing is staged: wait until something is, or until a mark is due (true).
+async fn idle(shard: &Shard) -> bool {
+    if shard.marked.get() {
+        shard.staged.notified().await;
+        return false;
+    }
+    if shard.phase.get() == Phase::Draining {
+        return true;
+    }
+    let waited = race(shard.staged.notified(), shard.io.sleep(shard.limits.mark_after)).await;
+    waited == Either::Second(())
+}
+
+/// Make a record of what is staged, and answers of the record.
+async fn commit(
+    shard: &Shard,
+    journal: &Journal,
+    buffer: Buf,
+    scratch: &mut Vec<u8>,
+) -> Result<Buf, DiskError> {
+    shard.batch.swap(&shard.flying);
+    let heads = heads(shard);
+    if ioengine::canary("answer_before_flush") {
+        settle(shard, &heads, scratch);
+    }
+    shard.flying_bytes.set(shard.flying.borrow().body_bytes());
+    let buffer = write(shard, journal, buffer, RecordKind::Entries, |writer| {
+        shard.flying.borrow().fill(writer, |tablet| heads[tablet.index()]);
+    })
+    .await?;
+    settle(shard, &heads, scratch);
+    shard.flying.borrow_mut().clear();
+    shard.flying_bytes.set(0);
+    shard.marked.set(false);
+    Ok(buffer)
+}
+
+/// Say that everything so far is flushed, with the last index of each tablet: a record lost before it then shows.
+async fn mark(shard: &Shard, journal: &Journal, buffer: Buf) -> Result<Buf, DiskError> {
+    shard.marked.set(true);
+    let tips = shard.tips();
+    if !journal.has_room(Claim::Write, 0, tips.len() * TIP_BYTES) {
+        return Ok(buffer);
+    }
+    write(shard, journal, buffer, RecordKind::Mark, |writer| {
+        for (tablet, index) in tips {
+            assert!(writer.append(&tip::encode(tablet, index)), "a mark is small");
+        }
+    })
+    .await
+}
+
+/// Write a record until it is durable. Without space the same bytes are tried again at the same place: the record may
+/// be there in part, and nothing else may follow it. Meanwhile who waits is told that the outcome is unknown.
+async fn write(
+    shard: &Shard,
+    journal: &Journal,
+    buffer: Buf,
+    kind: RecordKind,
+    fill: impl FnOnce(&mut RecordWriter<'_>),
+) -> Result<Buf, DiskError> {
+    let (mut result, mut buffer, pending) = journal.write(buffer, kind, fill).await;
+    while let Err(DiskError::Full { .. }) = result {
+        ioengine::sometimes!("a record finds no space");
+        answer_batch(shard, &mut shard.flying.borrow_mut(), &Outcome::UnknownOutcome, |_| true);
+        shard.stuck.set(true);
+        shard.io.sleep(SPACE_RETRY).await;
+        (result, buffer) = journal.write_again(buffer, &pending).await;
+    }
+    shard.stuck.set(false);
+    result.map(|()| buffer)
 }
 
 /// Index and stamp of the next entry of each tablet with staged writes.
@@ -140,41 +180,18 @@ fn stage_ticks(shard: &Shard) {
     }
 }
 
-/// Say that everything so far is flushed, with the last index of each tablet: a record lost before it then shows.
-async fn mark(shard: &Shard, buffer: Buf) -> (Result<(), DiskError>, Buf) {
-    let journal = shard.journal.as_ref().expect("a shard that commits has a journal");
-    let tips = shard.tips();
-    if !journal.has_room(Claim::Write, 0, tips.len() * TIP_BYTES) {
-        return (Ok(()), buffer);
-    }
-    let (result, buffer, _) = journal
-        .write(buffer, RecordKind::Mark, |writer| {
-            for (tablet, index) in tips {
-                assert!(writer.append(&tip::encode(tablet, index)), "a mark is small");
-            }
-        })
-        .await;
-    // A mark without space is not missed: it is not written again, and what follows goes to the same place. It may
-    // be there all the same, and then what follows differs from it: so it ends the journal like any other failure.
-    (result, buffer)
-}
-
 /// The device has failed: nobody knows what of the record on its way is there. Those behind it were never written.
 fn fail(shard: &Shard, error: &DiskError) {
     ioengine::sometimes!("the journal's device failed");
     tracing::error!(%error, "the journal has ended: writes are refused until restart");
     shard.counters.device_ended.set(1);
     shard.failed.set(true);
-    answer_all(shard, &Outcome::UnknownOutcome);
+    answer_batch(shard, &mut shard.flying.borrow_mut(), &Outcome::UnknownOutcome, |_| true);
     let busy = Outcome::Busy { limit: Limit::Device, hint_ms: 1000 };
     answer_batch(shard, &mut shard.batch.borrow_mut(), &busy, |_| true);
     shard.batch.borrow_mut().clear();
     shard.flying_bytes.set(0);
     shard.settled.notify();
-}
-
-fn answer_all(shard: &Shard, outcome: &Outcome) {
-    answer_batch(shard, &mut shard.flying.borrow_mut(), outcome, |_| true);
 }
 
 fn answer_batch(shard: &Shard, batch: &mut Batch, outcome: &Outcome, which: impl Fn(Instant) -> bool) {

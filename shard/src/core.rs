@@ -66,6 +66,8 @@ pub(crate) struct Shard {
     pub(crate) flying: RefCell<Batch>,
     /// Body bytes of the record on its way; 0 when there is none.
     pub(crate) flying_bytes: Cell<usize>,
+    /// Everything applied so far stands before a mark.
+    pub(crate) marked: Cell<bool>,
     /// A record finds no space on the device and is tried again.
     pub(crate) stuck: Cell<bool>,
     /// The device failed: nothing is written until restart.
@@ -96,9 +98,10 @@ impl Shard {
         self.turn_us.set(self.io.now().ns / 1000);
     }
 
-    /// Nothing waits for the journal.
+    /// Nothing waits for the journal, and a mark says so.
     pub(crate) fn is_settled(&self) -> bool {
-        self.batch.borrow().is_empty() && self.flying_bytes.get() == 0
+        let ended = self.journal.is_none() || self.failed.get();
+        ended || (self.batch.borrow().is_empty() && self.flying_bytes.get() == 0 && self.marked.get())
     }
 
     /// A read met a record that the wall clock has passed: let log time go on.

@@ -147,19 +147,11 @@ fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_
 
 /// A part of another core's multi-get: keys of this core's tablets.
 pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
-    let bytes_max = shard.limits.frame_bytes_max as usize;
+    let bytes_max = part_gets(part).map(|(_, get)| item_bytes(shard, &get)).sum();
     let wrote = shard.peers.answer(shard, to.core, Kind::PartReply, to, bytes_max, |out| {
         let mut writer = MultiGetWriter::items_only(out);
-        let mut rest = part;
-        while let Some((head, tail)) = rest.split_first_chunk::<4>() {
-            let index = u16::from_le_bytes([head[0], head[1]]);
-            let bytes = usize::from(u16::from_le_bytes([head[2], head[3]]));
-            let request = Request::decode(Operation::Get, &tail[..bytes]);
-            let Ok(Request::Get(get)) = request else { panic!("the other core has encoded gets") };
-            if !item(shard, &mut writer, index, &get) {
-                return None;
-            }
-            rest = &tail[bytes..];
+        for (index, get) in part_gets(part) {
+            assert!(item(shard, &mut writer, index, &get), "room was measured");
         }
         Some(writer.finish())
     });
@@ -167,6 +159,21 @@ pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
         // An empty part has no items, which no asked part has: it says that there was no room.
         shard.peers.tell(to.core, Kind::PartReply, to, &[]);
     }
+}
+
+/// The gets of a part, each with its place in the whole.
+fn part_gets(part: &[u8]) -> impl Iterator<Item = (u16, Get<'_>)> {
+    let mut rest = part;
+    std::iter::from_fn(move || {
+        let (head, tail) = rest.split_first_chunk::<4>()?;
+        let index = u16::from_le_bytes([head[0], head[1]]);
+        let (get, tail) = tail.split_at(usize::from(u16::from_le_bytes([head[2], head[3]])));
+        rest = tail;
+        match Request::decode(Operation::Get, get) {
+            Ok(Request::Get(get)) => Some((index, get)),
+            other => panic!("the other core has encoded gets, not {other:?}"),
+        }
+    })
 }
 
 /// Items came from another core.

@@ -279,6 +279,7 @@ async fn start_shard(
         batch: batch(),
         flying: batch(),
         flying_bytes: Cell::new(0),
+        marked: Cell::new(true),
         stuck: Cell::new(false),
         failed: Cell::new(false),
         staged: Notify::new(),
@@ -346,6 +347,7 @@ async fn listen(io: &Io, config: &NodeConfig, boot: &Boot, shard: &Rc<Shard>) ->
 /// Finish what is in flight, then close.
 async fn drain(shard: &Rc<Shard>) {
     shard.phase.set(Phase::Draining);
+    shard.staged.notify();
     let deadline = shard.io.now().after(shard.limits.drain_deadline);
     while !shard.is_settled() && shard.io.now() < deadline {
         race(shard.settled.notified(), shard.io.sleep(Duration::from_millis(50))).await;
