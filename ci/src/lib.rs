@@ -1,4 +1,6 @@
 //! Simulator scenarios, checkers, the torture from outside, and tidy.
 
 pub mod crash;
+pub mod sim;
+pub mod sim_main;
 pub mod tidy;

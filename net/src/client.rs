@@ -17,7 +17,6 @@ mod error;
 mod link;
 mod multi_get;
 mod pages;
-mod turnstile;
 mod verbs;
 
 pub use bulk::{Bulk, Done, OwnedKey, Work};

@@ -9,7 +9,6 @@ mod disk;
 mod disk_handle;
 mod disk_io;
 mod driver;
-mod ending;
 mod fault;
 mod image;
 mod link;

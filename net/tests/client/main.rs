@@ -3,7 +3,6 @@
 mod blocking;
 mod pages;
 mod retries;
-mod seeds;
 mod server;
 mod verbs;
 
@@ -37,11 +36,7 @@ fn key(stream: &'static str, time: u64) -> Key<'static> {
 
 impl Scene {
     fn new(seed: u64) -> Scene {
-        Scene::in_world(seed, WorldConfig::default())
-    }
-
-    fn in_world(seed: u64, config: WorldConfig) -> Scene {
-        let world = World::new(seed, config);
+        let world = World::new(seed, WorldConfig::default());
         let server = world.add_node(NodeConfig::numbered(1));
         let client = world.add_node(NodeConfig::numbered(2));
         let address = SocketAddr::new(server.address(), PORT);
@@ -60,7 +55,7 @@ impl Scene {
             serve(io, address, store, move |_| bound.set(true))
         })
         .expect("a simulated core starts");
-        assert!(self.world.run_while(Duration::from_secs(10), || !ready.get()));
+        assert!(self.world.run_while(Duration::from_secs(1), || !ready.get()));
     }
 
     fn address(&self) -> SocketAddr {

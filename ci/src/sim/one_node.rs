@@ -1,0 +1,351 @@
+//! The scenario of one node: clients at work, trouble of all kinds, then peace: a last restart, progress, everything
+//! read back, a drain; and then the judgement over the whole history.
+
+use super::checkers::{self, Final};
+use super::client::{Client, Patience, Shared};
+use super::history::{History, KeyIndex, Seen, Violation};
+use super::hostile;
+use super::load::{Lane, Streams};
+use super::plan::{Mode, Plan};
+use super::report::{Clock, SeedReport};
+use super::scene::{Scene, Standing};
+use super::trouble::Nemesis;
+use super::wire::{Wire, WireLimits};
+use ioengine::sim::{NodeHandle, Random};
+use ioengine::{CoreConfig, Io, Queue};
+use layout::units::{Space, TabletIndex};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Longest time, in the simulated world, for a node without trouble to serve, and to answer.
+const PROGRESS: Duration = Duration::from_secs(30);
+
+/// What to run besides the seed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Planted bugs.
+    pub canaries: Vec<String>,
+    /// Keep the trace as text.
+    pub trace: bool,
+    /// Compute the hash of the history.
+    pub hash: bool,
+}
+
+/// Run `seed` in `mode`.
+#[must_use]
+pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
+    let clock = Clock::start();
+    let plan = Plan::draw(seed, mode);
+    let mut run = Run::new(&plan, options);
+    run.play();
+    run.report(options, &clock)
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    scene: Scene,
+    shared: Rc<Shared>,
+    violations: Vec<Violation>,
+    last: Final,
+    lives: super::trouble::Lives,
+    failures: Vec<String>,
+}
+
+fn core(name: &str, index: usize) -> CoreConfig {
+    CoreConfig { arena_bytes: 4 << 20, operation_count_max: 256, ..CoreConfig::small(name, index) }
+}
+
+impl<'a> Run<'a> {
+    fn new(plan: &'a Plan, options: &Options) -> Run<'a> {
+        let scene = Scene::new(plan, options.canaries.clone(), options.trace);
+        let shared = Rc::new(Shared {
+            history: Rc::new(RefCell::new(History::new(1))),
+            device_failed: Cell::new(false),
+            may_be_corrupt: plan.mode == Mode::Lying,
+            stop: Cell::new(false),
+            busy: Cell::new(0),
+        });
+        Run {
+            plan,
+            scene,
+            shared,
+            violations: Vec::new(),
+            last: Final::default(),
+            lives: super::trouble::Lives::default(),
+            failures: Vec::new(),
+        }
+    }
+
+    fn wrong(&mut self, text: String) {
+        self.violations.push(Violation { checker: "run", text });
+    }
+
+    fn play(&mut self) {
+        let hostile_wanted = Rc::new(Cell::new(0));
+        let hostile_stop = Rc::new(Cell::new(false));
+        self.scene.start();
+        if !self.wait_for(Standing::Serving) {
+            return self.wrong(format!("a fresh node does not serve: {:?}", self.scene.failure()));
+        }
+        self.launch(&hostile_wanted, &hostile_stop);
+        let shared = Rc::clone(&self.shared);
+        let mut nemesis = Nemesis::new(self.plan, shared, self.scene.world.now());
+        nemesis.serves();
+        let end = self.scene.world.now().after(self.plan.duration);
+        while self.scene.world.now() < end {
+            let due = nemesis.due(self.scene.world.now());
+            self.scene.world.run_until(due.min(end));
+            nemesis.turn(&mut self.scene);
+            hostile_wanted.set(hostile_wanted.get() + std::mem::take(&mut nemesis.hostile_wanted));
+        }
+        self.shared.stop.set(true);
+        hostile_stop.set(true);
+        nemesis.end_all(&mut self.scene);
+        // Clients finish what they are at; what cannot be finished ends with their patience.
+        let give_up = self.scene.world.now().after(Duration::from_secs(60));
+        while self.shared.busy.get() > 0 && self.scene.world.now() < give_up {
+            let due = nemesis.due(self.scene.world.now());
+            self.scene.world.run_until(due);
+            nemesis.mend(&mut self.scene);
+        }
+        if self.shared.busy.get() > 0 {
+            self.wrong(format!("{} lanes wait beyond their patience", self.shared.busy.get()));
+        }
+        self.lives = nemesis.lives;
+        self.failures = std::mem::take(&mut nemesis.failures);
+        if nemesis.overdue_drains > 0 {
+            self.wrong(format!("{} drains did not end in time", nemesis.overdue_drains));
+        }
+        self.peace();
+    }
+
+    /// Run until the node stands so; false when it did not come to that in time.
+    fn wait_for(&mut self, wanted: Standing) -> bool {
+        let until = self.scene.world.now().after(PROGRESS);
+        while self.scene.world.now() < until {
+            let standing = self.scene.standing();
+            if standing == wanted || standing == Standing::Down {
+                break;
+            }
+            self.scene.world.run_for(Duration::from_millis(2));
+        }
+        self.scene.standing() == wanted
+    }
+
+    fn launch(&mut self, hostile_wanted: &Rc<Cell<u32>>, hostile_stop: &Rc<Cell<bool>>) {
+        let plan = self.plan;
+        let root = Random::new(plan.seed).fork(plan.mode.name(), 0);
+        let streams = {
+            let mut history = self.shared.history.borrow_mut();
+            let mut make = |kind: &str, count: u64| {
+                (0..count)
+                    .map(|number| {
+                        let long = if number % 7 == 3 { "x".repeat(90) } else { String::new() };
+                        let name = format!("{kind}-{number}{long}");
+                        history.keys.stream(Space(u16::from(number % 5 == 4)), name.as_bytes())
+                    })
+                    .collect()
+            };
+            Rc::new(Streams {
+                hot: make("hot", plan.load.hot_stream_count),
+                cold: make("cold", plan.load.cold_stream_count),
+            })
+        };
+        let load = Rc::new(plan.load.clone());
+        for (machine, node) in (0u16..).zip(&self.scene.machines) {
+            let (shared, streams, load) = (Rc::clone(&self.shared), Rc::clone(&streams), Rc::clone(&load));
+            let address = self.scene.config.listen;
+            let clients: Vec<_> = (0u16..)
+                .zip(&plan.clients)
+                .filter(|(_, one)| one.0 == machine)
+                .map(|(n, one)| (n, one.clone()))
+                .collect();
+            let lanes: usize = clients.iter().map(|(_, one)| usize::from(one.1)).sum();
+            self.shared.busy.set(self.shared.busy.get() + lanes);
+            let root = root.fork("machine", u64::from(machine));
+            let main = move |io: Io| async move {
+                for (number, (_, lanes, patience)) in clients {
+                    let client = Rc::new(client(&io, address, number, &shared, patience));
+                    for lane in 0..lanes {
+                        let random = root.fork("lane", u64::from(number) << 16 | u64::from(lane));
+                        let lane = Lane {
+                            client: Rc::clone(&client),
+                            shared: Rc::clone(&shared),
+                            load: Rc::clone(&load),
+                            streams: Rc::clone(&streams),
+                            random,
+                        };
+                        io.spawn(Queue::Foreground, lane.run());
+                    }
+                }
+                while !(shared.stop.get() && shared.busy.get() == 0) {
+                    io.sleep(Duration::from_millis(100)).await;
+                }
+            };
+            node.launch(core("clients", 0), main).expect("a simulated core can be launched");
+        }
+        let (wanted, stop) = (Rc::clone(hostile_wanted), Rc::clone(hostile_stop));
+        let (address, random) = (self.scene.config.listen, root.fork("hostile", 0));
+        let main = move |io: Io| hostile::run(io, address, wanted, stop, random);
+        self.scene.hostile.launch(core("hostile", 0), main).expect("a simulated core can be launched");
+    }
+
+    /// No more trouble: one last end and start, then everything must be there.
+    fn peace(&mut self) {
+        let mut random = Random::new(self.plan.seed).fork(self.plan.mode.name(), 0).fork("peace", 0);
+        if self.scene.standing() == Standing::Serving {
+            match random.below(3) {
+                0 => self.scene.store.kill(),
+                1 => self.scene.store.power_cut(),
+                _ => self.drain(),
+            }
+        } else {
+            self.scene.store.kill();
+        }
+        self.scene.start();
+        if !self.wait_for(Standing::Serving) {
+            let failure = self.scene.failure().unwrap_or_else(|| "it neither serves nor says why".to_owned());
+            self.last.refused_to_start = true;
+            if self.plan.mode == Mode::Honest {
+                self.wrong(format!("without trouble the node does not start: {failure}"));
+            }
+            self.failures.push(failure);
+            return;
+        }
+        self.progress();
+        self.read_back();
+        self.drain();
+    }
+
+    /// Drain the node and see it end.
+    fn drain(&mut self) {
+        self.scene.drain();
+        let until = self.scene.world.now().after(self.plan.limits.drain_deadline + Duration::from_secs(10));
+        while self.scene.store.is_running() && self.scene.world.now() < until {
+            self.scene.world.run_for(Duration::from_millis(10));
+        }
+        if self.scene.store.is_running() {
+            self.wrong("a drain did not end in time".to_owned());
+            self.scene.store.kill();
+        }
+        if self.scene.disk.in_flight() > 0 {
+            self.wrong("operations are in flight on the disk of a node that has ended".to_owned());
+        }
+    }
+
+    /// Do something on a machine of a client, to its end.
+    fn at_peace<T: 'static, F>(&self, number: u16, ask: impl FnOnce(Rc<Client>) -> F + 'static) -> T
+    where
+        F: Future<Output = T> + 'static,
+    {
+        let machine: NodeHandle = self.scene.machines[0];
+        let (shared, address) = (Rc::clone(&self.shared), self.scene.config.listen);
+        self.scene.world.block_on(&machine, Duration::from_secs(3_600), move |io: Io| async move {
+            let patience = Patience {
+                attempt: Duration::from_secs(5),
+                whole: PROGRESS,
+                hangs_up: false,
+                tells_log_time: true,
+            };
+            ask(Rc::new(client(&io, address, number, &shared, patience))).await
+        })
+    }
+
+    /// A put and a get are answered in time.
+    fn progress(&mut self) {
+        let shared = Rc::clone(&self.shared);
+        let stream = shared.history.borrow_mut().keys.stream(Space(0), b"progress");
+        let before = shared.history.borrow().answers.clone();
+        let (put, got) = self.at_peace(1_000, move |client| async move {
+            let put =
+                client.write(stream, &[(1, super::history::Does::Put { bytes: 40, expiry: 0 })], None).await;
+            (put, client.get(stream, 1, None).await)
+        });
+        let answers = self.shared.history.borrow().answers.clone();
+        let now =
+            |name: &str| answers.get(name).copied().unwrap_or(0) > before.get(name).copied().unwrap_or(0);
+        // Full is an answer that lasts until something can be moved away.
+        let full = now("Space") || now("Memory");
+        let corrupt = self.plan.mode == Mode::Lying && now("Corrupt");
+        self.last.full = full;
+        if !put && !full && !corrupt {
+            self.wrong(format!("no put succeeds within {PROGRESS:?} of peace: {answers:?}"));
+        }
+        if got.is_none_or(|seen| put && seen == Seen::Absent) && !corrupt {
+            self.wrong(format!("no get succeeds within {PROGRESS:?} of peace"));
+        }
+    }
+
+    /// Read everything that was ever touched.
+    fn read_back(&mut self) {
+        self.last.since = self.shared.history.borrow_mut().tick();
+        let keys = self.shared.history.borrow().keys.clone();
+        let unanswered = self.at_peace(1_001, move |client| async move {
+            let mut unanswered: BTreeMap<KeyIndex, &'static str> = BTreeMap::new();
+            for (number, &(stream, time)) in (0u32..).zip(&keys.keys) {
+                if client.get(stream, time, None).await.is_none() {
+                    unanswered.insert(KeyIndex(number), "Corrupt");
+                }
+            }
+            for stream in (0..keys.streams.len()).map(|number| super::history::StreamIndex(number as u32)) {
+                let mut from = 0;
+                while let Some(next) = client.scan(stream, (from, u64::MAX), false, (0, 0)).await.flatten() {
+                    from = next;
+                }
+            }
+            for tablet in TabletIndex::all() {
+                let mut after = None;
+                loop {
+                    after = client.streams(tablet, None, after, 0).await.flatten();
+                    if after.is_none() {
+                        break;
+                    }
+                }
+            }
+            let status = client.status().await;
+            (unanswered, status)
+        });
+        (self.last.unanswered, self.last.status) = unanswered;
+    }
+
+    fn report(mut self, options: &Options, clock: &Clock) -> SeedReport {
+        let history = self.shared.history.borrow().clone();
+        let mut violations = std::mem::take(&mut self.violations);
+        violations.extend(checkers::judge(&history, &self.last, self.plan.mode));
+        let world = &self.scene.world;
+        SeedReport {
+            seed: self.plan.seed,
+            mode: self.plan.mode,
+            operations: history.operation_count,
+            answers: history.answers.clone(),
+            faults: world.fault_counts(),
+            marks: world.marks(),
+            starts: self.lives.served + 1,
+            failed_starts: self.lives.failed,
+            failures: std::mem::take(&mut self.failures),
+            excused: 0,
+            simulated_s: world.now().ns as f64 / 1e9,
+            events: world.event_count(),
+            trace_hash: world.trace_hash(),
+            history_hash: if options.hash { history.hash() } else { 0 },
+            trace: world.take_trace(),
+            violations,
+            cpu_s: clock.seconds(),
+        }
+    }
+}
+
+fn client(
+    io: &Io,
+    address: std::net::SocketAddr,
+    number: u16,
+    shared: &Rc<Shared>,
+    patience: Patience,
+) -> Client {
+    let limits = WireLimits { in_flight: 8, frame_bytes: 64 << 10, connect: Duration::from_secs(2) };
+    let random = io.random();
+    let wire = Wire::new(io.clone(), address, limits, random | 1, Rc::clone(&shared.history));
+    Client::new(number, io.clone(), wire, Rc::clone(shared), random | 1, patience)
+}

@@ -1,0 +1,309 @@
+//! What a seed means: everything about a run of one node, drawn before it begins. Swarm: each seed has its own subset of
+//! operations, faults and bounds, and its own strengths, so that rare combinations come up.
+
+use super::client::Patience;
+use ioengine::sim::{DiskConfig, DiskLatency, Random, WorldConfig};
+use shard::journal::record_bytes;
+use shard::limits::Limits;
+use std::ops::Range;
+use std::time::Duration;
+
+/// What the disk may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// It fails, is slow, full or torn by a crash. Nothing acknowledged is lost.
+    Honest,
+    /// It rots, loses writes and puts them elsewhere. No wrong value is ever returned.
+    Lying,
+}
+
+impl Mode {
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Honest => "honest",
+            Mode::Lying => "lying",
+        }
+    }
+}
+
+/// How often each operation comes, in relation to the others.
+#[derive(Clone, Debug)]
+pub(super) struct Weights {
+    pub(super) put: u64,
+    pub(super) delete: u64,
+    pub(super) compare_and_set: u64,
+    pub(super) batch: u64,
+    pub(super) get: u64,
+    pub(super) get_if_newer: u64,
+    pub(super) multi_get: u64,
+    pub(super) scan: u64,
+    pub(super) head: u64,
+    pub(super) streams: u64,
+    pub(super) other: u64,
+}
+
+/// What clients do.
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    pub(super) weights: Weights,
+    /// Every lane does so many operations in a row, all lanes together, and then rests.
+    pub(super) burst: u64,
+    /// From one burst to the next, in microseconds.
+    pub(super) period_us: u64,
+    /// Longest pause between two operations of a burst, in microseconds.
+    pub(super) gap_us: u64,
+    pub(super) hot_stream_count: u64,
+    pub(super) cold_stream_count: u64,
+    pub(super) hot_time_count: u64,
+    pub(super) cold_time_count: u64,
+    /// Chance of a hot stream, in parts per million.
+    pub(super) hot_ppm: u32,
+    /// Largest value, in bytes.
+    pub(super) value_bytes_max: u64,
+    /// Chance that a put has an expiry, in parts per million.
+    pub(super) expiry_ppm: u32,
+    /// How far ahead expiries lie, in microseconds.
+    pub(super) expiry_us: Range<u64>,
+}
+
+/// Kinds of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trouble {
+    Kill,
+    KillInStores,
+    PowerCut,
+    Drain,
+    Pause,
+    ClockJump,
+    DiskSlow,
+    DiskStall,
+    DiskFull,
+    DiskErrors,
+    Partition,
+    LinkBad,
+    Hostile,
+    Rot,
+    RotSuperblock,
+    Unreadable,
+    LoseWrites,
+    MisdirectWrites,
+    IgnoreFlushes,
+}
+
+impl Trouble {
+    const HONEST: [Trouble; 13] = [
+        Trouble::Kill,
+        Trouble::KillInStores,
+        Trouble::PowerCut,
+        Trouble::Drain,
+        Trouble::Pause,
+        Trouble::ClockJump,
+        Trouble::DiskSlow,
+        Trouble::DiskStall,
+        Trouble::DiskFull,
+        Trouble::DiskErrors,
+        Trouble::Partition,
+        Trouble::LinkBad,
+        Trouble::Hostile,
+    ];
+    const LIES: [Trouble; 6] = [
+        Trouble::Rot,
+        Trouble::RotSuperblock,
+        Trouble::Unreadable,
+        Trouble::LoseWrites,
+        Trouble::MisdirectWrites,
+        Trouble::IgnoreFlushes,
+    ];
+}
+
+/// A run of one node.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(super) seed: u64,
+    pub(super) mode: Mode,
+    pub(super) world: WorldConfig,
+    pub(super) core_count: u16,
+    pub(super) disk: DiskConfig,
+    pub(super) journal_bytes: u64,
+    pub(super) segment_bytes: u64,
+    pub(super) limits: Limits,
+    pub(super) machine_count: u16,
+    /// By client: machine, lanes, patience.
+    pub(super) clients: Vec<(u16, u16, Patience)>,
+    pub(super) load: Load,
+    /// How often each kind of trouble comes, in relation to the others.
+    pub(super) troubles: Vec<(Trouble, u64)>,
+    /// Mean time from one trouble to the next.
+    pub(super) trouble_every: Duration,
+    /// Length of the part with faults.
+    pub(super) duration: Duration,
+}
+
+fn ms(random: &mut Random, range: Range<u64>) -> Duration {
+    Duration::from_micros(random.within(&(range.start * 1000..range.end * 1000)))
+}
+
+impl Plan {
+    /// What `seed` means in `mode`.
+    #[must_use]
+    pub fn draw(seed: u64, mode: Mode) -> Plan {
+        let root = Random::new(seed).fork(mode.name(), 0);
+        let random = &mut root.fork("plan", 0);
+        let mut world = WorldConfig::swarm(&mut root.fork("world", 0));
+        // A sluggish network is drawn now and then, not half the time: what takes long has few operations a second.
+        if !random.chance(200_000) {
+            let delay = 5_000 << random.below(6);
+            world.link.delay_ns = delay..delay * (2 + random.below(3));
+            world.link.loss_ppm = world.link.loss_ppm.min(2_000);
+        }
+        let core_count = *random.pick(&[1, 1, 2, 2, 3, 4]);
+        let limits = limits(random);
+        let segment_bytes = *random.pick(&[64 << 10, 128 << 10, 256 << 10]);
+        let segment_bytes = limits.record_bytes_max.next_multiple_of(64 << 10).max(segment_bytes);
+        // Mostly room for a whole run; sometimes so little that it is full soon.
+        let journal_bytes = (if random.chance(150_000) { 768 << 10 } else { 4 << (20 + random.below(3)) }
+            / u64::from(core_count))
+        .next_multiple_of(segment_bytes)
+        .max(4 * segment_bytes);
+        let disk = disk(random, u64::from(core_count) * journal_bytes);
+        let machine_count = 1 + random.below(3) as u16;
+        let client_count = 1 + random.below(8) as u16;
+        let clients: Vec<(u16, u16, Patience)> = (0..client_count)
+            .map(|number| {
+                let lanes = 1 + random.below(if client_count < 3 { 4 } else { 2 }) as u16;
+                let patience = Patience {
+                    attempt: ms(random, 50..2_000),
+                    whole: ms(random, 1_000..8_000),
+                    hangs_up: random.coin(),
+                    tells_log_time: !random.chance(150_000),
+                };
+                (number % machine_count, lanes, patience)
+            })
+            .collect();
+        let lanes = clients.iter().map(|client| u64::from(client.1)).sum();
+        Plan {
+            seed,
+            mode,
+            world,
+            core_count,
+            disk,
+            journal_bytes,
+            segment_bytes,
+            load: load(random, lanes, &limits),
+            limits,
+            machine_count,
+            clients,
+            troubles: troubles(random, mode),
+            trouble_every: ms(random, 700..5_000),
+            duration: ms(random, 12_000..40_000),
+        }
+    }
+}
+
+fn limits(random: &mut Random) -> Limits {
+    let small = Limits::small();
+    let staging_bytes = *random.pick(&[16 << 10, 32 << 10, 64 << 10, 64 << 10]);
+    let overhead = 64 * layout::log_entry::ENTRY_HEADER_BYTES;
+    let few = random.chance(200_000);
+    let limits = Limits {
+        memtable_bytes: if random.chance(100_000) { 128 << 10 } else { 16 << 20 },
+        memtable_record_count_max: 1 << (10 + random.below(5)),
+        version_row_count: 1 << random.below(9),
+        connection_count_max: if few { 24 } else { 64 },
+        in_flight_max: 1 + random.below(16) as u32,
+        frame_bytes_max: *random.pick(&[8 << 10, 40 << 10, 64 << 10]),
+        staging_bytes,
+        staging_count_max: if few { 16 } else { 256 },
+        record_bytes_max: record_bytes(staging_bytes + overhead),
+        request_count_max: *random.pick(&[16, 128, 512, 512]),
+        request_horizon: Duration::from_secs(*random.pick(&[10, 60, 600])),
+        request_horizon_min: Duration::from_millis(*random.pick(&[100, 1_000, 10_000])),
+        recent_count: 4 << random.below(6),
+        request_deadline: ms(random, 1_000..5_000),
+        mark_after: ms(random, 20..500),
+        drain_deadline: ms(random, 2_000..10_000),
+        ..small
+    };
+    limits.check().expect("drawn limits hold together");
+    limits
+}
+
+fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {
+    let scale = *random.pick(&[1, 1, 1, 4, 20]);
+    let usual = DiskLatency::default();
+    DiskConfig {
+        block_bytes: *random.pick(&[512, 4096]),
+        volatile_cache: !random.chance(250_000),
+        latency: DiskLatency {
+            read_ns: usual.read_ns * scale,
+            write_ns: usual.write_ns * scale,
+            flush_ns: usual.flush_ns * scale * (1 + random.below(4)),
+            jitter_ns: usual.jitter_ns << random.below(6),
+            ..usual
+        },
+        ..DiskConfig::new((journals_bytes + (4 << 20)).next_multiple_of(1 << 20))
+    }
+}
+
+fn load(random: &mut Random, lanes: u64, limits: &Limits) -> Load {
+    // A weight that is often zero: seeds that never scan, or never delete, reach other states.
+    let mut some = |most: u64| if random.chance(300_000) { 0 } else { 1 + random.below(most) };
+    let weights = Weights {
+        put: 20 + some(40),
+        delete: some(15),
+        compare_and_set: some(30),
+        batch: some(15),
+        get: 20 + some(50),
+        get_if_newer: some(30),
+        multi_get: some(10),
+        scan: some(15),
+        head: some(10),
+        streams: some(4),
+        other: some(2),
+    };
+    let burst = 1 + random.below(5);
+    let per_second = 60 + random.below(60);
+    let longest = 2 << random.below(6);
+    Load {
+        weights,
+        burst,
+        period_us: lanes * burst * 1_000_000 / per_second,
+        gap_us: *random.pick(&[1, 50, 500, 3_000]),
+        hot_stream_count: 1 + random.below(4),
+        cold_stream_count: 1 + random.below(60),
+        hot_time_count: 1 + random.below(6),
+        cold_time_count: 1 + random.below(40),
+        hot_ppm: 200_000 + 100_000 * random.below(8) as u32,
+        value_bytes_max: if random.chance(200_000) {
+            (limits.staging_bytes as u64 / 2).min(32 << 10)
+        } else {
+            16 * longest
+        },
+        expiry_ppm: if random.coin() { 0 } else { 50_000 << random.below(4) },
+        expiry_us: 0..200_000 << random.below(7),
+    }
+}
+
+fn troubles(random: &mut Random, mode: Mode) -> Vec<(Trouble, u64)> {
+    let mut list = Vec::new();
+    for trouble in Trouble::HONEST {
+        if random.coin() {
+            list.push((trouble, 1 + random.below(8)));
+        }
+    }
+    if mode == Mode::Lying {
+        let lies = random.below(Trouble::LIES.len() as u64) as usize;
+        list.push((Trouble::LIES[lies], 4 + random.below(8)));
+        for trouble in Trouble::LIES {
+            if random.chance(300_000) {
+                list.push((trouble, 1 + random.below(6)));
+            }
+        }
+    }
+    // Every seed has some way to begin again.
+    let way = *random.pick(&[Trouble::Kill, Trouble::PowerCut, Trouble::PowerCut, Trouble::Drain]);
+    list.push((way, 3));
+    list
+}

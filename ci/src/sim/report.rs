@@ -1,0 +1,106 @@
+//! What a run says of itself, and what many say together: operations, faults, restarts, marks, density and speed.
+
+use super::history::Violation;
+use super::plan::Mode;
+use std::collections::BTreeMap;
+
+/// Processor time of this thread: real seconds as far as this run is concerned, on a machine that others use too.
+pub struct Clock {
+    start: f64,
+}
+
+fn cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of this frame, which the call fills.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(result, 0, "a thread's processor time can be read");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+impl Clock {
+    /// Begin to measure.
+    #[must_use]
+    pub fn start() -> Clock {
+        Clock { start: cpu_seconds() }
+    }
+
+    /// Seconds since.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        cpu_seconds() - self.start
+    }
+}
+
+/// What one seed did.
+#[derive(Clone, Debug)]
+pub struct SeedReport {
+    /// The seed.
+    pub seed: u64,
+    /// Its mode.
+    pub mode: Mode,
+    /// Client operations that were answered.
+    pub operations: u64,
+    /// Answers by name, and silences.
+    pub answers: BTreeMap<&'static str, u64>,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Marks passed, by name.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// Starts of the node that came to serve.
+    pub starts: u64,
+    /// Starts that failed.
+    pub failed_starts: u64,
+    /// What failed starts said.
+    pub failures: Vec<String>,
+    /// Losses that the format's one exception excuses.
+    pub excused: u64,
+    /// Length in the simulated world, in seconds.
+    pub simulated_s: f64,
+    /// Processor seconds it took.
+    pub cpu_s: f64,
+    /// Events of the world.
+    pub events: u64,
+    /// Hash over every event of the world.
+    pub trace_hash: u64,
+    /// Hash over everything clients saw; 0 when not asked for.
+    pub history_hash: u64,
+    /// Lines of the trace, when asked for.
+    pub trace: Vec<String>,
+    /// What is wrong.
+    pub violations: Vec<Violation>,
+}
+
+impl SeedReport {
+    /// Client operations per simulated second.
+    #[must_use]
+    pub fn density(&self) -> f64 {
+        self.operations as f64 / self.simulated_s
+    }
+
+    /// Simulated seconds per processor second.
+    #[must_use]
+    pub fn speed(&self) -> f64 {
+        self.simulated_s / self.cpu_s
+    }
+}
+
+impl std::fmt::Display for SeedReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "seed {} {}: {} operations, {:.1} s at {:.0}/s and {:.0} x real time, {} starts ({} failed)",
+            self.seed,
+            self.mode.name(),
+            self.operations,
+            self.simulated_s,
+            self.density(),
+            self.speed(),
+            self.starts,
+            self.failed_starts,
+        )?;
+        for violation in self.violations.iter().take(10) {
+            write!(f, "\n  WRONG {violation}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! The stage: a world with one store node on one formatted disk, machines for clients, and one for the hostile. Starts
+//! and ends the node, and knows what it said of itself.
+
+use super::plan::Plan;
+use ioengine::sim::{
+    DiskConfig, DiskHandle, DiskImage, NodeConfig as SimNode, NodeHandle, World, WorldConfig,
+};
+use ioengine::{Io, Launcher};
+use layout::superblock::{COPY_COUNT, SUPERBLOCK_BYTES, Superblock, choose, copy_offset};
+use layout::units::Uuid;
+use shard::format::{FormatPlan, format};
+use shard::node::{Event, Node, NodeConfig, start};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Name of the node's disk.
+pub(super) const DISK: &str = "ssd";
+const PORT: u16 = 7420;
+
+/// How one life of the node's process ended, or that it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// No process.
+    Down,
+    /// It recovers.
+    Starting,
+    /// It serves.
+    Serving,
+}
+
+/// A world with a store node.
+pub(super) struct Scene {
+    pub(super) world: World,
+    pub(super) store: NodeHandle,
+    pub(super) machines: Vec<NodeHandle>,
+    pub(super) hostile: NodeHandle,
+    pub(super) disk: DiskHandle,
+    pub(super) config: NodeConfig,
+    events: Arc<Mutex<Vec<Event>>>,
+    node: Option<Node>,
+}
+
+pub(super) fn format_plan(plan: &Plan, anew: bool) -> FormatPlan {
+    FormatPlan {
+        cluster: Uuid([7; 16]),
+        node: 1,
+        shard_count: plan.core_count,
+        journal_bytes: Some(plan.journal_bytes),
+        segment_bytes: plan.segment_bytes,
+        anew,
+    }
+}
+
+/// A freshly formatted disk, with its zeroed parts as never written: a thin device, on which want of space can come
+/// and on which rot finds what is in use.
+fn formatted(plan: &Plan) -> DiskImage {
+    let world = World::new(plan.seed, WorldConfig::default());
+    let node = world.add_node(SimNode::numbered(1));
+    let quick = DiskConfig { block_bytes: plan.disk.block_bytes, ..DiskConfig::new(plan.disk.bytes) };
+    let disk = world.add_disk(&node, DISK, quick);
+    let wanted = format_plan(plan, false);
+    world.block_on(&node, Duration::from_secs(60), move |io: Io| async move {
+        let disk = io.open_disk(DISK, ioengine::disk::DiskOpen::default()).expect("the disk was just added");
+        format(&io, &disk, &wanted).await.expect("an empty honest disk can be formatted");
+    });
+    let whole = disk.snapshot();
+    let mut thin = DiskImage::new(whole.bytes());
+    let mut page = vec![0; 4096];
+    for offset in (0..whole.bytes()).step_by(page.len()).filter(|&offset| whole.is_stored(offset)) {
+        whole.read(offset, &mut page);
+        if page.iter().any(|&byte| byte != 0) {
+            thin.write(offset, &page);
+        }
+    }
+    thin
+}
+
+/// The superblock in force on an image, as the format says.
+pub(super) fn superblock(image: &DiskImage) -> Option<Superblock> {
+    let copies: Vec<_> = (0..COPY_COUNT)
+        .map(|index| {
+            let offset = copy_offset(index);
+            let bytes = image.get(offset.0, SUPERBLOCK_BYTES);
+            Superblock::decode(bytes[..].try_into().expect("one block"), offset)
+        })
+        .collect();
+    choose(&copies.try_into().expect("four copies")).ok()
+}
+
+impl Scene {
+    /// Everything is there and nothing runs.
+    pub(super) fn new(plan: &Plan, canaries: Vec<String>, trace: bool) -> Scene {
+        let image = formatted(plan);
+        let config = WorldConfig { canaries, trace_text: trace, ..plan.world.clone() };
+        let world = World::new(plan.seed, config);
+        let store = world.add_node(SimNode::numbered(1));
+        let machines =
+            (0..plan.machine_count).map(|number| world.add_node(SimNode::numbered(2 + number))).collect();
+        let hostile = world.add_node(SimNode::numbered(100));
+        let disk = world.add_disk_with(&store, DISK, plan.disk.clone(), image);
+        let config = NodeConfig {
+            disk: DISK.to_owned(),
+            listen: SocketAddr::new(store.address(), PORT),
+            advertise: None,
+            core_count: plan.core_count,
+            host: ioengine::HostKind::Own,
+            pin: false,
+            spin_us: 0,
+            limits: plan.limits.clone(),
+        };
+        Scene { world, store, machines, hostile, disk, config, events: Arc::default(), node: None }
+    }
+
+    /// Begin a start of the node.
+    pub(super) fn start(&mut self) {
+        assert!(!self.store.is_running(), "one process at a time");
+        let events = Arc::clone(&self.events);
+        events.lock().expect("one thread").clear();
+        let listener = Arc::new(move |event| events.lock().expect("one thread").push(event));
+        let node = start(&Launcher::Simulated(self.store), &self.config, listener);
+        self.node = Some(node.expect("a simulated core can be launched"));
+    }
+
+    /// Ask the node to drain.
+    pub(super) fn drain(&self) {
+        if let Some(node) = &self.node {
+            node.drain();
+        }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        if !self.store.is_running() {
+            return Standing::Down;
+        }
+        let events = self.events.lock().expect("one thread");
+        if events.iter().any(|event| matches!(event, Event::Serving(_))) {
+            Standing::Serving
+        } else {
+            Standing::Starting
+        }
+    }
+
+    /// Why the last start failed, if it did.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.events.lock().expect("one thread").iter().find_map(|event| match event {
+            Event::Failed(text) => Some(text.clone()),
+            Event::Recovered { .. } | Event::Serving(_) => None,
+        })
+    }
+}
