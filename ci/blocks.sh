@@ -20,6 +20,7 @@ needs_devices() {
   [[ -e /dev/fuse && -e /dev/loop-control ]] || { skip "needs /dev/fuse and /dev/loop-control"; return; }
   command -v losetup >/dev/null || { skip "needs losetup (package mount)"; return; }
   command -v qemu-storage-daemon >/dev/null || { skip "needs qemu-storage-daemon (package qemu-system-common)"; return; }
+  command -v nbdfuse >/dev/null || { skip "needs nbdfuse (package libnbd-bin)"; return; }
 }
 
 # An empty folder for a block's files, on the disk that also carries the target folder: direct I/O works there.
@@ -27,6 +28,9 @@ work_folder() {
   local folder=$target/check/work-$1
   rm -rf "$folder" && mkdir -p "$folder" && realpath "$folder"
 }
+
+# A seed that rotates with the commit, the same wherever that commit is checked.
+fresh_seed() { local hash; hash=$(git rev-parse HEAD 2>/dev/null || echo 1); echo $((16#${hash:0:6})); }
 
 # Tests that a log says passed and failed: nextest, cargo test, Python's unittest, and our own closing line.
 count() {

@@ -94,6 +94,27 @@ fn one_seed_gives_one_history_and_two_seeds_give_two() {
     }
 }
 
+/// Where two runs part can be read.
+#[test]
+fn the_text_of_a_trace_tells_where_two_runs_part() {
+    let lines = |seed, sleeps: u64| {
+        let world = World::new(seed, WorldConfig { trace_text: true, ..WorldConfig::default() });
+        let node = node(&world, 1);
+        world.block_on(&node, LIMIT, move |io| async move {
+            for round in 0..10 {
+                io.sleep(Duration::from_millis(if round < sleeps { 1 } else { 2 })).await;
+            }
+        });
+        world.take_trace()
+    };
+    let first = lines(1, 10);
+    assert!(first.len() > 20 && first[0].contains("CoreStarts"), "{:?}", first.first());
+    assert_eq!(first, lines(1, 10));
+    assert_ne!(first, lines(2, 10));
+    let part = first.iter().zip(lines(1, 5)).take_while(|(a, b)| **a == *b).count();
+    assert!(part >= first.len() / 3 && part < first.len(), "parts after {part} of {}", first.len());
+}
+
 #[test]
 fn time_moves_to_the_next_event_and_timers_never_fire_early() {
     let world = World::new(1, WorldConfig::default());
@@ -269,6 +290,7 @@ fn a_kill_falls_between_any_two_stores() {
         world.run_for(Duration::from_millis(500));
         let survives = count == 5;
         assert_eq!(node.is_running(), survives, "after {count}");
+        assert_eq!(world.fault_counts().contains_key("kill"), !survives, "listed when it happens");
         let words = node.region_words("cells").unwrap();
         assert_eq!(words.iter().sum::<u64>(), count, "{words:?}");
         assert!(words.is_sorted_by(|a, b| a >= b), "in program order: {words:?}");

@@ -17,6 +17,7 @@ mod error;
 mod link;
 mod multi_get;
 mod pages;
+mod turnstile;
 mod verbs;
 
 pub use bulk::{Bulk, Done, OwnedKey, Work};

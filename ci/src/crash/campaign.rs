@@ -2,12 +2,14 @@
 //!
 //! Invariant: the same recording, seed and budget give the same states in the same order.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng as _;
 
 use super::CrashError;
+use super::image::{Image, Sector};
 use super::log::Entry;
 use super::state::{Choice, Span, changes, choose, spans, state_count};
 
@@ -33,6 +35,19 @@ pub struct CrashState<'a> {
     pub marks: &'a [u64],
     /// Which state this is, for a report.
     pub name: String,
+    durable: &'a Image,
+    changes: BTreeMap<u64, Sector>,
+}
+
+impl CrashState<'_> {
+    /// The content of the device after the power cut.
+    pub fn image(&self) -> Image {
+        let mut image = self.durable.clone();
+        for (number, content) in &self.changes {
+            image.set(*number, content);
+        }
+        image
+    }
 }
 
 /// What a campaign found.
@@ -53,9 +68,10 @@ pub struct Report {
 /// Failures after which a campaign stops: the first few tell what is wrong.
 const FAILURES_MAX: usize = 8;
 
-/// Checks states of `entries` with `checker`, whose `Err` says what is wrong with a state. Errors: the harness itself
-/// cannot write the state.
+/// Checks states of `entries`, recorded on a device that held `first`, with `checker`, whose `Err` says what is wrong
+/// with a state. Errors: the harness itself cannot write the state.
 pub fn run(
+    first: &Image,
     entries: &[Entry],
     campaign: &Campaign,
     mut checker: impl FnMut(&CrashState) -> Result<(), String>,
@@ -67,12 +83,12 @@ pub fn run(
             _ => None,
         })
         .collect();
-    let states_per_span = budget(entries, campaign.states_max);
+    let states_per_span = budget(first, entries, campaign.states_max);
     let path = campaign.folder.join("state.img");
     let mut random = Xoshiro256PlusPlus::seed_from_u64(campaign.seed);
     let mut report = Report::default();
     let mut span_index = 0;
-    spans(entries, |durable, span| {
+    spans(first, entries, |durable, span| {
         let most = states_per_span[span_index];
         span_index += 1;
         if !span.pieces.is_empty() {
@@ -83,7 +99,8 @@ pub fn run(
             if report.failures.len() >= FAILURES_MAX {
                 return Ok(());
             }
-            durable.write_to(&path, campaign.device_bytes, &changes(span, choice))?;
+            let changes = changes(span, choice);
+            durable.write_to(&path, campaign.device_bytes, &changes)?;
             let kept = choice.iter().filter(|kept| **kept).count();
             let name = format!(
                 "span {span_index} from entry {}, state {index}: {kept} of {} sectors kept, {} marks",
@@ -93,11 +110,11 @@ pub fn run(
             );
             report.state_count += 1;
             report.torn_count += usize::from(is_torn(span, choice));
-            let state = CrashState { path: &path, marks: &marks[..span.mark_count], name };
+            let state = CrashState { path: &path, marks: &marks[..span.mark_count], name, durable, changes };
             if let Err(complaint) = checker(&state) {
                 let copy = campaign.folder.join(format!("failed-{}.img", report.failures.len()));
                 // The checker may have written to its copy: lay the state down afresh for whoever looks at it.
-                durable.write_to(&copy, campaign.device_bytes, &changes(span, choice))?;
+                durable.write_to(&copy, campaign.device_bytes, &state.changes)?;
                 report.failures.push(format!("{}: {complaint} (kept as {})", state.name, copy.display()));
             }
         }
@@ -122,9 +139,9 @@ fn is_torn(span: &Span, choice: &Choice) -> bool {
 
 /// States to check in each span so that about `states_max` are checked in all: small spans whole, large ones alike.
 /// Where there are more spans than states, every so manieth span gets one.
-fn budget(entries: &[Entry], states_max: usize) -> Vec<usize> {
+fn budget(first: &Image, entries: &[Entry], states_max: usize) -> Vec<usize> {
     let mut sizes = Vec::new();
-    let visited = spans::<std::convert::Infallible>(entries, |_, span| {
+    let visited = spans::<std::convert::Infallible>(first, entries, |_, span| {
         sizes.push(state_count(span, states_max));
         Ok(())
     });
@@ -182,7 +199,8 @@ mod tests {
             device_bytes: 64 * RECORD_BYTES as u64,
             folder: folder.path().to_owned(),
         };
-        run(&recording(bug, 20), &campaign, |state| check(state, bug)).expect("the harness works")
+        run(&Image::default(), &recording(bug, 20), &campaign, |state| check(state, bug))
+            .expect("the harness works")
     }
 
     #[test]

@@ -1,15 +1,20 @@
-//! A real block device whose writes and flushes are recorded. Owns the chain file → recording → FUSE file → loop
+//! A real block device whose writes and flushes are recorded. Owns the chain file → recording → NBD → FUSE file → loop
 //! device, and takes it down again, also when the harness fails; must never touch a loop device it did not make.
 //!
 //! Invariant: the loop device ends before the mark area, so the program under test cannot write a mark.
 //!
-//! Needs: root, /dev/fuse, loop devices, qemu-storage-daemon with FUSE exports.
+//! Why NBD stands between: the storage daemon's own FUSE export (7.2 to 10.0) reads the next request into the buffer of
+//! a write that is still on its way, so that of two writes at once one arrives with the other's bytes.
+//!
+//! Needs: root, /dev/fuse, loop devices, qemu-storage-daemon, nbdfuse.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use super::image::Image;
 use super::log::{Entry, MarkArea, read};
 use super::{CrashError, SECTOR_BYTES};
 
@@ -27,6 +32,8 @@ pub struct Recorder {
     loop_path: String,
     /// Process id of the storage daemon, 0 once ended.
     daemon: u32,
+    /// Shows the daemon's device as a file.
+    bridge: Option<Child>,
     /// The FUSE file, past the end of the loop device, for marks.
     marks: Option<File>,
     mark_count: u64,
@@ -37,47 +44,59 @@ pub struct Recorder {
 struct Aligned([u8; SECTOR_BYTES]);
 
 impl Recorder {
-    /// Makes a device of `device_bytes` zeros (a multiple of 4096), with its files in `folder`, and begins to record.
-    /// Errors: a program is missing, or this machine gives no loop devices or no FUSE.
-    pub fn start(folder: &Path, device_bytes: u64) -> Result<Recorder, CrashError> {
+    /// Makes a device of `device_bytes` (a multiple of 4096) that reads as `content`, with its files in `folder`, and
+    /// begins to record. Errors: a program is missing, or this machine gives no loop devices or no FUSE.
+    pub fn start(folder: &Path, device_bytes: u64, content: &Image) -> Result<Recorder, CrashError> {
         assert!(device_bytes.is_multiple_of(4096), "a device is whole pages");
         let image = folder.join("device.img");
         let log = folder.join("device.log");
         let export = folder.join("device.fuse");
-        for (path, bytes) in [(&image, device_bytes + MARK_AREA_BYTES), (&log, 0), (&export, 0)] {
-            let what = || format!("{}", path.display());
+        content.write_to(&image, device_bytes + MARK_AREA_BYTES, &BTreeMap::new())?;
+        for path in [&log, &export] {
             let file = OpenOptions::new().create(true).truncate(true).write(true).open(path);
-            file.and_then(|file| file.set_len(bytes)).map_err(CrashError::io(what()))?;
+            file.map_err(CrashError::io(format!("{}", path.display())))?;
         }
-        let pid_file = folder.join("daemon.pid");
+        let (pid_file, socket) = (folder.join("daemon.pid"), folder.join("daemon.socket"));
         // Nothing here must survive: the recording counts, so the daemon's own files are never flushed. The flushes
         // of the device are recorded all the same, and cost 50 µs in place of a disk's.
+        let uncached = |name: &str, path: &Path| {
+            format!("driver=file,node-name={name},filename={},cache.no-flush=on", path.display())
+        };
         tool(Command::new("qemu-storage-daemon").args([
             "--daemonize",
             "--blockdev",
-            &format!("driver=file,node-name=image,filename={},cache.no-flush=on", image.display()),
+            &uncached("image", &image),
             "--blockdev",
-            &format!("driver=file,node-name=log,filename={},cache.no-flush=on", log.display()),
+            &uncached("log", &log),
             "--blockdev",
             "driver=blklogwrites,node-name=recorded,file=image,log=log,log-sector-size=512",
+            "--nbd-server",
+            &format!("addr.type=unix,addr.path={}", socket.display()),
             "--export",
-            &format!("type=fuse,id=export,node-name=recorded,mountpoint={},writable=on", export.display()),
+            "type=nbd,id=export,node-name=recorded,name=device,writable=on",
             "--pidfile",
             &pid_file.display().to_string(),
         ]))?;
-        let daemon = std::fs::read_to_string(&pid_file)
-            .map_err(CrashError::io(format!("{}", pid_file.display())))?
-            .trim()
-            .parse()
-            .map_err(|_| tool_error("qemu-storage-daemon", "wrote no process id"))?;
         let mut recorder = Recorder {
             folder: folder.to_owned(),
             device_bytes,
             loop_path: String::new(),
-            daemon,
+            daemon: process_id(&pid_file)?,
+            bridge: None,
             marks: None,
             mark_count: 0,
         };
+        let ready = folder.join("bridge.pid");
+        let _ = std::fs::remove_file(&ready);
+        let bridge = Command::new("nbdfuse")
+            .arg("--pidfile")
+            .args([&ready, &export])
+            .arg(format!("nbd+unix:///device?socket={}", socket.display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(CrashError::io("nbdfuse (package libnbd-bin)"))?;
+        recorder.bridge = Some(bridge);
+        wait_until("nbdfuse", || ready.exists())?;
         recorder.loop_path = tool(
             Command::new("losetup")
                 .args(["--find", "--show", "--direct-io=on", "--sizelimit", &device_bytes.to_string()])
@@ -117,20 +136,28 @@ impl Recorder {
         read(&self.folder.join("device.log"), MarkArea(self.device_bytes))
     }
 
-    /// Detaches the loop device, ends the daemon and waits for both.
+    /// Detaches the loop device, ends bridge and daemon and waits for each.
     fn take_down(&mut self) -> Result<(), CrashError> {
         self.marks = None;
         if !self.loop_path.is_empty() {
             let loop_path = std::mem::take(&mut self.loop_path);
             tool(Command::new("losetup").args(["--detach", &loop_path]))?;
         }
+        if let Some(mut bridge) = self.bridge.take() {
+            let export = self.folder.join("device.fuse");
+            // The kernel lets go of a detached loop device when it likes; the file is busy until then.
+            let gone = || {
+                tool(Command::new("umount").arg(&export)).is_ok() || matches!(bridge.try_wait(), Ok(Some(_)))
+            };
+            wait_until("umount", gone)?;
+            bridge.wait().map_err(CrashError::io("nbdfuse"))?;
+        }
         if self.daemon != 0 {
-            let daemon = std::mem::take(&mut self.daemon);
-            tool(Command::new("kill").args(["-TERM", &daemon.to_string()]))?;
-            // It is no child of ours, and it unmounts its export on the way out.
-            let wait =
-                format!("for i in $(seq 500); do [ -e /proc/{daemon} ] || exit 0; sleep 0.01; done; exit 1");
-            tool(Command::new("sh").args(["-c", &wait]))?;
+            let daemon = std::mem::take(&mut self.daemon).to_string();
+            tool(Command::new("kill").args(["-TERM", &daemon]))?;
+            // It is no child of ours.
+            let process = Path::new("/proc").join(daemon);
+            wait_until("qemu-storage-daemon", || !process.exists())?;
         }
         Ok(())
     }
@@ -156,6 +183,23 @@ pub fn tool(command: &mut Command) -> Result<String, CrashError> {
             &format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()),
         ))
     }
+}
+
+fn process_id(path: &Path) -> Result<u32, CrashError> {
+    let text = std::fs::read_to_string(path).map_err(CrashError::io(format!("{}", path.display())))?;
+    text.trim().parse().map_err(|_| tool_error("qemu-storage-daemon", "wrote no process id"))
+}
+
+/// Asks again until `holds`, for ten seconds.
+#[expect(clippy::disallowed_methods, reason = "waits for another program, outside the system under test")]
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), CrashError> {
+    for _ in 0..2000 {
+        if holds() {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Err(tool_error(what, "was waited for in vain"))
 }
 
 fn tool_error(command: &str, message: &str) -> CrashError {

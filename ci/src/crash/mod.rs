@@ -2,8 +2,8 @@
 //! power cut may legally leave, and putting such a state on a file; must never judge: a checker that is handed in does.
 //!
 //! ```text
-//!  program under test ── loop device ── FUSE file ── qemu-storage-daemon ─┬─ image
-//!                                            ▲                            └─ log of writes and flushes
+//!  program under test ── loop device ── FUSE file ── NBD ── qemu-storage-daemon ─┬─ image
+//!                                            ▲                                   └─ log of writes and flushes
 //!  harness: "record 17 was acknowledged" ────┘ (marks, behind the end of the loop device)
 //!
 //!  log:   w w F w w w F w ...      a flush that was answered makes everything before it durable
@@ -22,6 +22,8 @@
 
 pub mod campaign;
 pub mod device;
+pub mod engine;
+pub mod history;
 
 pub mod image;
 pub mod log;

@@ -38,9 +38,14 @@ pub struct Span {
 /// A choice: for each piece of a span, whether the device kept it.
 pub type Choice = Vec<bool>;
 
-/// Calls `visit` for each span in order, with the durable image before it.
-pub fn spans<E>(entries: &[Entry], mut visit: impl FnMut(&Image, &Span) -> Result<(), E>) -> Result<(), E> {
-    let mut durable = Image::default();
+/// Calls `visit` for each span in order, with the durable image before it. `first` is what the device held when the
+/// recording began. Errors: those of `visit`.
+pub fn spans<E>(
+    first: &Image,
+    entries: &[Entry],
+    mut visit: impl FnMut(&Image, &Span) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut durable = first.clone();
     let mut span = Span::default();
     for (index, entry) in entries.iter().enumerate() {
         match entry {
@@ -100,7 +105,7 @@ pub fn choose(span: &Span, most: usize, random: &mut Xoshiro256PlusPlus) -> Vec<
     if count < usize::BITS as usize - 1 && wanted == state_count(span, usize::MAX) {
         return (0..wanted).map(|bits| (0..count).map(|piece| bits >> piece & 1 == 1).collect()).collect();
     }
-    let mut order = vec![vec![false; count]];
+    let mut order = Vec::new();
     let entries: Vec<usize> =
         span.pieces.iter().map(|piece| piece.entry).collect::<BTreeSet<_>>().into_iter().collect();
     let keep = |rule: &dyn Fn(&Piece) -> bool| -> Choice { span.pieces.iter().map(rule).collect() };
@@ -108,14 +113,23 @@ pub fn choose(span: &Span, most: usize, random: &mut Xoshiro256PlusPlus) -> Vec<
         order.push(keep(&|piece| piece.entry != *entry));
         order.push(keep(&|piece| piece.entry == *entry));
         order.push(keep(&|piece| piece.entry < *entry));
+        // Torn at its front or its back, all writes before it kept.
+        let (from, to) = (below(random, count), below(random, count));
+        let part = |piece: usize| piece >= from.min(to) && piece <= from.max(to);
+        let torn =
+            |(index, piece): (usize, &Piece)| piece.entry < *entry || (piece.entry == *entry && part(index));
+        order.push(span.pieces.iter().enumerate().map(torn).collect());
     }
     for at in [1, count / 2, count - 1] {
         order.push((0..count).map(|piece| piece < at).collect());
         order.push((0..count).map(|piece| piece >= at).collect());
     }
-    // The first state, nothing kept, always stays; of the others a seeded choice where they are too many.
-    for index in (2..order.len()).rev() {
-        order.swap(index, 1 + below(random, index));
+    for index in (1..order.len()).rev() {
+        order.swap(index, below(random, index + 1));
+    }
+    // Where more than one is wanted, the state that kept nothing is among them.
+    if wanted > 1 {
+        order.insert(0, vec![false; count]);
     }
     let mut chosen = BTreeSet::new();
     let mut result = Vec::new();
@@ -170,7 +184,7 @@ mod tests {
 
     fn all_spans(entries: &[Entry]) -> Vec<(usize, usize, usize, bool)> {
         let mut seen = Vec::new();
-        spans::<()>(entries, |durable, span| {
+        spans::<()>(&Image::default(), entries, |durable, span| {
             seen.push((durable.sector_count(), span.pieces.len(), span.mark_count, span.last));
             Ok(())
         })
@@ -205,7 +219,7 @@ mod tests {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
         let mut sizes = Vec::new();
         let entries = [write(0, 3, 1), write(3, 1, 2), Entry::Flush, write(0, 40, 3), write(100, 40, 4)];
-        spans::<()>(&entries, |_, span| {
+        spans::<()>(&Image::default(), &entries, |_, span| {
             let choices = choose(span, 100, &mut random);
             let different: BTreeSet<Choice> = choices.iter().cloned().collect();
             assert_eq!(different.len(), choices.len());
@@ -223,7 +237,7 @@ mod tests {
         let entries = [write(5, 1, 1), write(5, 1, 2)];
         let mut contents = BTreeSet::new();
         let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
-        spans::<()>(&entries, |_, span| {
+        spans::<()>(&Image::default(), &entries, |_, span| {
             for choice in choose(span, 100, &mut random) {
                 contents.insert(changes(span, &choice).get(&5).map_or(0, |sector| sector[0]));
             }

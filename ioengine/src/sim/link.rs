@@ -1,7 +1,9 @@
 //! Links between nodes: how long a segment takes, whether it is lost, doubled or held back, and who is cut off from
 //! whom. One per ordered pair of nodes; a node's traffic with itself takes no link.
 
+use super::node::NodeHandle;
 use super::random::Random;
+use super::world::World;
 use std::ops::Range;
 
 /// One direction of a link. Chances in parts per million of segments, unless said otherwise.
@@ -151,5 +153,54 @@ impl Links {
             .enumerate()
             .filter(move |(at, _)| at / count != at % count)
             .map(|(_, link)| link)
+    }
+}
+
+impl World {
+    fn links(&self, change: impl FnOnce(&mut Links)) {
+        change(&mut self.shared.network.borrow_mut().links);
+    }
+
+    /// Nothing comes through from `from` to `to` until healed.
+    pub fn partition_one_way(&self, from: &NodeHandle, to: &NodeHandle) {
+        self.shared.faults.borrow_mut().count("partition");
+        self.links(|links| links.get(from.node, to.node).blocked = true);
+    }
+
+    /// Nothing comes through between the two until healed.
+    pub fn partition(&self, one: &NodeHandle, other: &NodeHandle) {
+        self.partition_one_way(one, other);
+        self.partition_one_way(other, one);
+    }
+
+    /// Cut a node off from all others, both ways.
+    pub fn isolate(&self, node: &NodeHandle) {
+        let count = u32::try_from(self.shared.nodes.borrow().len()).expect("nodes fit u32");
+        for other in (0..count).filter(|&other| other != node.node) {
+            self.partition(node, &NodeHandle { world: node.world, node: other });
+        }
+    }
+
+    /// End a partition between two nodes, both ways.
+    pub fn heal(&self, one: &NodeHandle, other: &NodeHandle) {
+        self.links(|links| {
+            links.get(one.node, other.node).blocked = false;
+            links.get(other.node, one.node).blocked = false;
+        });
+    }
+
+    /// End every partition.
+    pub fn heal_all(&self) {
+        self.links(|links| links.all().for_each(|link| link.blocked = false));
+    }
+
+    /// Change one direction of a link.
+    pub fn set_link(&self, from: &NodeHandle, to: &NodeHandle, config: LinkConfig) {
+        self.links(|links| links.get(from.node, to.node).config = config);
+    }
+
+    /// Change every link between different nodes.
+    pub fn set_links(&self, config: &LinkConfig) {
+        self.links(|links| links.all().for_each(|link| link.config = config.clone()));
     }
 }

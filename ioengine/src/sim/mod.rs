@@ -9,6 +9,7 @@ mod disk;
 mod disk_handle;
 mod disk_io;
 mod driver;
+mod ending;
 mod fault;
 mod image;
 mod link;

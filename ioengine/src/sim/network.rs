@@ -2,7 +2,7 @@
 //! sockets, and what becomes of them when a process or a machine dies. Bytes move in `segment`.
 
 use super::link::{LinkConfig, Links};
-use super::node::{NodeHandle, ProcessState};
+use super::node::ProcessState;
 use super::queue::{Event, Key};
 use super::random::Random;
 use super::segment::Segment;
@@ -34,7 +34,7 @@ struct Listener {
 
 #[derive(Clone, Copy)]
 pub(crate) struct Connecting {
-    id: OperationId,
+    pub(crate) id: OperationId,
     since: u64,
     wait: u64,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Socket {
     pub(crate) remote_node: u32,
     /// The other end; its generation tells whether it still is there.
     pub(crate) peer: Option<Key>,
-    connecting: Option<Connecting>,
+    pub(crate) connecting: Option<Connecting>,
     /// Somebody above holds it, or it waits in a backlog.
     pub(crate) open: bool,
     pub(crate) shut: bool,
@@ -181,6 +181,21 @@ impl Network {
         let place = self.places.get(handle as usize)?;
         place.socket.as_ref().filter(|socket| socket.open)?;
         Some(Key { index: handle, generation: place.generation })
+    }
+
+    /// Nobody of this process listens any more; gives the ends that it held.
+    pub(crate) fn forget_listeners(&mut self, process: u32) -> Vec<Key> {
+        for listener in &mut self.listeners {
+            if listener.as_ref().is_some_and(|listener| listener.process == process) {
+                *listener = None;
+            }
+        }
+        let mine = |place: &Place| place.socket.as_ref().is_some_and(|socket| socket.process == process);
+        (0_u32..)
+            .zip(&self.places)
+            .filter(|(_, place)| mine(place))
+            .map(|(index, place)| Key { index, generation: place.generation })
+            .collect()
     }
 
     /// Between these nodes nothing comes through in this direction.
@@ -432,47 +447,9 @@ impl Shared {
         }
     }
 
-    pub(crate) fn reset_due(&self, key: Key) {
-        let mut net = self.network.borrow_mut();
-        let coin = net.random.coin();
-        let Some(socket) = net.socket(key) else { return };
-        if coin {
-            socket.incoming.clear(); // some systems drop what was not read yet
-        }
-        self.trace.note(self.now(), Tag::Reset, u64::from(key.index), 0);
-        let errno = if socket.connecting.is_some() { libc::ECONNREFUSED } else { libc::ECONNRESET };
-        self.fail(&mut net, key, errno);
-    }
-
-    /// This end of the connection is over with an error.
-    pub(crate) fn fail(&self, net: &mut Network, key: Key, errno: i32) {
-        let Some(socket) = net.socket(key) else { return };
-        let core = socket.core;
-        if let Some(connecting) = socket.connecting.take() {
-            net.remove(key);
-            return self.finish(core, connecting.id, Err(errno));
-        }
-        socket.error.get_or_insert(errno);
-        socket.outgoing.clear();
-        if socket.open {
-            self.progress(net, key);
-            self.serve_receives(net, key);
-        } else {
-            net.remove(key);
-        }
-    }
-
-    /// Forget this end at once and tell the other one, if it can hear.
-    fn abort(&self, net: &mut Network, key: Key) {
-        let Some(socket) = net.socket(key) else { return };
-        let (node, remote_node, peer) = (socket.node, socket.remote_node, socket.peer);
-        net.remove(key);
-        if let Some(peer) = peer
-            && !net.blocked(node, remote_node)
-        {
-            let at = net.arrival(self.now(), node, remote_node, 64);
-            self.push_at(at, Event::Reset { socket: peer });
-        }
+    /// Arrived at a machine that is off.
+    pub(crate) fn is_dark(&self, node: u32) -> bool {
+        !self.is_up(node)
     }
 
     pub(crate) fn stream_peer(&self, handle: u32) -> Option<SocketAddr> {
@@ -480,139 +457,9 @@ impl Shared {
         let key = net.held(handle)?;
         net.socket(key).map(|socket| socket.remote)
     }
-
-    pub(crate) fn stream_shutdown(&self, handle: u32) {
-        let mut net = self.network.borrow_mut();
-        let Some(key) = net.held(handle) else { return };
-        let socket = net.socket(key).expect("held");
-        if socket.shut {
-            return;
-        }
-        socket.shut = true;
-        if socket.fin == Fin::No {
-            socket.fin = Fin::Wanted;
-        }
-        self.progress(&mut net, key);
-        self.serve_receives(&mut net, key);
-    }
-
-    pub(crate) fn stream_close(&self, handle: u32) {
-        let mut net = self.network.borrow_mut();
-        let Some(key) = net.held(handle) else { return };
-        self.trace.note(self.now(), Tag::Close, u64::from(handle), 0);
-        self.close(&mut net, key);
-    }
-
-    fn close(&self, net: &mut Network, key: Key) {
-        let socket = net.socket(key).expect("the caller has it");
-        socket.open = false;
-        let core = socket.core;
-        let receives = std::mem::take(&mut socket.receives);
-        let sends = std::mem::take(&mut socket.sends);
-        for id in receives.into_iter().chain(sends.into_iter().map(|(id, _)| id)) {
-            self.finish(core, id, Err(libc::ECANCELED));
-        }
-        let socket = net.socket(key).expect("still there");
-        if socket.error.is_some() {
-            net.remove(key);
-        } else if !socket.incoming.is_empty() {
-            // As TCP does: who closes without having read everything resets, and what was under way is gone.
-            self.abort(net, key);
-        } else {
-            if socket.fin == Fin::No {
-                socket.fin = Fin::Wanted;
-            }
-            self.progress(net, key);
-        }
-    }
-
-    /// A process is gone: its kernel closes what it had, or is gone as well.
-    pub(crate) fn network_process_ended(&self, process: u32, power: bool) {
-        let mut net = self.network.borrow_mut();
-        let net = &mut *net;
-        for listener in &mut net.listeners {
-            if listener.as_ref().is_some_and(|listener| listener.process == process) {
-                *listener = None;
-            }
-        }
-        let keys: Vec<Key> = net
-            .places
-            .iter()
-            .enumerate()
-            .filter(|(_, place)| place.socket.as_ref().is_some_and(|socket| socket.process == process))
-            .map(|(index, place)| Key {
-                index: u32::try_from(index).expect("sockets fit u32"),
-                generation: place.generation,
-            })
-            .collect();
-        for key in keys {
-            let socket = net.socket(key).expect("found above");
-            if power {
-                net.remove(key);
-            } else if socket.core == NO_CORE || socket.connecting.is_some() {
-                self.abort(net, key);
-            } else if socket.open {
-                socket.receives.clear();
-                socket.sends.clear();
-                self.close(net, key);
-            }
-        }
-    }
-
-    /// Arrived at a machine that is off.
-    pub(crate) fn is_dark(&self, node: u32) -> bool {
-        !self.is_up(node)
-    }
 }
 
 impl World {
-    fn links(&self, change: impl FnOnce(&mut Links)) {
-        change(&mut self.shared.network.borrow_mut().links);
-    }
-
-    /// Nothing comes through from `from` to `to` until healed.
-    pub fn partition_one_way(&self, from: &NodeHandle, to: &NodeHandle) {
-        self.shared.faults.borrow_mut().count("partition");
-        self.links(|links| links.get(from.node, to.node).blocked = true);
-    }
-
-    /// Nothing comes through between the two until healed.
-    pub fn partition(&self, one: &NodeHandle, other: &NodeHandle) {
-        self.partition_one_way(one, other);
-        self.partition_one_way(other, one);
-    }
-
-    /// Cut a node off from all others, both ways.
-    pub fn isolate(&self, node: &NodeHandle) {
-        let count = u32::try_from(self.shared.nodes.borrow().len()).expect("nodes fit u32");
-        for other in (0..count).filter(|&other| other != node.node) {
-            self.partition(node, &NodeHandle { world: node.world, node: other });
-        }
-    }
-
-    /// End a partition between two nodes, both ways.
-    pub fn heal(&self, one: &NodeHandle, other: &NodeHandle) {
-        self.links(|links| {
-            links.get(one.node, other.node).blocked = false;
-            links.get(other.node, one.node).blocked = false;
-        });
-    }
-
-    /// End every partition.
-    pub fn heal_all(&self) {
-        self.links(|links| links.all().for_each(|link| link.blocked = false));
-    }
-
-    /// Change one direction of a link.
-    pub fn set_link(&self, from: &NodeHandle, to: &NodeHandle, config: LinkConfig) {
-        self.links(|links| links.get(from.node, to.node).config = config);
-    }
-
-    /// Change every link between different nodes.
-    pub fn set_links(&self, config: &LinkConfig) {
-        self.links(|links| links.all().for_each(|link| link.config = config.clone()));
-    }
-
     /// Connections that exist now, counted by ends.
     #[must_use]
     pub fn socket_count(&self) -> usize {

@@ -232,6 +232,9 @@ impl Shared {
         let power = state.power.get();
         if !cores.is_empty() {
             self.trace.note(self.now(), Tag::Kill, u64::from(node), u64::from(power));
+            if !power {
+                self.fault(node, None, 0, 0, FaultKind::Kill);
+            }
         }
         // First what the kernel and the devices still see, then the tasks, whose drops see a dead driver.
         state.alive.set(false);
@@ -348,13 +351,11 @@ impl NodeHandle {
 
     /// The process dies at once (SIGKILL). What it had in flight is done, not done, or done in part.
     pub fn kill(&self) {
-        self.shared().fault(self.node, None, 0, 0, FaultKind::Kill);
         self.end(false);
     }
 
     /// The process dies in place of its store number `count` + 1 to shared memory, counted from now.
     pub fn kill_after_stores(&self, count: u64) {
-        self.shared().fault(self.node, None, 0, 0, FaultKind::Kill);
         if let Some(process) = self.process() {
             process.stores_left.set(Some(count));
         }

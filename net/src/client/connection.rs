@@ -17,6 +17,7 @@ use ioengine::sync::{Either, Notify, race};
 use ioengine::{Instant, Io, Queue, Stream};
 
 use super::error::ClientError;
+use super::turnstile::Turnstile;
 use crate::frame::HEADER_BYTES;
 use crate::reply::HelloReply;
 use crate::request::{Hello, Request};
@@ -71,8 +72,8 @@ pub(super) struct Connection {
     heard_at: Cell<Instant>,
     /// The outbox has bytes, or the connection is lost.
     to_send: Notify,
-    /// There may be room for another call, or the connection is lost.
-    room: Notify,
+    /// Calls that wait for room in the outbox and in the table.
+    room: Turnstile,
 }
 
 impl Connection {
@@ -154,7 +155,7 @@ impl Connection {
             lost: RefCell::new(None),
             heard_at: Cell::new(io.now()),
             to_send: Notify::new(),
-            room: Notify::new(),
+            room: Turnstile::default(),
         })
     }
 
@@ -176,7 +177,7 @@ impl Connection {
         *self.lost.borrow_mut() = Some(ClientError::Lost { address: self.address, cause: cause.into() });
         self.stream.shutdown();
         self.to_send.notify();
-        self.room.notify();
+        self.room.call(usize::MAX);
         for slot in self.slots.borrow_mut().iter_mut() {
             if let Slot::Waiting(waker) = slot
                 && let Some(waker) = waker.take()
@@ -209,17 +210,27 @@ impl Connection {
         map_epoch: u32,
         until: Instant,
     ) -> Result<Waiting, CallEnd> {
+        // Behind those who wait already.
+        let mut may_try = self.room.is_empty();
         loop {
             if let Some(lost) = self.lost() {
                 return Err(CallEnd::Lost(lost));
             }
-            let room = self.room.notified();
-            if let Some(waiting) = self.try_put(request, map_epoch, until)? {
+            if may_try && let Some(waiting) = self.try_put(request, map_epoch, until)? {
                 return Ok(waiting);
             }
-            if let Either::Second(()) = race(room, self.io.sleep_until(until)).await {
+            if let Either::Second(()) = race(self.room.wait(), self.io.sleep_until(until)).await {
                 return Err(CallEnd::Late);
             }
+            may_try = true;
+        }
+    }
+
+    /// Calls as many of those who wait as there is room for.
+    fn call_waiting(&self) {
+        if !self.room.is_empty() {
+            let free = self.session.borrow().room();
+            self.room.call(free);
         }
     }
 
@@ -234,7 +245,7 @@ impl Connection {
             return Err(CallEnd::TooLarge);
         }
         let mut outbox = self.outbox.borrow_mut();
-        if outbox.len() >= OUTBOX_BYTES_MAX || !session.has_room() {
+        if outbox.len() >= OUTBOX_BYTES_MAX || session.room() == 0 {
             return Ok(None);
         }
         let mut slots = self.slots.borrow_mut();
@@ -302,7 +313,7 @@ impl Connection {
                 }
             }
             sending.clear();
-            self.room.notify();
+            self.call_waiting();
         }
     }
 
@@ -367,7 +378,7 @@ impl Connection {
         }
         drop(session);
         if at > 0 {
-            self.room.notify();
+            self.call_waiting();
         }
         Ok(at)
     }
@@ -411,7 +422,7 @@ impl Drop for Waiting {
         self.connection.slots.borrow_mut()[self.tag] = Slot::Free;
         self.connection.free.borrow_mut().push(self.tag);
         if self.connection.session.borrow_mut().give_up(self.number).is_some() {
-            self.connection.room.notify();
+            self.connection.call_waiting();
         }
     }
 }

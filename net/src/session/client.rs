@@ -227,9 +227,9 @@ impl ClientSession {
         self.state == State::Open
     }
 
-    /// True when [`ClientSession::begin`] would give a number.
-    pub fn has_room(&self) -> bool {
-        self.is_open() && self.in_flight() < self.in_flight_max
+    /// How many more requests can be in flight.
+    pub fn room(&self) -> usize {
+        if self.is_open() { self.in_flight_max.saturating_sub(self.in_flight()) } else { 0 }
     }
 
     /// The next step for the bytes that are there. Call it again after dropping what was consumed, until it says `Need`.

@@ -3,6 +3,7 @@
 mod blocking;
 mod pages;
 mod retries;
+mod seeds;
 mod server;
 mod verbs;
 
@@ -36,7 +37,11 @@ fn key(stream: &'static str, time: u64) -> Key<'static> {
 
 impl Scene {
     fn new(seed: u64) -> Scene {
-        let world = World::new(seed, WorldConfig::default());
+        Scene::in_world(seed, WorldConfig::default())
+    }
+
+    fn in_world(seed: u64, config: WorldConfig) -> Scene {
+        let world = World::new(seed, config);
         let server = world.add_node(NodeConfig::numbered(1));
         let client = world.add_node(NodeConfig::numbered(2));
         let address = SocketAddr::new(server.address(), PORT);
@@ -55,7 +60,7 @@ impl Scene {
             serve(io, address, store, move |_| bound.set(true))
         })
         .expect("a simulated core starts");
-        assert!(self.world.run_while(Duration::from_secs(1), || !ready.get()));
+        assert!(self.world.run_while(Duration::from_secs(10), || !ready.get()));
     }
 
     fn address(&self) -> SocketAddr {

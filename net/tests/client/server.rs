@@ -22,6 +22,8 @@ pub(crate) const CLUSTER: Uuid = Uuid([9; 16]);
 pub(crate) const LOG_TIME: LogTime = LogTime(1_000_000);
 
 type OwnedKey = (u16, Vec<u8>, u64);
+/// Version, expiry, value.
+type Held = (Version, u64, Vec<u8>);
 
 /// What happens to a request instead of its usual answer.
 #[derive(Clone, Debug)]
@@ -42,7 +44,7 @@ type Script = dyn Fn(&Request<'_>) -> Option<Spoil>;
 
 /// What a server holds and has counted; several connections share it.
 pub(crate) struct Store {
-    pub(crate) records: RefCell<BTreeMap<OwnedKey, (Version, u64, Vec<u8>)>>,
+    pub(crate) records: RefCell<BTreeMap<OwnedKey, Held>>,
     applied: RefCell<BTreeMap<RequestId, Version>>,
     pub(crate) index: Cell<u64>,
     /// Writes that were applied, retries not counted.
