@@ -7,6 +7,9 @@ use ioengine::{Buf, Io};
 
 /// First size of a buffer: an idle connection that asked once costs this.
 const FIRST_BYTES: usize = 4096;
+/// With this much waiting, the far end has to read before more is put behind it: a client that asks and does not read
+/// holds this and one answer, however large its answers are.
+const WAITING_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes to send, filled by the core and emptied by the connection's writer.
 pub(crate) struct Outbox {
@@ -39,7 +42,13 @@ impl Outbox {
         if self.filling.as_ref().is_some_and(|buffer| buffer.len() >= want) {
             return true;
         }
-        if want > self.bytes_max {
+        if want > self.bytes_max || self.bytes > WAITING_BYTES_MAX {
+            return false;
+        }
+        // The last quarter of the arena is for small buffers: so that many slow readers do not silence the others.
+        let (all, taken) = io.arena_bytes();
+        if want > FIRST_BYTES && taken + want > all / 4 * 3 {
+            ioengine::sometimes!("the arena is kept for small answers");
             return false;
         }
         let Some(mut larger) = io.buffer(want.max(FIRST_BYTES)) else { return false };
