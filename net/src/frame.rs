@@ -213,6 +213,14 @@ pub fn bytes_wanted(bytes: &[u8]) -> usize {
     }
 }
 
+/// Operation code and body bytes of the header at the start of `input`, unchecked: for looking ahead, never for
+/// believing. None when the header is not there.
+#[inline]
+pub(crate) fn peek(input: &[u8]) -> Option<(u8, usize)> {
+    let head = input.first_chunk::<HEADER_BYTES>()?;
+    Some((head.u8(header::OPERATION), head.u32(header::BODY_BYTES) as usize))
+}
+
 /// Writes the header of a frame whose body already stands at `frame[32..]`; `code` has the reply bit when it is one.
 ///
 /// # Panics

@@ -2,6 +2,7 @@
 //! arrived, walks through it, and answers in the same turn whatever memory can answer; what comes later finds the
 //! connection again by slot and generation. An idle connection holds 4 KiB.
 
+use crate::ahead::Ahead;
 use crate::core::Shard;
 use crate::door::{self, Served};
 use crate::outbox::Outbox;
@@ -220,6 +221,10 @@ async fn read(shard: &Rc<Shard>, connection: &Rc<Connection>) {
 /// do. `None` when the old one will not do, and none came in time.
 async fn resize(shard: &Shard, content: &[u8], size: usize, must: bool) -> Option<Option<Buf>> {
     let deadline = shard.io.now().after(shard.limits.request_deadline);
+    let (all, taken) = shard.io.arena_bytes();
+    if !must && size > content.len().max(RECEIVE_BYTES_FIRST) && taken + size > all / 4 * 3 {
+        return Some(None);
+    }
     loop {
         if let Some(mut other) = shard.io.buffer(size) {
             other[..content.len()].copy_from_slice(content);
@@ -240,6 +245,7 @@ async fn resize(shard: &Shard, content: &[u8], size: usize, must: bool) -> Optio
 /// connection ends.
 async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> Option<(usize, usize)> {
     let mut at = 0;
+    let mut ahead = Ahead::new();
     shard.look_at_clock();
     loop {
         let now_us = shard.turn_us.get();
@@ -265,7 +271,8 @@ async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> O
                     operation: header.operation,
                 };
                 let body = &input[at + net::frame::HEADER_BYTES..at + consumed];
-                serve_one(shard, connection, &to, &request, body).await?;
+                let hash = ahead.hash(shard, input, at);
+                serve_one(shard, connection, &to, &request, body, hash).await?;
                 at += consumed;
             }
             Step::Answer { code, request, reply, consumed, close } => {
@@ -287,11 +294,12 @@ async fn serve_one(
     to: &ReplyTo,
     request: &net::request::Request<'_>,
     body: &[u8],
+    hash: Option<u64>,
 ) -> Option<()> {
     let mut deadline = None;
     loop {
         let drained = connection.drained.notified();
-        if let Served::Done = door::serve(shard, connection, to, request, body) {
+        if let Served::Done = door::serve(shard, connection, to, request, body, hash) {
             return Some(());
         }
         ioengine::sometimes!("an answer waits for room");

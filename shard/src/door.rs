@@ -43,13 +43,15 @@ enum Out<'a> {
     There,
 }
 
-/// Serve a request that came over `connection`; `body` are its bytes.
+/// Serve a request that came over `connection`; `body` are its bytes, `hash` the memtable's of its key where it is
+/// known.
 pub(crate) fn serve(
     shard: &Rc<Shard>,
     connection: &Connection,
     to: &ReplyTo,
     request: &Request<'_>,
     body: &[u8],
+    hash: Option<u64>,
 ) -> Served {
     if let Request::MultiGet(many) = request {
         return gather::serve(shard, connection, to, many);
@@ -58,7 +60,7 @@ pub(crate) fn serve(
         Some(tablet) if !shard.owns(tablet) => {
             forward(shard, connection, to, body, shard.facts.owner(tablet))
         }
-        tablet => answer(shard, Out::Here(connection), to, request, tablet),
+        tablet => answer(shard, Out::Here(connection), to, request, tablet, hash),
     }
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn serve(
 pub(crate) fn serve_forwarded(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8]) {
     let request = Request::decode(to.operation, body).expect("the other core has decoded it before");
     let tablet = tablet_of(&request);
-    if answer(shard, Out::There, to, &request, tablet) == Served::NoRoom {
+    if answer(shard, Out::There, to, &request, tablet, None) == Served::NoRoom {
         ioengine::sometimes!("a ring has no room for an answer");
         shard.counters.replies_refused.add(1);
         let busy = Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 5 };
@@ -103,10 +105,12 @@ fn answer(
     to: &ReplyTo,
     request: &Request<'_>,
     tablet: Option<TabletIndex>,
+    hash: Option<u64>,
 ) -> Served {
     match request {
         Request::Get(get) => {
-            answer_get(shard, out, to, get, tablet.expect("a get is of a stream, and so of a tablet"))
+            let tablet = tablet.expect("a get is of a stream, and so of a tablet");
+            answer_get(shard, out, to, get, tablet, hash)
         }
         Request::Put(put) => answer_write(shard, out, to, &Wanted::Put(*put)),
         Request::Delete(delete) => answer_write(shard, out, to, &Wanted::Delete(*delete)),
@@ -136,7 +140,14 @@ fn answer(
     }
 }
 
-fn answer_get(shard: &Shard, out: Out<'_>, to: &ReplyTo, get: &Get<'_>, tablet: TabletIndex) -> Served {
+fn answer_get(
+    shard: &Shard,
+    out: Out<'_>,
+    to: &ReplyTo,
+    get: &Get<'_>,
+    tablet: TabletIndex,
+    hash: Option<u64>,
+) -> Served {
     if let Some(asked) = get.if_newer
         && get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked)
     {
@@ -147,19 +158,19 @@ fn answer_get(shard: &Shard, out: Out<'_>, to: &ReplyTo, get: &Get<'_>, tablet: 
     }
     let state = shard.state.borrow();
     let log_time = state.tablet(tablet).log_time;
-    let served = match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local })
-    {
-        Ok(found) => {
-            if get::wants_tick(&found, || shard.io.wall_us()) {
-                shard.want_tick(tablet);
+    let served =
+        match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local, hash }) {
+            Ok(found) => {
+                if get::wants_tick(&found, || shard.io.wall_us()) {
+                    shard.want_tick(tablet);
+                }
+                write(shard, out, to, reply_bytes_get_ok(found.value.len()), |bytes| {
+                    Some(encode_get_ok(bytes, log_time, found.version, found.expiry_us, found.value))
+                })
+                .served()
             }
-            write(shard, out, to, reply_bytes_get_ok(found.value.len()), |bytes| {
-                Some(encode_get_ok(bytes, log_time, found.version, found.expiry_us, found.value))
-            })
-            .served()
-        }
-        Err(other) => outcome(shard, out, to, log_time, &other),
-    };
+            Err(other) => outcome(shard, out, to, log_time, &other),
+        };
     if served == Served::Done {
         shard.counters.gets.add(1);
     }

@@ -117,9 +117,13 @@ impl Gathers {
 /// Bytes that an item takes at most.
 fn item_bytes(shard: &Shard, get: &Get<'_>) -> usize {
     let state = shard.state.borrow();
-    let value_bytes =
-        get::look(&state, get.key.tablet(), get.key, Asked { if_newer: get.if_newer, local: get.local })
-            .map_or(0, |found| found.value.len());
+    let value_bytes = get::look(
+        &state,
+        get.key.tablet(),
+        get.key,
+        Asked { if_newer: get.if_newer, local: get.local, hash: None },
+    )
+    .map_or(0, |found| found.value.len());
     reply_bytes_multi_get(1, reply_bytes_get_ok(value_bytes)) - reply_bytes_multi_get(0, 0)
 }
 
@@ -134,7 +138,7 @@ fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_
     if unmodified {
         return writer.outcome(index, log_time, &Outcome::NotModified);
     }
-    match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local }) {
+    match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local, hash: None }) {
         Ok(found) => {
             if get::wants_tick(&found, || shard.io.wall_us()) {
                 shard.want_tick(tablet);

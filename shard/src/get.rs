@@ -24,6 +24,8 @@ pub(crate) struct Asked {
     pub(crate) if_newer: Option<Version>,
     /// Whatever this replica has will do, also if its log is damaged.
     pub(crate) local: bool,
+    /// The memtable's hash of the key, where it is known already.
+    pub(crate) hash: Option<u64>,
 }
 
 /// The record of `key`, or why there is none to show.
@@ -37,7 +39,8 @@ pub(crate) fn look<'a>(
     if own.damage.is_some() && !asked.local {
         return Err(Outcome::Corrupt);
     }
-    let record = state.memtable.get(state.memtable.key_hash(key), key);
+    let hash = asked.hash.unwrap_or_else(|| state.memtable.key_hash(key));
+    let record = state.memtable.get(hash, key);
     let visible = record.and_then(|record| visible(record, own.log_time));
     match (visible, asked.if_newer) {
         (None, Some(Version::ABSENT)) => Err(Outcome::NotModified),

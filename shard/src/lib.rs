@@ -1,5 +1,6 @@
 //! One core: journal, memtable, version cache, requests, recovery.
 
+mod ahead;
 mod apply;
 mod commit;
 mod connection;

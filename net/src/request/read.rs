@@ -1,10 +1,11 @@
 //! Bodies of the requests that read: Get, MultiGet, Scan, Head, Streams.
 
 use layout::key::Key;
-use layout::units::{OPERATION_COUNT_MAX, Space, TabletIndex, Version};
+use layout::units::{OPERATION_COUNT_MAX, STREAM_BYTES_MAX, Space, TabletIndex, Version};
 
 use super::{Body, FLAG_LOCAL, RequestError, key, optional_version, stream_bytes};
 use crate::field::{Read, Sink, Table, Write, wire_table};
+use crate::operation::Operation;
 use crate::outcome::{Limit, Why};
 
 wire_table! {
@@ -101,6 +102,24 @@ impl<'a> Get<'a> {
             local: flags & FLAG_LOCAL != 0,
             if_newer,
         })
+    }
+
+    /// The key of the frame at the start of `input`, if it looks like a get, and the frame's bytes. Nothing is checked
+    /// but that the bytes are there: a hint for bringing near what a batch of gets will read, never an answer.
+    #[inline]
+    pub fn peek(input: &'a [u8]) -> Option<(Option<Key<'a>>, usize)> {
+        let (operation, body_bytes) = crate::frame::peek(input)?;
+        let frame_bytes = crate::frame::HEADER_BYTES.checked_add(body_bytes)?;
+        let body = input.get(crate::frame::HEADER_BYTES..frame_bytes)?;
+        if operation != Operation::Get.code() {
+            return Some((None, frame_bytes));
+        }
+        let fixed = body.first_chunk::<{ get::BYTES }>()?;
+        let bytes = usize::from(fixed.u8(get::STREAM_BYTES));
+        let stream = body
+            .get(get::BYTES..get::BYTES + bytes)
+            .filter(|stream| (1..=STREAM_BYTES_MAX).contains(&stream.len()))?;
+        Some((Some(key(fixed.u16(get::SPACE), stream, fixed.u64(get::TIME))), frame_bytes))
     }
 
     pub(super) fn encode(&self, out: &mut impl Sink) {
@@ -258,6 +277,24 @@ impl<'a> Scan<'a> {
             record_limit: fixed.u32(scan::RECORD_LIMIT),
             byte_limit: fixed.u32(scan::BYTE_LIMIT),
         })
+    }
+
+    /// The key of the frame at the start of `input`, if it looks like a get, and the frame's bytes. Nothing is checked
+    /// but that the bytes are there: a hint for bringing near what a batch of gets will read, never an answer.
+    #[inline]
+    pub fn peek(input: &'a [u8]) -> Option<(Option<Key<'a>>, usize)> {
+        let (operation, body_bytes) = crate::frame::peek(input)?;
+        let frame_bytes = crate::frame::HEADER_BYTES.checked_add(body_bytes)?;
+        let body = input.get(crate::frame::HEADER_BYTES..frame_bytes)?;
+        if operation != Operation::Get.code() {
+            return Some((None, frame_bytes));
+        }
+        let fixed = body.first_chunk::<{ get::BYTES }>()?;
+        let bytes = usize::from(fixed.u8(get::STREAM_BYTES));
+        let stream = body
+            .get(get::BYTES..get::BYTES + bytes)
+            .filter(|stream| (1..=STREAM_BYTES_MAX).contains(&stream.len()))?;
+        Some((Some(key(fixed.u16(get::SPACE), stream, fixed.u64(get::TIME))), frame_bytes))
     }
 
     pub(super) fn encode(&self, out: &mut impl Sink) {
