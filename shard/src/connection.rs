@@ -389,6 +389,7 @@ pub(crate) async fn watch(shard: Rc<Shard>) {
                 connection.stream.shutdown();
             }
         }
+        shard.publish_counters();
         crate::commit::answer_overdue(&shard, now);
         crate::gather::answer_overdue(&shard, now);
     }

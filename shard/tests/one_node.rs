@@ -51,3 +51,26 @@ fn acknowledged_writes_survive_power_cuts() {
         }
     }
 }
+
+#[test]
+fn a_long_stream_comes_in_pages() {
+    let mut scene = Scene::new(77, 2);
+    scene.config.limits.memtable_record_count_max = 20_000;
+    let _node = scene.start();
+    assert_eq!(scene.failure(), None);
+    scene.client(|mut client| async move {
+        // More than a page may have.
+        for first in (0..5000u64).step_by(500) {
+            client.put_batch(b"long", first..first + 500).await.unwrap();
+        }
+        let mut found = 0;
+        let mut from = Some(0);
+        while let Some(start) = from {
+            let (times, resume) = client.scan_page(b"long", start).await;
+            assert_eq!(times, (found..found + times.len() as u64).collect::<Vec<_>>());
+            found += times.len() as u64;
+            from = resume;
+        }
+        assert_eq!(found, 5000);
+    });
+}

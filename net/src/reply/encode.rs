@@ -3,7 +3,7 @@
 //! # Panics
 //! All of them when `out` is too short: the caller reserved what `reply_bytes_*` said.
 
-use layout::units::{LogIndex, LogTime, Space, Version};
+use layout::units::{LogIndex, LogTime, OPERATION_COUNT_MAX, Space, Version};
 
 use super::decode::HelloReply;
 use super::{
@@ -288,11 +288,11 @@ impl<'a> RecordsWriter<'a> {
         RecordsWriter { out, count: 0 }
     }
 
-    /// Adds a record; false, and nothing written, when it does not fit.
+    /// Adds a record; false, and nothing written, when it does not fit or the page has all that a page may have.
     #[must_use]
     #[inline]
     pub fn push(&mut self, time: u64, version: Version, expiry: u64, value: &[u8]) -> bool {
-        if self.out.room() < reply_bytes_record(value.len()) {
+        if self.out.room() < reply_bytes_record(value.len()) || self.count as usize == OPERATION_COUNT_MAX {
             return false;
         }
         self.out.put(
@@ -338,10 +338,10 @@ impl<'a> StreamsWriter<'a> {
         StreamsWriter { out, count: 0 }
     }
 
-    /// Adds a stream; false, and nothing written, when it does not fit.
+    /// Adds a stream; false, and nothing written, when it does not fit or the page has all that a page may have.
     #[must_use]
     pub fn push(&mut self, space: Space, name: &[u8]) -> bool {
-        if self.out.room() < reply_bytes_stream(name.len()) {
+        if self.out.room() < reply_bytes_stream(name.len()) || self.count as usize == OPERATION_COUNT_MAX {
             return false;
         }
         self.out.put(

@@ -215,4 +215,44 @@ impl Client {
             other => panic!("{other:?}"),
         }
     }
+
+    /// Times of a page of a scan to the end, and where the next page begins.
+    pub(crate) async fn scan_page(&mut self, stream: &[u8], from: u64) -> (Vec<u64>, Option<u64>) {
+        let scan = net::request::Scan {
+            space: Space(0),
+            stream,
+            from,
+            to: u64::MAX,
+            backward: false,
+            local: false,
+            record_limit: 0,
+            byte_limit: 0,
+        };
+        let body = self.ask(&Request::Scan(scan)).await.unwrap();
+        match Reply::decode(net::operation::Operation::Scan, &body).unwrap().answer {
+            Answer::Records(page) => (page.iter().map(|record| record.time).collect(), page.resume),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Empty values at these times, all or none.
+    pub(crate) async fn put_batch(
+        &mut self,
+        stream: &[u8],
+        times: std::ops::Range<u64>,
+    ) -> Result<(), Outcome> {
+        let mut batch = net::request::BatchBody::new();
+        for time in times {
+            let change = net::request::Change::Put { expiry: 0, value: b"" };
+            assert!(batch.push(&net::request::BatchOperation { time, change }));
+        }
+        let id = self.id();
+        let request = Request::Batch(batch.request(id, Space(0), stream).unwrap());
+        let body = self.ask(&request).await.ok_or(Outcome::UnknownOutcome)?;
+        match Reply::decode(request.operation(), &body).unwrap().answer {
+            Answer::BatchWritten { .. } => Ok(()),
+            Answer::Not(outcome) => Err(outcome),
+            other => panic!("{other:?}"),
+        }
+    }
 }
