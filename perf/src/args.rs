@@ -1,0 +1,122 @@
+//! Arguments of `thermocline bench`. Owns names and defaults; says nothing of how a bench runs.
+
+use clap::{Args, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchName {
+    /// The reference mix: 100 reads to 1 write, most of them of the last day; latency under an open load
+    Timeline,
+    /// Puts, then batches, of real data where it is there
+    Ingest,
+    /// Gets of records in memory, pipelined and not, beside a bare echo, a frame echo and redis
+    GetMemory,
+    /// Durable puts of 64 writers with one in flight each, beside fio's write + fdatasync
+    PutDurable,
+    /// The upper bounds alone: bare echoes of 64 to 256 bytes, and the frame echo
+    Limits,
+    /// Others under the same load: redis, fio. Says what is missing and how to get it
+    Peers,
+    /// The hosts that can run a core's tasks, under the same load
+    Hosts,
+    /// Processor time of a node that nobody asks anything
+    Idle,
+    /// All of the above, one after the other
+    All,
+    /// Two runs that were kept: `bench compare A B`
+    Compare,
+}
+
+/// Who runs the tasks of an in-process node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum HostChoice {
+    /// Our own executor
+    #[default]
+    Own,
+    /// glommio
+    Glommio,
+}
+
+/// Arguments of `thermocline bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum)]
+    pub name: BenchName,
+    /// With `compare`: two reports as JSON, or folders that hold one
+    #[arg(num_args = 0..=2)]
+    pub reports: Vec<PathBuf>,
+    /// Measure the node that serves here; without it one is started in this process on a file in --dir
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "in_process")]
+    pub endpoint: Option<SocketAddr>,
+    /// Process of the node at --endpoint, for its processor time
+    #[arg(long, value_name = "PID", requires = "endpoint")]
+    pub server_pid: Option<u32>,
+    /// Start the node in this process (the default)
+    #[arg(long)]
+    pub in_process: bool,
+    /// Measured seconds of each side in each round
+    #[arg(long, default_value_t = 5.0, value_parser = positive)]
+    pub seconds: f64,
+    /// Seconds of load before the measured ones
+    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    pub warm_up: f64,
+    /// How often each side gets its turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Records to load before measuring
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(64..=1 << 32))]
+    pub records: u64,
+    /// Requests per second of the open load; without it, half of what a closed loop reaches
+    #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
+    pub rate: Option<f64>,
+    /// Seed of keys, times, values and schedules
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Real data to ingest: NDJSON with stream, time_us and value, zstd-compressed
+    #[arg(long, value_name = "FILE", default_value = "../shared/data/commits.ndjson.zst")]
+    pub data: PathBuf,
+    /// Folder for the disks that benches make, and remove
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    pub dir: PathBuf,
+    /// Who runs the tasks of the in-process node
+    #[arg(long, value_enum, default_value_t)]
+    pub host: HostChoice,
+    /// How long an idle core of the in-process node looks for work before it sleeps, microseconds
+    #[arg(long, default_value_t = 0)]
+    pub spin_us: u64,
+    /// Leave the choice of processors to the system, instead of one for the generator and one for the server
+    #[arg(long)]
+    pub no_pin: bool,
+    /// Write the figures here as JSON
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Keep the run in this folder as DATE-HOST-COMMIT/NAME.json and .md
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Few records and short rounds: shows that the benches work, not how fast anything is
+    #[arg(long)]
+    pub smoke: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("a number above 0 is wanted".to_owned()),
+    }
+}
+
+impl BenchArgs {
+    /// The arguments with the sizes of a smoke run where that was asked for.
+    pub(crate) fn sized(mut self) -> BenchArgs {
+        if self.smoke {
+            self.seconds = self.seconds.min(0.3);
+            self.warm_up = self.warm_up.min(0.1);
+            self.rounds = self.rounds.min(2);
+            self.records = self.records.min(1 << 14);
+        }
+        self
+    }
+}

@@ -1,0 +1,64 @@
+//! The reference mix under an open load: how long a reader waits at a rate that the server keeps up with. The frame
+//! echo at the same rate shows what of it the machine alone takes.
+
+use super::BenchError;
+use super::session::{CLIENT, OWN, PIPELINED, Session, Side, measure_and_keep, measure_own};
+use crate::limits::{Answers, LimitServer};
+use crate::load::schedule::Spacing;
+use crate::load::wire::thermocline::ThermoclineWire;
+use crate::load::{Mode, Plan};
+use crate::report::number;
+use crate::target::limits_for;
+use crate::workloads::timeline::Timeline;
+use std::cell::RefCell;
+
+/// Bytes of a record on average, stream included.
+const RECORD_BYTES: u64 = 170;
+/// Bytes of journal that a record of the history takes at most.
+const JOURNAL_BYTES_PER_RECORD: u64 = 400;
+/// Requests in flight on a connection at most.
+const DEPTH: usize = 64;
+/// Share of what a closed load reaches that the open one asks for.
+const SHARE: f64 = 0.5;
+/// Bytes of the frame echo's answer: a record of the mix.
+const ANSWER_BYTES: usize = 150;
+
+/// Capacity first, then latency at half of it.
+pub(super) fn timeline(session: &mut Session<'_>) -> Result<(), BenchError> {
+    let records = session.args.records;
+    let journal = (512 << 20) + records * JOURNAL_BYTES_PER_RECORD;
+    let server = session.maker(journal, limits_for(records, RECORD_BYTES))?.make()?;
+    let mix = Timeline::new(records, session.args.seed, session.client());
+    let history = mix.history(session.client());
+    session.preload(OWN, server.target(), |_| ThermoclineWire::new(CLIENT, 4), history)?;
+    let plan = session.planner(PIPELINED);
+    let (own, record_count) = (plan(server.target()), mix.record_count());
+    // One client goes through all rounds: what it appended stays.
+    let ongoing = RefCell::new(mix.clone());
+    let measure = |plan: &Plan| {
+        let (figures, after) = measure_and_keep(plan, ongoing.borrow().clone())?;
+        ongoing.replace(after);
+        Ok(figures)
+    };
+    let first = measure(&own)?;
+    let rate = session.args.rate.unwrap_or(first["per_second"] * SHARE);
+    let load = format!(
+        "The reference mix over {record_count} records, 32 requests at once on each of 8 connections."
+    );
+    session.alternate("timeline closed", &load, vec![Side::new(OWN, |_| measure(&own))])?;
+    let frames = LimitServer::start(Answers::Record(ANSWER_BYTES), session.processors().1)?;
+    let (seed, of_frames) = (session.args.seed, plan(frames.target()));
+    let open = |plan: &Plan, round: u32| {
+        let seed = seed + u64::from(round);
+        Plan { mode: Mode::Open { spacing: Spacing::Poisson, rate, depth: DEPTH, seed }, ..plan.clone() }
+    };
+    let load = format!(
+        "The reference mix at {} requests per second, Poisson, on 8 connections; latency from the intended start.",
+        number(rate)
+    );
+    let sides = vec![
+        Side::new(OWN, |round| measure(&open(&own, round))),
+        Side::new("frame echo", |round| measure_own(&open(&of_frames, round), mix.clone())),
+    ];
+    session.alternate("timeline open", &load, sides)
+}

@@ -1,0 +1,152 @@
+//! A run as markdown: a table of medians per case with least and most, and the ratios.
+
+use super::{Case, Run, Summary};
+use std::fmt::Write;
+
+/// Figures that everybody wants to see, in this order; the JSON has all.
+const SHOWN: [(&str, &str); 9] = [
+    ("per_second", "per second"),
+    ("per_server_cpu_second", "per CPU-second of the server"),
+    ("records_per_second", "records per second"),
+    ("value_mb_per_second", "MB of values per second"),
+    ("server_cpu_percent", "server CPU %"),
+    ("server_system_share_percent", "kernel's share of it %"),
+    ("generator_cpu_percent", "generator CPU %"),
+    ("others_cpu_percent", "others CPU %"),
+    ("stolen_cpu_percent", "stolen CPU %"),
+];
+/// Figures that ratios are taken of.
+const RATIOS: [(&str, &str); 2] =
+    [("per_second", "per second"), ("per_server_cpu_second", "per CPU-second of the server")];
+
+/// The whole run.
+pub(crate) fn markdown(run: &Run) -> String {
+    let mut out = String::new();
+    let machine = &run.machine;
+    let mut line = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    line(format!("# bench {}\n", run.bench));
+    line(format!("`{}`\n", run.command));
+    line(format!(
+        "{}, commit {} ({}), host {}, {}, {} MiB, Linux {}, {}\n",
+        run.at,
+        machine.commit,
+        machine.build,
+        machine.host,
+        machine.processor,
+        machine.memory_mib,
+        machine.kernel,
+        machine.file_system
+    ));
+    for (name, what) in &run.peers {
+        line(format!("- {name}: `{what}`"));
+    }
+    for note in &run.notes {
+        line(format!("- note: {note}"));
+    }
+    for case in &run.cases {
+        line(String::new());
+        line(table(case));
+    }
+    out
+}
+
+/// One case.
+pub(crate) fn table(case: &Case) -> String {
+    let mut out = String::new();
+    let sides = case.sides();
+    let rounds = case.rounds.iter().map(|round| round.round + 1).max().unwrap_or(0);
+    let fits = "a string takes what it is given";
+    writeln!(out, "## {}\n\n{} {rounds} rounds; median (least..most).\n", case.name, case.load).expect(fits);
+    writeln!(out, "| | {} |", sides.join(" | ")).expect(fits);
+    writeln!(out, "|---|{}", "---|".repeat(sides.len())).expect(fits);
+    for (label, figure) in rows(case) {
+        let cells: Vec<String> =
+            sides.iter().map(|side| case.summary(side, &figure).map_or_else(String::new, cell)).collect();
+        writeln!(out, "| {label} | {} |", cells.join(" | ")).expect(fits);
+    }
+    for (figure, label) in RATIOS {
+        let cells: Vec<String> = sides
+            .iter()
+            .filter(|side| **side != case.own)
+            .filter_map(|side| {
+                let ratio = case.ratio(side, figure)?;
+                Some(format!("{side} {:.2} ({:.2}..{:.2})", ratio.median, ratio.least, ratio.most))
+            })
+            .collect();
+        if !cells.is_empty() {
+            writeln!(out, "\n{} divided by the other, {label}: {}", case.own, cells.join(", ")).expect(fits);
+        }
+    }
+    out
+}
+
+/// Labels and names of the figures to show: the common ones, latencies, and every outcome that is not Ok.
+fn rows(case: &Case) -> Vec<(String, String)> {
+    let names = case.figure_names();
+    let common = SHOWN.iter().filter(|(figure, _)| names.contains(figure));
+    let mut rows: Vec<(String, String)> =
+        common.map(|(figure, label)| ((*label).to_owned(), (*figure).to_owned())).collect();
+    let others = names.iter().filter(|name| {
+        name.contains("latency_us") || name.contains("late_us") || is_failure(name) || **name == "unanswered"
+    });
+    for name in others {
+        let never =
+            case.rounds.iter().all(|round| round.figures.get(*name).is_none_or(|value| *value == 0.0));
+        if !never {
+            rows.push((name.replace("_us_", " µs ").replace('_', " "), (*name).to_owned()));
+        }
+    }
+    rows
+}
+
+/// An outcome that a reader must hear of.
+pub(crate) fn is_failure(figure: &str) -> bool {
+    figure.starts_with("outcome_") && figure != "outcome_Ok"
+}
+
+fn cell(summary: Summary) -> String {
+    if summary.least == summary.most {
+        return number(summary.median);
+    }
+    format!("{} ({}..{})", number(summary.median), number(summary.least), number(summary.most))
+}
+
+/// Three digits and a suffix.
+pub(crate) fn number(value: f64) -> String {
+    let (scaled, suffix) = match value.abs() {
+        size if size >= 1e6 => (value / 1e6, " M"),
+        size if size >= 1e4 => (value / 1e3, " k"),
+        _ => (value, ""),
+    };
+    let digits = match scaled.abs() {
+        size if size >= 100.0 || scaled.fract() == 0.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{scaled:.digits$}{suffix}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::case;
+
+    #[test]
+    fn numbers_are_short() {
+        let shown: Vec<String> = [0.0, 7.0, 0.123, 12.34, 152.7, 9_999.0, 15_200.0, 870_000.0, 1_234_567.0]
+            .into_iter()
+            .map(number)
+            .collect();
+        assert_eq!(shown, ["0", "7", "0.12", "12.3", "153", "9999", "15.2 k", "870 k", "1.23 M"]);
+    }
+
+    #[test]
+    fn a_case_shows_medians_and_ratios() {
+        let text = table(&case("get", [200.0, 20.0, 220.0], [100.0, 10.0, 100.0]));
+        assert!(text.contains("| per second | 200 (20..220) | 100 (10..100) |"), "{text}");
+        assert!(text.contains("own divided by the other, per second: peer 2.00 (2.00..2.20)"), "{text}");
+    }
+}

@@ -1,0 +1,165 @@
+//! A get from memory allocates nothing on the core that answers it: counted over loopback, on the real engine, between
+//! two moments while a client asks. The allocator of this test counts per thread.
+
+use ioengine::uring::Runtime;
+use ioengine::{CoreConfig, Stream};
+use perf::load::wire::thermocline::ThermoclineWire;
+use perf::load::wire::{Next, Wire};
+use perf::target::{InProcess, NodePlan};
+use perf::workloads::Workload;
+use perf::workloads::get_memory::GetMemory;
+use shard::limits::Limits;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Threads that are counted; the test starts fewer.
+const THREADS: usize = 64;
+
+struct Counting;
+
+static COUNTS: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+/// Kernel's number of the thread at each place.
+static NUMBERS: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static PLACE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+fn count() {
+    // Gone while a thread ends: those are not counted.
+    let _ = PLACE.try_with(|place| {
+        if place.get() == usize::MAX {
+            place.set(NEXT.fetch_add(1, Ordering::Relaxed));
+            // SAFETY: asks the kernel for a number, touches no memory.
+            let number = unsafe { libc::gettid() };
+            if let Some(of) = NUMBERS.get(place.get()) {
+                of.store(u64::from(number.cast_unsigned()), Ordering::Release);
+            }
+        }
+        if let Some(count) = COUNTS.get(place.get()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
+
+// SAFETY: everything is passed on to the system's allocator unchanged; counting touches only atomics and a Cell.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of a thread so far.
+fn allocations(thread: u32) -> u64 {
+    let place = NUMBERS.iter().position(|number| number.load(Ordering::Acquire) == u64::from(thread));
+    place.map_or(0, |place| COUNTS[place].load(Ordering::Relaxed))
+}
+
+/// One connection.
+struct Client {
+    stream: Stream,
+    wire: ThermoclineWire,
+}
+
+/// `count` requests of `workload` in one go, and their answers.
+async fn ask(io: &ioengine::Io, client: &mut Client, workload: &mut impl Workload, count: u32) {
+    let room = count as usize * workload.request_bytes_max();
+    let (mut out, mut bytes, mut asked) = (io.buffer(room).expect("the arena is large"), 0, 0);
+    while asked < count
+        && let Some(request) = workload.next()
+    {
+        bytes += client.wire.request(&request, asked, &mut out[bytes..]);
+        asked += 1;
+    }
+    client.stream.send(out, 0..bytes).await.0.expect("the node is there");
+    let (mut input, mut filled, mut answered) = (io.buffer(1 << 20).expect("the arena is large"), 0, 0);
+    while answered < asked {
+        let end = input.len();
+        let (result, back) = client.stream.receive(input, filled..end).await;
+        input = back;
+        filled += result.expect("the node is there");
+        let mut at = 0;
+        while let Next::Answer(answer, taken) = client.wire.next(&input[at..filled]).expect("it answers") {
+            assert_eq!(answer.heard, perf::load::meter::Heard::Outcome(net::outcome::OutcomeCode::Ok));
+            answered += 1;
+            at += taken;
+        }
+        input.copy_within(at..filled, 0);
+        filled -= at;
+    }
+}
+
+#[test]
+fn a_get_from_memory_allocates_nothing() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let plan = NodePlan {
+        dir: folder.path().to_owned(),
+        journal_bytes: 64 << 20,
+        limits: Limits::default(),
+        host: ioengine::HostKind::Own,
+        spin_us: 0,
+        cpu: None,
+    };
+    let node = InProcess::start(&plan).unwrap();
+    let perf::load::CpuOf::Threads(threads) = &node.target().cpu else { panic!("it runs here") };
+    let [shard] = threads[..] else { panic!("a node of one core has one thread") };
+    let runtime = Runtime::new(CoreConfig { arena_bytes: 64 << 20, ..CoreConfig::small("asks", 0) }).unwrap();
+    let io = runtime.io().clone();
+    let address = node.target().address;
+    let (before, after) = runtime.block_on(async move {
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            let mut wire = ThermoclineWire::new(7, 64);
+            let stream = io.connect(address).await.unwrap();
+            let mut out = io.buffer(4096).unwrap();
+            let bytes = wire.open(&mut out);
+            let out = stream.send(out, 0..bytes).await.1;
+            let end = out.len();
+            let (count, input) = stream.receive(out, 0..end).await;
+            let count = count.unwrap();
+            assert_eq!(wire.opened(&input[..count]), Ok(Some(count)));
+            clients.push(Client { stream, wire });
+        }
+        let mut gets = GetMemory::new(10_000, 1);
+        let mut history = gets.history(7);
+        for _ in 0..20 {
+            ask(&io, &mut clients[0], &mut history, 32).await;
+        }
+        assert!(history.next().is_none(), "everything was written");
+        // Buffers of connections grow in the first rounds, and every list finds its size.
+        let round = async |clients: &mut Vec<Client>, gets: &mut GetMemory| {
+            for client in clients {
+                ask(&io, client, gets, 32).await;
+                ask(&io, client, gets, 1).await;
+            }
+        };
+        for _ in 0..200 {
+            round(&mut clients, &mut gets).await;
+        }
+        let before = allocations(shard);
+        for _ in 0..500 {
+            round(&mut clients, &mut gets).await;
+        }
+        (before, allocations(shard))
+    });
+    assert!(before > 0, "the allocations of the shard's thread are counted");
+    assert_eq!(after - before, 0, "allocations during 66,000 gets");
+}
