@@ -114,11 +114,11 @@ impl Shard {
         }
     }
 
-    /// The last log index of each tablet of this core.
+    /// The tip of each tablet of this core.
     pub(crate) fn tips(&self) -> Vec<(TabletIndex, LogIndex)> {
         let state = self.state.borrow();
         TabletIndex::all()
-            .filter_map(|tablet| Some((tablet, state.tablets[tablet.index()].as_ref()?.applied)))
+            .filter_map(|tablet| Some((tablet, state.tablets[tablet.index()].as_ref()?.tip())))
             .collect()
     }
 

@@ -190,8 +190,8 @@ async fn open_journal(
         return Ok((None, buffer));
     }
     let journal = Journal::new(disk, zone, incarnation, replayed);
-    let applied = |tablet: TabletIndex| Some((tablet, state.tablets[tablet.index()].as_ref()?.applied));
-    let tips: Vec<_> = TabletIndex::all().filter_map(applied).collect();
+    let tip = |tablet: TabletIndex| Some((tablet, state.tablets[tablet.index()].as_ref()?.tip()));
+    let tips: Vec<_> = TabletIndex::all().filter_map(tip).collect();
     if !journal.has_room(Claim::Own, 0, tips.len() * TIP_BYTES) {
         tracing::error!("the journal has no room left for even one more start: reads only");
         return Ok((None, buffer));

@@ -36,4 +36,14 @@ impl Tablet {
         let from = self.damage.map_or(self.applied.next(), |damage| damage.from);
         self.damage = Some(Damage { from, to });
     }
+
+    /// The index that this tablet's log has, as a journal's open and mark records tell it to later starts. Of a damaged
+    /// tablet it is one that it lost, or may have: were it the last one applied, a later start would take it for proof that
+    /// nothing is missing, and forget the damage once the record that first showed it, or shared memory, is gone.
+    pub(crate) fn tip(&self) -> LogIndex {
+        match self.damage {
+            None => self.applied,
+            Some(damage) => damage.to.map_or(self.applied.next(), |to| to.max(self.applied.next())),
+        }
+    }
 }

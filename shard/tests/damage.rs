@@ -158,6 +158,26 @@ fn shared_memory_tells_of_a_lost_last_record() {
     scene.disk().overwrite(last.offset, &vec![0; last.bytes as usize]);
     let _node = scene.start();
     expect(&scene, "lost behind a kill", |n| tablet(n) == tablet(PUTS - 1));
+    // What knew of it goes with the power; the journal's own records remember it.
+    scene.store.power_cut();
+    let _node = scene.start();
+    expect(&scene, "lost behind a kill, a start and a power cut", |n| tablet(n) == tablet(PUTS - 1));
+}
+
+#[test]
+fn damage_is_remembered_behind_a_record_that_proved_nothing() {
+    // No mark: behind the rotten record stands only what the starts after it wrote.
+    let (scene, places) = written(6, |scene| scene.store.power_cut());
+    let index = places.len() - 2;
+    let put = put_of(&places, index).unwrap();
+    scene.disk().rot(places[index].offset + 512);
+    // Nothing behind the gap speaks of the other tablets than the last put's.
+    let lost = |n: u64| tablet(n) != tablet(PUTS - 1) || tablet(n) == tablet(put);
+    for start in ["first", "second", "third"] {
+        let _node = scene.start();
+        expect(&scene, start, lost);
+        scene.store.power_cut();
+    }
 }
 
 #[test]
