@@ -14,11 +14,15 @@ block() { names+=("$1"); minutes[$1]=$2; asks[$1]=$3; }
 
 skip() { echo "skipped: $*"; return "$skip_code"; }
 
-# Root with FUSE, loop devices and the recorder, for the blocks that make block devices.
-needs_devices() {
+# Root with loop devices; and FUSE and the recorder, for the blocks that record what is written to one.
+needs_loop_devices() {
   ((EUID == 0)) || { skip "makes loop devices, which needs root"; return; }
-  [[ -e /dev/fuse && -e /dev/loop-control ]] || { skip "needs /dev/fuse and /dev/loop-control"; return; }
+  [[ -e /dev/loop-control ]] || { skip "needs /dev/loop-control"; return; }
   command -v losetup >/dev/null || { skip "needs losetup (package mount)"; return; }
+}
+needs_devices() {
+  needs_loop_devices || return
+  [[ -e /dev/fuse ]] || { skip "needs /dev/fuse"; return; }
   command -v qemu-storage-daemon >/dev/null || { skip "needs qemu-storage-daemon (package qemu-system-common)"; return; }
   command -v nbdfuse >/dev/null || { skip "needs nbdfuse (package libnbd-bin)"; return; }
 }

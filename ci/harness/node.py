@@ -24,7 +24,7 @@ class Node:
         assert self.child is None, "one child at a time"
         log = open(self.log_path, "ab")
         self.child = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
         )
         log.close()
         line = self._line(patience)

@@ -15,8 +15,8 @@ class WitnessComplains(unittest.TestCase):
         self.witness = Witness(9)
         for time_us in range(3):
             self.witness.will_send("s", time_us, b"v%d" % time_us)
-        self.witness.was_acknowledged("s", 1)
-        self.records = [{"stream": "s", "time_us": time_us, "value": f"v{time_us}"} for time_us in range(3)]
+        self.witness.was_acknowledged("s", 1, 101)
+        self.records = [{"stream": "s", "time_us": time_us, "value": f"v{time_us}", "version": 100 + time_us} for time_us in range(3)]
 
     def test_content_with_what_was_sent_and_all_that_was_acknowledged(self):
         self.assertEqual(self.witness.complaints(self.records), [])
@@ -29,8 +29,12 @@ class WitnessComplains(unittest.TestCase):
         self.records[1]["value"] = "v9"
         self.assertEqual(len(self.witness.complaints(self.records)), 1)
 
+    def test_names_another_version(self):
+        self.records[1]["version"] = 1
+        self.assertEqual(len(self.witness.complaints(self.records)), 1)
+
     def test_names_a_record_that_nobody_sent(self):
-        self.records.append({"stream": "s", "time_us": 7, "value": "v7"})
+        self.records.append({"stream": "s", "time_us": 7, "value": "v7", "version": 107})
         self.assertEqual(len(self.witness.complaints(self.records)), 1)
 
     def test_names_a_repeated_record_and_a_wrong_order(self):
@@ -39,7 +43,7 @@ class WitnessComplains(unittest.TestCase):
 
     def test_values_that_are_not_utf8(self):
         self.witness.sent["s", 1] = b"\xff\x00"
-        self.records[1] = {"stream": "s", "time_us": 1, "value_base64": "/wA="}
+        self.records[1] = {"stream": "s", "time_us": 1, "value_base64": "/wA=", "version": 101}
         self.assertEqual(self.witness.complaints(self.records), [])
 
 

@@ -11,12 +11,12 @@ import threading
 
 
 class Witness:
-    """The records of one space: `sent` and `acknowledged` by (stream, time)."""
+    """The records of one space: the value `sent` and the version `acknowledged` by (stream, time)."""
 
     def __init__(self, space):
         self.space = space
         self.sent = {}
-        self.acknowledged = set()
+        self.acknowledged = {}
         self.lock = threading.Lock()
 
     def will_send(self, stream, time_us, value):
@@ -25,10 +25,10 @@ class Witness:
             assert (stream, time_us) not in self.sent, "each key is written once"
             self.sent[stream, time_us] = value
 
-    def was_acknowledged(self, stream, time_us):
-        """Called when the answer said that it is stored."""
+    def was_acknowledged(self, stream, time_us, version):
+        """Called when the answer said that it is stored, as this version."""
         with self.lock:
-            self.acknowledged.add((stream, time_us))
+            self.acknowledged[stream, time_us] = version
 
     def complaints(self, exported):
         """What is wrong with the records a server exported: a list of sentences, empty where nothing is."""
@@ -38,16 +38,18 @@ class Witness:
             key = record["stream"], record["time_us"]
             if key in found:
                 complaints.append(f"{key} is exported twice")
-            found[key] = value_of(record)
+            found[key] = value_of(record), record["version"]
         if list(found) != sorted(found, key=lambda key: (key[0].encode(), key[1])):
             complaints.append("the export is not in the order of stream and time")
-        for key in sorted(self.acknowledged - found.keys()):
+        for key in sorted(self.acknowledged.keys() - found.keys()):
             complaints.append(f"{key} was acknowledged and is not there")
-        for key, value in found.items():
+        for key, (value, version) in found.items():
             if key not in self.sent:
                 complaints.append(f"{key} is there and was never sent")
             elif value != self.sent[key]:
                 complaints.append(f"{key} is there with another value than was sent")
+            elif version != self.acknowledged.get(key, version):
+                complaints.append(f"{key} is version {version}, acknowledged was {self.acknowledged[key]}")
         return complaints
 
 
