@@ -21,7 +21,7 @@ from typing import List, Optional
 from here import REPOSITORY, TOOLS_PYTHON  # first: it makes the package importable
 from thermocline import errors, frames, replies, requests, writes
 from thermocline.client import NOT_MODIFIED, Client, delete_operation, put_operation
-from thermocline.codes import REPLY_BIT, Operation, Outcome, Why
+from thermocline.codes import REPLY_BIT, Limit, Operation, Outcome, Why
 from thermocline.messages import decode_reply, request_frame
 
 ENDPOINT = os.environ.get("THERMOCLINE_ENDPOINT")
@@ -193,7 +193,10 @@ class Verbs(Live):
     def test_refusals(self):
         with self.assertRaises(errors.BadRequest) as caught:
             self.client.put(self.stream, 2**64 - 1, b"")
-        self.assertIs(caught.exception.why, Why.Time)
+        # The time of a Put stands at 8, as in the vector put-too-far-ahead.
+        self.assertEqual((caught.exception.why, caught.exception.at), (Why.Time, 8))
+
+    def test_refusals_of_hello(self):
         with Client(ENDPOINT, deadline=DEADLINE_S, cluster=b"\xee" * 16) as stranger:
             with self.assertRaises(errors.BadRequest) as caught:
                 stranger.ping()
@@ -218,9 +221,19 @@ class Verbs(Live):
             found = small.multi_get([(self.stream, TIME + index) for index in range(300)])
             self.assertEqual({len(record.value) for record in found}, {1_000})
             self.assertEqual(len(list(small.scan(self.stream, backward=True))), 300)
-            self.client.put(self.stream, TIME, bytes(5_000))
-            with self.assertRaises(errors.TooLarge):
-                small.get(self.stream, TIME, deadline=5.0)
+
+    def test_a_reply_above_the_agreed_frame_is_too_large(self):
+        self.client.put(self.stream, TIME, bytes(5_000))
+        with Client(ENDPOINT, deadline=5.0, frame_bytes=4_096) as small:
+            for asks in (
+                lambda: small.get(self.stream, TIME),
+                lambda: small.multi_get([(self.stream, TIME)]),
+                lambda: list(small.scan(self.stream)),
+                lambda: small.ping(bytes(4_096)),
+            ):
+                with self.assertRaises(errors.TooLarge) as caught:
+                    asks()
+                self.assertIs(caught.exception.limit, Limit.Frame)
 
     def test_the_command_line(self):
         def run(*words: str, code: int = 0) -> List[str]:
