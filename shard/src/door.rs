@@ -354,6 +354,13 @@ fn write(
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
 ) -> Wrote {
     let epoch = shard.facts.map_epoch;
+    if bytes_max > body_bytes_max(shard, out) {
+        // Only answers whose size is the data's, not the request's, come here: a record, an echo.
+        let large = Outcome::TooLarge { limit: Limit::Frame };
+        return write(shard, out, to, SMALL_REPLY_BYTES - HEADER_BYTES, |body| {
+            Some(encode_outcome(body, LogTime(0), &large))
+        });
+    }
     match out {
         Out::Here(connection) => {
             let mut outbox = connection.outbox.borrow_mut();

@@ -185,7 +185,14 @@ fn handle(shard: &Rc<Shard>, core: u16, message: &[u8]) {
 fn pass_on(shard: &Shard, connection: &Connection, to: &ReplyTo, frame: &[u8]) {
     let mut outbox = connection.outbox.borrow_mut();
     outbox.release();
-    if outbox.make_room(&shard.io, frame.len()) {
+    // The other core does not know what this connection has agreed on.
+    let body_bytes = frame.len() - net::frame::HEADER_BYTES;
+    if body_bytes > connection.session.borrow().frame_bytes() as usize {
+        let large = Outcome::TooLarge { limit: Limit::Frame };
+        let bytes =
+            to.frame(shard.facts.map_epoch, outbox.room(), |out| encode_outcome(out, LogTime(0), &large));
+        outbox.advance(bytes);
+    } else if outbox.make_room(&shard.io, frame.len()) {
         outbox.room()[..frame.len()].copy_from_slice(frame);
         outbox.advance(frame.len());
     } else {

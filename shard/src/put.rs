@@ -113,17 +113,20 @@ fn check(shard: &Shard, state: &mut State, wanted: &Wanted<'_>) -> Result<Checke
     }
     let latest = now.0.saturating_add(shard.limits.time_ahead_max.as_micros() as u64);
     let mut checked = Checked { tablet, observed, charge: Charge::NONE, bytes: 0, operation_count: 0 };
-    let mut too_far = false;
+    let mut too_far = None;
     wanted.for_each(observed, &mut |operation| {
-        checked.bytes += operation.encoded_bytes();
-        checked.operation_count += 1;
         if let Operation::Write(write) = operation {
-            too_far |= write.key.time > latest;
+            if write.key.time > latest && too_far.is_none() {
+                too_far = Some(checked.operation_count);
+            }
             checked.charge = checked.charge.plus(charge(state, &write));
         }
+        checked.bytes += operation.encoded_bytes();
+        checked.operation_count += 1;
     });
-    if too_far {
-        return Err(Admitted::Refused(Outcome::BadRequest { why: Why::Time, at: 0 }));
+    if let Some(number) = too_far {
+        let at = wanted.time_at(number);
+        return Err(Admitted::Refused(Outcome::BadRequest { why: Why::Time, at }));
     }
     if checked.bytes > ENTRY_BODY_BYTES_MAX.min(shard.limits.staging_bytes) {
         return Err(Admitted::Refused(Outcome::TooLarge { limit: Limit::Entry }));
@@ -199,6 +202,14 @@ impl<'a> Wanted<'a> {
         match self {
             Wanted::Put(_) | Wanted::Delete(_) | Wanted::CompareAndSet(_) => 1,
             Wanted::Batch(batch) => u32::try_from(batch.count()).expect("bounded by the protocol"),
+        }
+    }
+
+    /// Where in the request's body the time of its operation `number` stands.
+    fn time_at(&self, number: usize) -> u32 {
+        match self {
+            Wanted::Put(_) | Wanted::Delete(_) | Wanted::CompareAndSet(_) => request::TIME_AT,
+            Wanted::Batch(batch) => batch.time_at(number),
         }
     }
 

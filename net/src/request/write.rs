@@ -61,6 +61,13 @@ pub(crate) fn tables() -> [&'static Table; 5] {
 }
 
 /// Kind of a batch operation: put.
+/// Where in the body of a put, delete or compare-and-set the time stands.
+pub const TIME_AT: u32 = put::TIME.offset as u32;
+const _: () = assert!(
+    put::TIME.offset == delete::TIME.offset && put::TIME.offset == compare_and_set::TIME.offset,
+    "the three have their time at one place"
+);
+
 const KIND_PUT: u8 = 1;
 /// Kind of a batch operation: delete.
 const KIND_DELETE: u8 = 2;
@@ -357,6 +364,19 @@ impl<'a> Batch<'a> {
     /// How many operations, 1..=4096.
     pub fn count(&self) -> usize {
         self.count as usize
+    }
+
+    /// Where in the body the time of operation `number` stands.
+    pub fn time_at(&self, number: usize) -> u32 {
+        let before = self.operations().take(number).map(|one| {
+            batch_operation::BYTES
+                + match one.change {
+                    Change::Put { value, .. } => value.len(),
+                    Change::Delete => 0,
+                }
+        });
+        let at = batch::BYTES + self.stream.len() + before.sum::<usize>() + batch_operation::TIME.offset;
+        u32::try_from(at).expect("a body is at most 4 MiB")
     }
 
     /// The operations in order. Where two have the same time the later one wins.
