@@ -353,14 +353,25 @@ fn write(
     bytes_max: usize,
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
 ) -> Wrote {
-    let epoch = shard.facts.map_epoch;
     if bytes_max > body_bytes_max(shard, out) {
         // Only answers whose size is the data's, not the request's, come here: a record, an echo.
         let large = Outcome::TooLarge { limit: Limit::Frame };
-        return write(shard, out, to, SMALL_REPLY_BYTES - HEADER_BYTES, |body| {
-            Some(encode_outcome(body, LogTime(0), &large))
-        });
+        let small = SMALL_REPLY_BYTES - HEADER_BYTES;
+        return write_fitting(shard, out, to, small, |body| Some(encode_outcome(body, LogTime(0), &large)));
     }
+    write_fitting(shard, out, to, bytes_max, encode)
+}
+
+/// Write an answer that fits the frame agreed on.
+#[inline]
+fn write_fitting(
+    shard: &Shard,
+    out: Out<'_>,
+    to: &ReplyTo,
+    bytes_max: usize,
+    encode: impl FnOnce(&mut [u8]) -> Option<usize>,
+) -> Wrote {
+    let epoch = shard.facts.map_epoch;
     match out {
         Out::Here(connection) => {
             let mut outbox = connection.outbox.borrow_mut();
