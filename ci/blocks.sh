@@ -92,6 +92,9 @@ main() {
     chosen+=("$name")
   done
   ((${#chosen[@]})) || chosen=("${names[@]}")
+  for name in "${chosen[@]}"; do
+    [[ $(type -t "$name") == function ]] || { echo "the block $name has no function" >&2; exit 2; }
+  done
   for name in "${chosen[@]}"; do run "$name"; done
   printf '%d blocks in %d s' "${#chosen[@]}" $((SECONDS - begun))
   ((skipped_sum)) && printf ', %d skipped' "$skipped_sum"
