@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# The tortures that ci/check runs short and ci/campaign long; how long, the variables at the top say. Sourced, never run.
+
+# Minutes of processor time for each of two stretches of simulated worlds.
+: "${SIM_MINUTES:=5}"
+# Times kill -9 on each kind of device.
+: "${KILL_ROUNDS:=8}"
+# Crash states to open: of the proof, for each of its journals; and of the engine.
+: "${PROOF_STATES:=100}" "${CRASH_STATES:=240}"
+
+# Seeds that once found something come first, then one process per core from this commit's seeds on.
+sim() {
+  local first folder pids=() seed failed=0 stretch
+  folder=$(work_folder sim)
+  while read -r seed _; do
+    [[ $seed == [0-9]* ]] && { "$programs/sim" --seeds "$seed..$((seed + 1))" || failed=1; }
+  done <ci/seeds.txt
+  first=$(fresh_seed)
+  for stretch in 0 1000000; do
+    "$programs/sim" --seeds "$((first + stretch))..$((first + stretch + 999999))" \
+      --minutes "$SIM_MINUTES" >"$folder/from-$((first + stretch))" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  cat "$folder"/from-*
+  # What is wrong, once more at the end, under its seed.
+  awk '/^seed/ { seed = $0 } /WRONG/ { if (seed) print seed; seed = ""; print }' "$folder"/from-*
+  grep -c '^seed' "$folder"/from-*
+  return "$failed"
+}
+
+kill9() {
+  needs_loop_devices || return
+  local device failed=0 folder
+  folder=$(work_folder kill9)
+  for device in file loop; do
+    python3 ci/kill/kill.py --binary "$programs/thermocline" --rounds "$KILL_ROUNDS" --device "$device" \
+      --folder "$folder/$device" --seed "$(fresh_seed)" || failed=1
+  done
+  return "$failed"
+}
+
+hostile() {
+  local folder
+  folder=$(work_folder hostile)
+  HOSTILE_FOLDER=$folder python3 ci/hostile/hostile.py --ready-command \
+    "$programs/thermocline" dev --nodes 1 --dir "$folder/dev" --port 0
+}
+
+crash() {
+  needs_devices || return
+  local folder
+  folder=$(work_folder crash)
+  "$programs/crash_states" proof --states "$PROOF_STATES" --folder "$folder" &&
+    "$programs/crash_states" engine --states "$CRASH_STATES" --seed "$(fresh_seed)" --folder "$folder"
+}
