@@ -8,10 +8,13 @@ use std::fmt;
 
 use crate::field::{Corrupt, Field, Table, is_zero};
 use crate::journal_frame::{FRAME_BYTES, FRAME_HEADER_BYTES, Frame, FrameChecksum, JournalIdentity};
-use crate::journal_record::{RECORD_HEADER_BYTES, RECORD_MAGIC, RECORD_TABLE, RecordHeader, read_record};
+use crate::journal_record::{
+    RECORD_HEADER_BYTES, RECORD_MAGIC, RECORD_TABLE, RecordHeader, RecordKind, read_record,
+};
 use crate::log_entry::{EntryIter, Operation, Write};
 use crate::operation::Change;
 use crate::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_TABLE, Superblock};
+use crate::tip::{TIP_BYTES, TipIter};
 use crate::units::{DiskOffset, TABLET_COUNT};
 use crate::version_cell::Row;
 use crate::version_file::{self, HEADER_BYTES, HEADER_TABLE, TabletState};
@@ -160,7 +163,10 @@ pub fn journal(identity: JournalIdentity, offset: DiskOffset, bytes: &[u8]) -> V
                 lines.extend(record_header_lines(payload, payload_at, header.err()));
                 match read_record(identity, at, frames[index..].as_flattened(), &mut body) {
                     Ok(header) => {
-                        lines.extend(entries(&body));
+                        lines.extend(match header.fields.kind {
+                            RecordKind::Open | RecordKind::Mark => tips(&body),
+                            RecordKind::Entries => entries(&body),
+                        });
                         index += header.frame_count as usize;
                         continue;
                     }
@@ -202,6 +208,21 @@ fn record_header_lines(payload: &[u8], at: DiskOffset, corrupt: Option<Corrupt>)
     let mut lines = table_lines(&RECORD_TABLE, payload, at.0, &wrong, &[]);
     lines.iter_mut().for_each(|line| line.name.insert_str(0, "  "));
     lines
+}
+
+/// The tips of an open or mark record's body; places are those in the body.
+#[must_use]
+pub fn tips(body: &[u8]) -> Vec<Line> {
+    let mut at = 0;
+    let text = |tip: Result<_, Corrupt>| match tip {
+        Ok((tablet, index)) => {
+            let line = line(at, "  tip", format!("tablet {tablet} index {index}"));
+            at += TIP_BYTES as u64;
+            line
+        }
+        Err(corrupt) => wrong_line(corrupt),
+    };
+    TipIter::new(body).map(text).collect()
 }
 
 /// The entries and operations of a record's body; places are those in the body.
@@ -298,6 +319,7 @@ pub fn version_row(row: u64, words: &Row) -> Vec<Line> {
 mod tests {
     use super::*;
     use crate::superblock::{copy_offset, tests::example};
+    use crate::units::{LogIndex, TabletIndex};
 
     fn marked(lines: &[Line]) -> Vec<&str> {
         lines.iter().filter(|line| line.wrong.is_some()).map(|line| line.name.trim()).collect()
@@ -319,6 +341,14 @@ mod tests {
             ["shard_count", "generation", "checksum", "zones"]
         );
         assert_eq!(marked(&superblock(&block[..4000], copy_offset(1))), ["superblock"]);
+    }
+
+    #[test]
+    fn tips_are_shown_with_their_place() {
+        let tip = |tablet, index| crate::tip::encode(TabletIndex::new(tablet).unwrap(), LogIndex(index));
+        let lines = tips(&[tip(3, 7), tip(2, 9)].concat());
+        assert_eq!((lines[0].at, lines[0].value.as_str()), (0, "tablet 3 index 7"));
+        assert_eq!((marked(&lines), lines[1].at), (vec!["tip"], 9));
     }
 
     #[test]
