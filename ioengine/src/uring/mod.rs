@@ -19,7 +19,7 @@ mod system;
 
 pub use disk::create_file;
 pub use probe::{Finding, Verdict, probe, probe_disk};
-pub use shared_memory::DIRECTORY_VARIABLE as SHARED_MEMORY_VARIABLE;
+pub use shared_memory::{DIRECTORY_VARIABLE as SHARED_MEMORY_VARIABLE, region_path};
 
 use crate::buffer::Arena;
 use crate::executor::Executor;

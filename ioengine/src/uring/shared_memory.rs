@@ -24,6 +24,16 @@ pub(super) fn directory() -> PathBuf {
     std::env::var_os(DIRECTORY_VARIABLE).map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from)
 }
 
+/// The file of region `name`, for tools that look at it.
+#[must_use]
+pub fn region_path(name: &str) -> PathBuf {
+    path_in(&directory(), name)
+}
+
+fn path_in(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("thermocline-{name}"))
+}
+
 struct Mapping {
     start: NonNull<c_void>,
     bytes: usize,
@@ -55,7 +65,7 @@ fn region_in(directory: &Path, name: &str, bytes: usize) -> Result<Region, Refus
         !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(plain),
         "a region's name is letters, digits, '-', '_' and '.': {name}"
     );
-    let path = directory.join(format!("thermocline-{name}"));
+    let path = path_in(directory, name);
     let system = |what: &str, error: &dyn std::fmt::Display, mend: String| {
         Refusal::new(format!("{what} {}: {error}", path.display()), mend)
     };
