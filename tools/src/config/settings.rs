@@ -1,0 +1,317 @@
+//! Every setting of a node: its name, its default, its reason, how its text is read.
+//!
+//! One table, so that the file, the environment, the flags, `config print` and the errors cannot disagree. Names of
+//! limits are those that the node's own messages use.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ioengine::HostKind;
+use shard::limits::Limits;
+
+use crate::units::{duration_argument, duration_text, size_argument, size_text};
+
+/// Where clients find a node unless told otherwise.
+pub(crate) const LISTEN_DEFAULT: &str = "127.0.0.1:7420";
+
+/// All settings of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Path of the disk; empty = not given.
+    pub(crate) disk_path: String,
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// What clients are told; none = where it listens.
+    pub(crate) advertise: Option<SocketAddr>,
+    /// Core i runs on processor i only.
+    pub(crate) pin: bool,
+    /// How long an idle core looks for work before it sleeps.
+    pub(crate) spin: Duration,
+    /// Who runs the tasks.
+    pub(crate) host: HostKind,
+    /// Bounds of each core.
+    pub(crate) limits: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            disk_path: String::new(),
+            listen: LISTEN_DEFAULT.parse().expect("the default is an address"),
+            advertise: None,
+            pin: false,
+            spin: Duration::ZERO,
+            host: HostKind::Own,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How a value is written in TOML.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// "text", also sizes and durations.
+    Text,
+    /// 123
+    Count,
+    /// true, false
+    Switch,
+}
+
+/// One setting.
+pub(crate) struct Setting {
+    /// Section of the file.
+    pub(crate) section: &'static str,
+    /// Name in the section.
+    pub(crate) key: &'static str,
+    /// How it is written.
+    pub(crate) kind: Kind,
+    /// Why it is there and why its default is what it is.
+    pub(crate) reason: &'static str,
+    /// Its value as text.
+    pub(crate) get: fn(&Settings) -> String,
+    /// Reads its text. Errors: what is wrong and how it is written.
+    pub(crate) set: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+impl Setting {
+    /// Name of the environment variable.
+    pub(crate) fn variable(&self) -> String {
+        format!("THERMOCLINE_{}_{}", self.section, self.key).to_uppercase()
+    }
+
+    /// `section.key`
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+
+    /// The value as TOML has it.
+    pub(crate) fn toml_value(&self, settings: &Settings) -> String {
+        let text = (self.get)(settings);
+        match self.kind {
+            Kind::Text => toml::Value::String(text).to_string(),
+            Kind::Count | Kind::Switch => text,
+        }
+    }
+}
+
+fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let number: Option<u64> = text.replace('_', "").parse().ok();
+    number
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| format!("\"{text}\" is no count here: write a plain integer"))
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is neither true nor false"))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is no address: write IP:PORT, such as {LISTEN_DEFAULT}"))
+}
+
+fn host(text: &str) -> Result<HostKind, String> {
+    match text {
+        "own" => Ok(HostKind::Own),
+        "glommio" => Ok(HostKind::Glommio),
+        _ => Err(format!("\"{text}\" is no host: write own or glommio")),
+    }
+}
+
+fn host_text(host: HostKind) -> &'static str {
+    match host {
+        HostKind::Own => "own",
+        HostKind::Glommio => "glommio",
+    }
+}
+
+/// A limit whose text is a size.
+macro_rules! size {
+    ($key:ident, $reason:literal) => {
+        Setting {
+            section: "limits",
+            key: stringify!($key),
+            kind: Kind::Text,
+            reason: $reason,
+            get: |settings| size_text(settings.limits.$key as u64),
+            set: |settings, text| {
+                let too_large = |_| format!("\"{text}\" is more than this setting can hold");
+                settings.limits.$key = size_argument(text)?.try_into().map_err(too_large)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+/// A limit that is counted.
+macro_rules! count {
+    ($key:ident, $reason:literal) => {
+        Setting {
+            section: "limits",
+            key: stringify!($key),
+            kind: Kind::Count,
+            reason: $reason,
+            get: |settings| settings.limits.$key.to_string(),
+            set: |settings, text| {
+                settings.limits.$key = count(text)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+/// A limit of time.
+macro_rules! duration {
+    ($key:ident, $reason:literal) => {
+        Setting {
+            section: "limits",
+            key: stringify!($key),
+            kind: Kind::Text,
+            reason: $reason,
+            get: |settings| duration_text(settings.limits.$key),
+            set: |settings, text| {
+                settings.limits.$key = duration_argument(text)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+/// All settings, section by section.
+pub(crate) const SETTINGS: &[Setting] = &[
+    Setting {
+        section: "node",
+        key: "pin",
+        kind: Kind::Switch,
+        reason: "core i runs on processor i only. Off: other programs may need the processors, too",
+        get: |settings| settings.pin.to_string(),
+        set: |settings, text| {
+            settings.pin = switch(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "node",
+        key: "spin",
+        kind: Kind::Text,
+        reason: "how long an idle core looks for work before it sleeps. 20 us saves wake-ups where processors are its own",
+        get: |settings| duration_text(settings.spin),
+        set: |settings, text| {
+            settings.spin = duration_argument(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "node",
+        key: "host",
+        kind: Kind::Text,
+        reason: "who runs the tasks of a core: own or glommio",
+        get: |settings| host_text(settings.host).to_owned(),
+        set: |settings, text| {
+            settings.host = host(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "disk",
+        key: "path",
+        kind: Kind::Text,
+        reason: "the disk: a device by its stable name (/dev/disk/by-id/...), or a file. It has no default",
+        get: |settings| settings.disk_path.clone(),
+        set: |settings, text| {
+            settings.disk_path = text.to_owned();
+            Ok(())
+        },
+    },
+    Setting {
+        section: "network",
+        key: "listen",
+        kind: Kind::Text,
+        reason: "where clients connect. This machine only, until you say who may reach it: there is no authentication yet",
+        get: |settings| settings.listen.to_string(),
+        set: |settings, text| {
+            settings.listen = address(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "network",
+        key: "advertise",
+        kind: Kind::Text,
+        reason: "the address that the cluster map names; empty = the one listened on. Needed when listening on all interfaces",
+        get: |settings| settings.advertise.map_or_else(String::new, |address| address.to_string()),
+        set: |settings, text| {
+            settings.advertise = if text.is_empty() { None } else { Some(address(text)?) };
+            Ok(())
+        },
+    },
+    size!(arena_bytes, "aligned buffers of a core, for connections and journal records"),
+    count!(operation_count_max, "operations of disk and network in flight per core; a connection uses two"),
+    size!(memtable_bytes, "records of a core in memory. Without tables on disk this is what a core can hold"),
+    count!(memtable_record_count_max, "records of a core in memory; the index is laid out for them at start"),
+    count!(version_row_count, "rows of 64 bytes and 4 keys in the version cache of a core; a power of two"),
+    count!(connection_count_max, "connections per core; more are turned away"),
+    count!(in_flight_max, "requests in flight on one connection; more are Busy"),
+    size!(frame_bytes_max, "body of a frame; a value and its request fit into 4 MiB many times"),
+    size!(outbox_bytes_max, "answers that may wait for one slow reader; then its requests are not read on"),
+    size!(staging_bytes, "writes that wait together for the journal of a core; more are Busy"),
+    count!(staging_count_max, "writes that wait together for the journal of a core; more are Busy"),
+    size!(
+        record_bytes_max,
+        "one journal record; holds staging_bytes and 5 % more, and fits a journal segment"
+    ),
+    count!(request_count_max, "request ids kept per tablet, so that a retry finds its outcome"),
+    duration!(request_horizon, "how long a request id is kept: a retry within it is applied once"),
+    duration!(request_horizon_min, "how early an id may go when the table is full"),
+    count!(recent_count, "keys per tablet whose last write is remembered for compare-and-set"),
+    size!(ring_bytes, "each ring between two cores"),
+    count!(forward_count_max, "requests on their way to one other core; more are Busy"),
+    duration!(request_deadline, "longest wait of a request before it is answered UnknownOutcome or Timeout"),
+    duration!(hello_deadline, "how long a connection may stay without hello"),
+    duration!(
+        time_ahead_max,
+        "how far in the future a record's time may lie: a window there would never close"
+    ),
+    duration!(mark_after, "quiet time after which the journal says that all before it is flushed"),
+    duration!(drain_deadline, "how long a stop waits for what is in flight"),
+];
+
+/// The names of the sections.
+pub(crate) const SECTIONS: [&str; 4] = ["node", "disk", "network", "limits"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_reads_its_own_text_back() {
+        let settings = Settings { disk_path: "/dev/x".to_owned(), ..Settings::default() };
+        let mut back = Settings::default();
+        for setting in SETTINGS {
+            assert!(SECTIONS.contains(&setting.section));
+            (setting.set)(&mut back, &(setting.get)(&settings)).unwrap();
+        }
+        assert_eq!(back, settings);
+    }
+
+    #[test]
+    fn every_limit_is_a_setting() {
+        let fields = format!("{:?}", Limits::default()).matches(": ").count();
+        assert_eq!(SETTINGS.iter().filter(|setting| setting.section == "limits").count(), fields);
+    }
+
+    #[test]
+    fn wrong_texts_are_refused_with_the_way_to_write_them() {
+        let set = |key: &str, text: &str| {
+            let setting = SETTINGS.iter().find(|setting| setting.key == key).unwrap();
+            (setting.set)(&mut Settings::default(), text).unwrap_err()
+        };
+        assert!(set("listen", "localhost").contains("IP:PORT"));
+        assert!(set("arena_bytes", "1 mib").contains("MiB"));
+        assert!(set("frame_bytes_max", "8 GiB").contains("more than"));
+        assert!(set("recent_count", "-1").contains("integer"));
+        assert!(set("pin", "yes").contains("true"));
+        assert!(set("host", "x").contains("glommio"));
+        assert!(set("mark_after", "5").contains("ms"));
+    }
+}

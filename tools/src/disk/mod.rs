@@ -1,0 +1,226 @@
+//! `thermocline disk format`: makes a disk ours. A dry run unless `--yes`.
+//!
+//! Must never touch a disk that is mounted, partitioned, claimed or holds anything, not even ours, unless told to by
+//! name.
+
+mod content;
+mod offline;
+
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use layout::units::Uuid;
+use layout::zone::{SEGMENT_BYTES_DEFAULT, ShardZones, plan};
+use serde_json::json;
+use shard::format::{FormatPlan, format};
+
+use crate::doctor;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Output};
+use crate::units::{size_argument, size_text};
+use content::{Content, END_BYTES, content};
+pub(crate) use offline::Offline;
+
+/// Arguments of `disk`.
+#[derive(Debug, Args)]
+pub(crate) struct DiskArgs {
+    #[command(subcommand)]
+    verb: DiskVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum DiskVerb {
+    /// Make a disk ready for a node; says what it would do unless --yes
+    Format(FormatArgs),
+}
+
+#[derive(Debug, Args)]
+struct FormatArgs {
+    /// Device (by its stable name, /dev/disk/by-id/...) or file
+    path: String,
+    /// Make the file first, of this size
+    #[arg(long, value_name = "SIZE", value_parser = size_argument)]
+    create: Option<u64>,
+    /// Shards to cut it for, 1 to 64; fixed from then on [default: processors of this machine]
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    /// Journal of each shard [default: a quarter of the disk for all]
+    #[arg(long, value_name = "SIZE", value_parser = size_argument)]
+    journal: Option<u64>,
+    /// Journal segment
+    #[arg(long, value_name = "SIZE", value_parser = size_argument, default_value = "16 MiB")]
+    segment: u64,
+    /// Cluster it will belong to [default: a new one]
+    #[arg(long, value_name = "UUID")]
+    cluster: Option<Uuid>,
+    /// Number of the node it will belong to
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    node: u32,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    /// Do it although the disk is one of ours: what it holds is gone
+    #[arg(long)]
+    anew: bool,
+    /// Say it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `thermocline disk`.
+///
+/// # Errors
+/// The disk is refused, or writing to it failed.
+pub(crate) fn run(args: &DiskArgs) -> Result<Exit, Failure> {
+    let DiskVerb::Format(args) = &args.verb;
+    format_disk(args)
+}
+
+fn format_disk(args: &FormatArgs) -> Result<Exit, Failure> {
+    let shard_count = args.shards.unwrap_or_else(doctor::processor_count);
+    if let (Some(bytes), true) = (args.create, args.yes) {
+        create_file(&args.path, bytes)?;
+    }
+    let geometry = match args.create {
+        Some(bytes) if !args.yes => (bytes, 4096),
+        _ => {
+            let offline = Offline::open(&args.path, !args.yes)?;
+            refuse_content(&offline, &args.path, args.anew)?;
+            (offline.geometry().bytes, offline.geometry().block_bytes)
+        }
+    };
+    let zones = zones(&args.path, geometry.0, geometry.1, shard_count, args.journal, args.segment)?;
+    let cluster = if args.yes { Some(make(args, shard_count)?) } else { args.cluster };
+    say(args, shard_count, geometry.0, &zones, cluster)
+}
+
+fn zones(
+    name: &str,
+    bytes: u64,
+    block_bytes: u32,
+    shard_count: u16,
+    journal: Option<u64>,
+    segment: u64,
+) -> Result<Vec<ShardZones>, Failure> {
+    plan(bytes, block_bytes, shard_count, journal, segment)
+        .map_err(|error| Failure::failed(format!("disk {name}: {error}"), ""))
+}
+
+/// Makes a file to serve as a disk.
+///
+/// # Errors
+/// It is there already, or there is no room.
+pub(crate) fn create_file(path: &str, bytes: u64) -> Result<(), Failure> {
+    ioengine::uring::create_file(Path::new(path), bytes)
+        .map_err(|error| Failure::failed(error.to_string(), ""))
+}
+
+fn make(args: &FormatArgs, shard_count: u16) -> Result<Uuid, Failure> {
+    let offline = Offline::open(&args.path, false)?;
+    let cluster = args.cluster.unwrap_or_else(|| new_cluster(&offline));
+    format_offline(&offline, cluster, args.node, shard_count, args.journal, args.segment, args.anew)?;
+    Ok(cluster)
+}
+
+/// A cluster that nobody else has.
+pub(crate) fn new_cluster(offline: &Offline) -> Uuid {
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&offline.io().random().to_le_bytes());
+    uuid[8..].copy_from_slice(&offline.io().random().to_le_bytes());
+    Uuid(uuid)
+}
+
+/// Formats an open disk.
+///
+/// # Errors
+/// The device said no, or it is formatted already and `anew` is not set.
+pub(crate) fn format_offline(
+    offline: &Offline,
+    cluster: Uuid,
+    node: u32,
+    shard_count: u16,
+    journal_bytes: Option<u64>,
+    segment_bytes: u64,
+    anew: bool,
+) -> Result<(), Failure> {
+    let geometry = offline.geometry();
+    zones(
+        offline.disk().name(),
+        geometry.bytes,
+        geometry.block_bytes,
+        shard_count,
+        journal_bytes,
+        segment_bytes,
+    )?;
+    let plan = FormatPlan { cluster, node, shard_count, journal_bytes, segment_bytes, anew };
+    let formatted = offline.run(format(offline.io(), offline.disk(), &plan));
+    formatted.map(|_| ()).map_err(|error| Failure::failed(error.to_string(), ""))
+}
+
+/// Default segment of a journal, bytes.
+pub(crate) const SEGMENT_BYTES: u64 = SEGMENT_BYTES_DEFAULT;
+
+fn refuse_content(offline: &Offline, path: &str, anew: bool) -> Result<(), Failure> {
+    let bytes = offline.geometry().bytes;
+    let last = bytes.saturating_sub(END_BYTES as u64) / 4096 * 4096;
+    let end =
+        |offset| offline.read(offset, END_BYTES).map_err(|error| Failure::failed(error.to_string(), ""));
+    match content(&end(0)?, &end(last)?) {
+        Content::Empty => Ok(()),
+        Content::Ours if anew => Ok(()),
+        Content::Ours => Err(Failure::failed(
+            format!("disk {path} is formatted already, or was and is damaged"),
+            format!(
+                "look at it with `thermocline inspect superblock {path}`; start with it; or say --anew if its data may go"
+            ),
+        )),
+        Content::Foreign(what) => Err(Failure::failed(
+            format!("disk {path} holds {what}"),
+            format!(
+                "name another disk; if its data may go, clear it first: wipefs -a {path} && blkdiscard {path}"
+            ),
+        )),
+    }
+}
+
+fn say(
+    args: &FormatArgs,
+    shard_count: u16,
+    bytes: u64,
+    zones: &[ShardZones],
+    cluster: Option<Uuid>,
+) -> Result<Exit, Failure> {
+    let first = zones.first().expect("a plan has a zone per shard");
+    if args.json {
+        let all = json!({
+            "disk": args.path, "bytes": bytes, "shards": shard_count, "journal_bytes": first.journal.bytes,
+            "tables_bytes": first.tables.bytes, "segment_bytes": args.segment, "node": args.node,
+            "cluster": cluster.map(|cluster| cluster.to_string()), "done": args.yes,
+        });
+        output::line(&all.to_string())?;
+        return Ok(Exit::Done);
+    }
+    let mut out = Output::new();
+    let per_shard = format!(
+        "{shard_count} shards, each with a journal of {} and {} for tables",
+        size_text(first.journal.bytes),
+        size_text(first.tables.bytes >> 20 << 20)
+    );
+    out.line(&format!("{}: {}, node {}", args.path, size_text(bytes), args.node))?;
+    out.line(&per_shard)?;
+    if args.yes {
+        out.line(&format!("formatted; next: thermocline serve --set disk.path={}", args.path))?;
+    } else {
+        out.line("nothing was written: say --yes to do it")?;
+    }
+    out.finish()?;
+    Ok(Exit::Done)
+}
+
+/// The shards that a disk is cut for.
+///
+/// # Errors
+/// It cannot be opened, or is not formatted; with the command that formats it.
+pub(crate) fn shard_count(path: &str) -> Result<u16, Failure> {
+    Ok(Offline::open(path, true)?.superblock()?.shard_count)
+}

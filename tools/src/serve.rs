@@ -1,0 +1,28 @@
+//! `thermocline serve`: a node with the settings of a config file.
+
+use clap::Args;
+
+use crate::config::Sources;
+use crate::failure::{Exit, Failure};
+use crate::node;
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    sources: Sources,
+}
+
+/// `thermocline serve`: prints `ready HOST:PORT` when it serves, ends on SIGTERM or SIGINT after a drain.
+///
+/// # Errors
+/// The settings are wrong, the disk is not ours, the port is taken, or the node failed.
+pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
+    let settings = args.sources.load()?.settings;
+    if settings.disk_path.is_empty() {
+        let mend =
+            "set path in [disk] of the config file, or --set disk.path=DISK; for a trial: thermocline dev";
+        return Err(Failure::wrong_use("no disk is named", mend));
+    }
+    node::run(&settings, |_| ())
+}

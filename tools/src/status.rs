@@ -1,0 +1,85 @@
+//! `thermocline status`: the counters of a node, core by core.
+
+use clap::Args;
+use serde_json::{Map, Value};
+
+use crate::client::{Endpoint, failure};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Output};
+use crate::units::size_text;
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    endpoint: Endpoint,
+}
+
+/// `thermocline status`.
+///
+/// # Errors
+/// The node cannot be asked.
+pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
+    let text = args.endpoint.connect()?.status().map_err(|error| failure(&error))?;
+    if args.endpoint.json {
+        output::line(&text)?;
+        return Ok(Exit::Done);
+    }
+    let status: Map<String, Value> = serde_json::from_str(&text).map_err(|error| {
+        Failure::failed(
+            format!("the node's status is no JSON object: {error}"),
+            "use --json to see it as it is",
+        )
+    })?;
+    let mut out = Output::new();
+    for (name, value) in status.iter().filter(|(name, _)| *name != "cores") {
+        out.line(&format!("{name:<28} {}", plain(value)))?;
+    }
+    for line in table(status.get("cores").and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
+        out.line(&line)?;
+    }
+    out.finish()?;
+    Ok(Exit::Done)
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn shown(name: &str, value: u64) -> String {
+    if name.ends_with("_bytes") && value >= 1 << 20 {
+        return size_text(value >> 20 << 20);
+    }
+    value.to_string()
+}
+
+/// A line per counter: its name, its sum, and each core's.
+fn table(cores: &[Value]) -> Vec<String> {
+    let Some(names) = cores.first().and_then(Value::as_object) else { return Vec::new() };
+    let heads = (0..cores.len()).map(|core| format!("{:>12}", format!("core {core}")));
+    let mut lines = vec![format!("{:<28} {:>12} {}", "", "node", heads.collect::<Vec<_>>().join(" "))];
+    for name in names.keys() {
+        let of = |core: &Value| core.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let sum = cores.iter().map(of).fold(0, u64::wrapping_add);
+        let each: Vec<String> = cores.iter().map(|core| format!("{:>12}", shown(name, of(core)))).collect();
+        lines.push(format!("{name:<28} {:>12} {}", shown(name, sum), each.join(" ")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_per_counter_with_its_sum() {
+        let cores =
+            serde_json::json!([{"gets": 3, "journal_bytes": 1 << 20}, {"gets": 4, "journal_bytes": 3 << 20}]);
+        let lines = table(cores.as_array().unwrap());
+        let words: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["node", "core", "0", "core", "1"]);
+        assert_eq!(words[1], ["gets", "7", "3", "4"]);
+        assert_eq!(words[2], ["journal_bytes", "4", "MiB", "1", "MiB", "3", "MiB"]);
+        assert_eq!(table(&[]), Vec::<String>::new());
+    }
+}
