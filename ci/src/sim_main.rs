@@ -1,8 +1,10 @@
 //! The command line of the simulator: `thermocline sim`, and the program `sim` of this crate. Runs seeds, prints what
 //! each did, and fails when one of them is wrong.
 
-use crate::sim::one_node::{self, Options};
+use crate::sim::campaign::{self, Campaign, regressions};
+use crate::sim::one_node::Options;
 use crate::sim::plan::Mode;
+use crate::sim::report::SeedReport;
 use clap::{Args, ValueEnum};
 use std::io::Write;
 use std::ops::Range;
@@ -40,9 +42,15 @@ pub struct SimArgs {
     /// Print the trace of every event.
     #[arg(long)]
     pub trace: bool,
-    /// Print one JSON object per seed.
+    /// Print one JSON object per seed, and nothing else.
     #[arg(long)]
     pub json: bool,
+    /// Print a line per seed, not only the sum and what is wrong.
+    #[arg(long)]
+    pub each: bool,
+    /// Run the seeds that found something once, before the others.
+    #[arg(long)]
+    pub regressions: bool,
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
@@ -61,7 +69,9 @@ pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
         (Some(seed), _) => seed..seed + 1,
         (None, Some(seeds)) if args.minutes.is_none() => seeds.clone(),
         (None, Some(seeds)) => seeds.start..u64::MAX,
-        (None, None) => 0..if args.minutes.is_some() { u64::MAX } else { 20 },
+        (None, None) if args.minutes.is_some() => 0..u64::MAX,
+        (None, None) if args.regressions => 0..0,
+        (None, None) => 0..20,
     };
     let options = Options { canaries: args.canary.clone(), trace: args.trace, hash: args.seed.is_some() };
     let modes: &[Mode] = match args.mode {
@@ -70,23 +80,40 @@ pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
         WantedMode::All => &[Mode::Honest, Mode::Lying],
     };
     let mut cpu_s = 0.0;
-    let mut wrong = 0;
+    let mut campaign = Campaign::default();
+    let mut show = |report: &SeedReport, out: &mut dyn Write| -> std::io::Result<()> {
+        for line in &report.trace {
+            writeln!(out, "{line}")?;
+        }
+        if args.json {
+            writeln!(out, "{}", report.json())?;
+        } else if args.seed.is_some() {
+            writeln!(out, "{report}\n{:#}", report.json())?;
+        } else if args.each || !report.sum.violations.is_empty() {
+            writeln!(out, "{report}")?;
+        }
+        campaign.add(report);
+        Ok(())
+    };
+    if args.regressions {
+        for (mode, seed, what) in regressions() {
+            writeln!(out, "{what}:")?;
+            show(&campaign::run(seed, mode, &options), out)?;
+        }
+    }
     'seeds: for seed in seeds {
         for &mode in modes {
-            let report = one_node::run(seed, mode, &options);
-            for line in &report.trace {
-                writeln!(out, "{line}")?;
-            }
-            writeln!(out, "{report}")?;
-            if args.seed.is_some() {
-                writeln!(out, "{report:#?}")?;
-            }
-            wrong += u64::from(!report.violations.is_empty());
+            let report = campaign::run(seed, mode, &options);
             cpu_s += report.cpu_s;
+            show(&report, out)?;
             if args.minutes.is_some_and(|minutes| cpu_s > minutes * 60.0) {
                 break 'seeds;
             }
         }
     }
-    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if !args.json {
+        write!(out, "{}", campaign.summary())?;
+    }
+    let wrong = campaign.is_wrong(args.mode == WantedMode::All);
+    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -11,8 +11,8 @@ fn options() -> Options {
 fn honest_disks_lose_nothing() {
     for seed in 0..8 {
         let report = run(seed, Mode::Honest, &options());
-        assert!(report.violations.is_empty(), "{report}");
-        assert!(report.operations > 100, "{report}");
+        assert!(report.sum.violations.is_empty(), "{report}");
+        assert!(report.sum.operations > 100, "{report}");
     }
 }
 
@@ -22,9 +22,13 @@ fn one_seed_is_one_history_and_two_seeds_are_two() {
     for seed in [3, 4, 5] {
         let one = run(seed, Mode::Honest, &options());
         let two = run(seed, Mode::Honest, &options());
-        assert_eq!((one.trace_hash, one.history_hash), (two.trace_hash, two.history_hash), "seed {seed}");
-        assert_eq!((one.events, one.operations), (two.events, two.operations), "seed {seed}");
-        hashes.push((one.trace_hash, one.history_hash));
+        assert_eq!(
+            (one.trace_hash, one.sum.history_hash),
+            (two.trace_hash, two.sum.history_hash),
+            "seed {seed}"
+        );
+        assert_eq!((one.events, one.sum.operations), (two.events, two.sum.operations), "seed {seed}");
+        hashes.push((one.trace_hash, one.sum.history_hash));
     }
     for (at, hash) in hashes.iter().enumerate() {
         for other in &hashes[..at] {

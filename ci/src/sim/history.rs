@@ -149,6 +149,8 @@ pub enum Fate {
     Acked {
         /// Version of its first change.
         first: Version,
+        /// The answer was to a retry: it had happened before.
+        repeated: bool,
     },
     /// It did not happen and never will.
     Refused,
@@ -175,6 +177,8 @@ pub struct Write {
     pub id: RequestId,
     /// What became of it.
     pub fate: Fate,
+    /// Log time of the answer; 0 without one. Unless it answers a retry, that of its entry.
+    pub log_time: LogTime,
 }
 
 /// The value of a record, as it was seen: checked against its name, kept only when too short to have one.
@@ -285,7 +289,7 @@ pub struct Told {
     pub log_time: LogTime,
 }
 
-/// Something that is wrong whatever else happened.
+/// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Who found it.
@@ -315,8 +319,12 @@ pub struct History {
     pub lists: Vec<List>,
     /// Log times told, in the order of the answers.
     pub told: Vec<Told>,
-    /// Wrong at first sight.
-    pub troubles: Vec<Violation>,
+    /// Wrong at first sight, and of which tablet, if of one.
+    pub troubles: Vec<(Option<TabletIndex>, Violation)>,
+    /// When a client asked, and was told that the device under a tablet has failed.
+    pub device_failures: Vec<(Order, Order, TabletIndex)>,
+    /// When the node was started.
+    pub starts: Vec<Order>,
     /// Answers by name of their outcome, and silence.
     pub answers: BTreeMap<&'static str, u64>,
     /// Operations answered.
@@ -345,8 +353,8 @@ impl History {
     }
 
     /// Something is wrong.
-    pub fn trouble(&mut self, checker: &'static str, text: String) {
-        self.troubles.push(Violation { checker, text });
+    pub fn trouble(&mut self, checker: &'static str, tablet: Option<TabletIndex>, text: String) {
+        self.troubles.push((tablet, Violation { checker, text }));
     }
 
     /// The change of a reference.
@@ -382,7 +390,8 @@ impl History {
             Ok(by) => Some(Seen::Value(version, by)),
             Err(why) => {
                 let name = self.keys.name(key);
-                self.trouble("value", format!("{name} has version {version} with {why}"));
+                // Not excused by anything: a wrong value is a wrong value.
+                self.trouble("value", None, format!("{name} has version {version} with {why}"));
                 None
             }
         }

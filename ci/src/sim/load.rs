@@ -131,12 +131,13 @@ impl Lane {
             Kind::CompareAndSet => self.compare_and_set(stream, time).await,
             Kind::Batch => self.batch(stream).await,
             Kind::Get => {
-                self.client.get(stream, time, None).await;
+                let _seen = self.client.get(stream, time, None).await;
             }
             Kind::GetIfNewer => {
                 let key = self.key_index(stream, time);
                 let known = self.client.known_version(key);
-                self.client.get(stream, time, known.or(Some(Version::ABSENT))).await;
+                let asked = known.or(Some(Version::ABSENT));
+                let _seen = self.client.get(stream, time, asked).await;
             }
             Kind::MultiGet => self.multi_get().await,
             Kind::Scan => self.scan(stream).await,
@@ -159,8 +160,8 @@ impl Lane {
         let expected = match known {
             Some(version) if !self.random.chance(100_000) => version,
             _ => match self.client.get(stream, time, None).await {
-                Some(seen) => seen.version(),
-                None => Version::ABSENT,
+                Ok(seen) => seen.version(),
+                Err(_) => Version::ABSENT,
             },
         };
         let put = self.put(1);

@@ -3,10 +3,12 @@
 //! A seed says everything (`plan`): the world, the node, what clients do (`load`), what goes wrong (`trouble`). What
 //! clients sent and were told is the history; `checkers` read it and nothing else. One seed, one history.
 
+pub mod campaign;
 pub mod checkers;
 mod client;
 pub mod history;
 mod hostile;
+mod lies;
 mod load;
 pub mod one_node;
 pub mod plan;

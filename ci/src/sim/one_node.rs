@@ -1,20 +1,20 @@
 //! The scenario of one node: clients at work, trouble of all kinds, then peace: a last restart, progress, everything
 //! read back, a drain; and then the judgement over the whole history.
 
-use super::checkers::{self, Final};
-use super::client::{Client, Patience, Shared};
-use super::history::{History, KeyIndex, Seen, Violation};
+use super::checkers::{self, Final, Law};
+use super::client::{Client, Patience, Shared, Unseen};
+use super::history::{Does, KeyIndex, Seen, StreamIndex, Violation};
 use super::hostile;
 use super::load::{Lane, Streams};
 use super::plan::{Mode, Plan};
-use super::report::{Clock, SeedReport};
+use super::report::{Clock, SeedReport, Sum};
 use super::scene::{Scene, Standing};
 use super::trouble::Nemesis;
 use super::wire::{Wire, WireLimits};
 use ioengine::sim::{NodeHandle, Random};
 use ioengine::{CoreConfig, Io, Queue};
 use layout::units::{Space, TabletIndex};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,17 +40,16 @@ pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
     let plan = Plan::draw(seed, mode);
     let mut run = Run::new(&plan, options);
     run.play();
-    run.report(options, &clock)
+    run.report(&clock)
 }
 
 struct Run<'a> {
     plan: &'a Plan,
+    options: &'a Options,
     scene: Scene,
     shared: Rc<Shared>,
-    violations: Vec<Violation>,
     last: Final,
-    lives: super::trouble::Lives,
-    failures: Vec<String>,
+    sum: Sum,
 }
 
 fn core(name: &str, index: usize) -> CoreConfig {
@@ -58,43 +57,79 @@ fn core(name: &str, index: usize) -> CoreConfig {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, options: &Options) -> Run<'a> {
+    fn new(plan: &'a Plan, options: &'a Options) -> Run<'a> {
         let scene = Scene::new(plan, options.canaries.clone(), options.trace);
         let shared = Rc::new(Shared {
-            history: Rc::new(RefCell::new(History::new(1))),
+            history: Rc::clone(&scene.history),
             device_failed: Cell::new(false),
             may_be_corrupt: plan.mode == Mode::Lying,
             stop: Cell::new(false),
             busy: Cell::new(0),
         });
-        Run {
-            plan,
-            scene,
-            shared,
-            violations: Vec::new(),
-            last: Final::default(),
-            lives: super::trouble::Lives::default(),
-            failures: Vec::new(),
-        }
+        Run { plan, options, scene, shared, last: Final::default(), sum: Sum::default() }
     }
 
     fn wrong(&mut self, text: String) {
-        self.violations.push(Violation { checker: "run", text });
+        self.sum.violations.push(Violation { checker: "run", text });
     }
 
     fn play(&mut self) {
+        for (number, &duration) in (0u64..).zip(&self.plan.lives) {
+            let last = number + 1 == self.plan.lives.len() as u64;
+            if number > 0 && !self.format_anew() {
+                return;
+            }
+            self.last = Final::default();
+            let served = self.live(number, duration);
+            if served && last {
+                self.peace();
+            }
+            self.judge();
+            if !self.sum.violations.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// A disk formatted anew, while it may lose some of the writes that should empty it.
+    fn format_anew(&mut self) -> bool {
+        self.scene.store.kill();
+        let mut faults = self.plan.disk.faults.clone();
+        let zones = self.scene.disk.bytes();
+        faults.write_lost_ppm = self.plan.format_lost_ppm;
+        faults.lies_within = vec![layout::zone::HEADER_AREA_BYTES..zones];
+        self.scene.disk.set_faults(faults);
+        self.sum.formats += 1;
+        let formatted = self.scene.format_anew(super::scene::format_plan(self.plan, true));
+        self.scene.disk.set_faults(self.plan.disk.faults.clone());
+        if !formatted {
+            self.sum.failures.push("a disk could not be formatted anew".to_owned());
+        }
+        formatted
+    }
+
+    /// Start, work and trouble. False when the node never served.
+    fn live(&mut self, number: u64, duration: Duration) -> bool {
         let hostile_wanted = Rc::new(Cell::new(0));
         let hostile_stop = Rc::new(Cell::new(false));
+        self.shared.stop.set(false);
+        self.shared.device_failed.set(false);
         self.scene.start();
         if !self.wait_for(Standing::Serving) {
-            return self.wrong(format!("a fresh node does not serve: {:?}", self.scene.failure()));
+            let failure = self.scene.failure();
+            if self.plan.mode == Mode::Honest {
+                self.wrong(format!("a fresh node does not serve: {failure:?}"));
+            }
+            self.sum.failures.extend(failure);
+            return false;
         }
-        self.launch(&hostile_wanted, &hostile_stop);
+        self.sum.starts += 1;
+        self.launch(number, &hostile_wanted, &hostile_stop);
         let shared = Rc::clone(&self.shared);
-        let mut nemesis = Nemesis::new(self.plan, shared, self.scene.world.now());
+        let mut nemesis = Nemesis::new(self.plan, number, shared, self.scene.world.now());
         nemesis.serves();
-        let end = self.scene.world.now().after(self.plan.duration);
-        while self.scene.world.now() < end {
+        let end = self.scene.world.now().after(duration);
+        while self.scene.world.now() < end && nemesis.failed_in_a_row < 3 {
             let due = nemesis.due(self.scene.world.now());
             self.scene.world.run_until(due.min(end));
             nemesis.turn(&mut self.scene);
@@ -113,12 +148,51 @@ impl<'a> Run<'a> {
         if self.shared.busy.get() > 0 {
             self.wrong(format!("{} lanes wait beyond their patience", self.shared.busy.get()));
         }
-        self.lives = nemesis.lives;
-        self.failures = std::mem::take(&mut nemesis.failures);
+        self.sum.starts += nemesis.lives.served;
+        self.sum.failed_starts += nemesis.lives.failed;
+        self.blame(&nemesis.failures);
+        self.sum.failures.append(&mut nemesis.failures);
         if nemesis.overdue_drains > 0 {
             self.wrong(format!("{} drains did not end in time", nemesis.overdue_drains));
         }
-        self.peace();
+        true
+    }
+
+    /// On an honest disk a start may fail for the disk's sake alone, or because it was asked to drain.
+    fn blame(&mut self, failures: &[String]) {
+        let fine = |text: &String| {
+            let disk = [
+                "failed: I/O error",
+                "ended after a failed flush",
+                "no space for",
+                "a flush of it has failed",
+            ];
+            self.plan.mode == Mode::Lying
+                || text.contains("another core has ended the start")
+                || disk.iter().any(|one| text.contains(one))
+        };
+        if let Some(text) = failures.iter().find(|text| !fine(text)) {
+            self.wrong(format!("a start failed: {text}"));
+        }
+    }
+
+    fn judge(&mut self) {
+        let history = self.shared.history.borrow();
+        let law = Law {
+            mode: self.plan.mode,
+            excused: self.scene.excused,
+            core_count: self.plan.core_count,
+            limits: &self.plan.limits,
+        };
+        let found = checkers::judge(&history, &self.last, law);
+        self.sum.violations.extend(found);
+        self.sum.operations += history.operation_count;
+        for (name, count) in &history.answers {
+            *self.sum.answers.entry(name).or_insert(0) += count;
+        }
+        if self.options.hash {
+            self.sum.history_hash = self.sum.history_hash.rotate_left(7) ^ history.hash();
+        }
     }
 
     /// Run until the node stands so; false when it did not come to that in time.
@@ -134,9 +208,9 @@ impl<'a> Run<'a> {
         self.scene.standing() == wanted
     }
 
-    fn launch(&mut self, hostile_wanted: &Rc<Cell<u32>>, hostile_stop: &Rc<Cell<bool>>) {
+    fn launch(&mut self, life: u64, hostile_wanted: &Rc<Cell<u32>>, hostile_stop: &Rc<Cell<bool>>) {
         let plan = self.plan;
-        let root = Random::new(plan.seed).fork(plan.mode.name(), 0);
+        let root = Random::new(plan.seed).fork(plan.mode.name(), life);
         let streams = {
             let mut history = self.shared.history.borrow_mut();
             let mut make = |kind: &str, count: u64| {
@@ -196,6 +270,7 @@ impl<'a> Run<'a> {
     fn peace(&mut self) {
         let mut random = Random::new(self.plan.seed).fork(self.plan.mode.name(), 0).fork("peace", 0);
         if self.scene.standing() == Standing::Serving {
+            self.look_at_idle();
             match random.below(3) {
                 0 => self.scene.store.kill(),
                 1 => self.scene.store.power_cut(),
@@ -207,16 +282,24 @@ impl<'a> Run<'a> {
         self.scene.start();
         if !self.wait_for(Standing::Serving) {
             let failure = self.scene.failure().unwrap_or_else(|| "it neither serves nor says why".to_owned());
-            self.last.refused_to_start = true;
             if self.plan.mode == Mode::Honest {
                 self.wrong(format!("without trouble the node does not start: {failure}"));
             }
-            self.failures.push(failure);
+            self.sum.failures.push(failure);
             return;
         }
+        self.sum.starts += 1;
         self.progress();
         self.read_back();
         self.drain();
+    }
+
+    /// The node with its clients gone: everything they held has come back.
+    fn look_at_idle(&mut self) {
+        // Half-open connections end with the deadline for hello, lost ones when the network says so.
+        self.scene.world.run_for(Duration::from_secs(6));
+        let status = self.at_peace(999, |client| async move { client.status().await });
+        self.last.status.extend(status);
     }
 
     /// Drain the node and see it end.
@@ -248,6 +331,8 @@ impl<'a> Run<'a> {
                 whole: PROGRESS,
                 hangs_up: false,
                 tells_log_time: true,
+                insists: true,
+                reads_slowly: false,
             };
             ask(Rc::new(client(&io, address, number, &shared, patience))).await
         })
@@ -255,26 +340,27 @@ impl<'a> Run<'a> {
 
     /// A put and a get are answered in time.
     fn progress(&mut self) {
-        let shared = Rc::clone(&self.shared);
-        let stream = shared.history.borrow_mut().keys.stream(Space(0), b"progress");
-        let before = shared.history.borrow().answers.clone();
+        let stream = self.shared.history.borrow_mut().keys.stream(Space(0), b"progress");
+        let before = self.shared.history.borrow().answers.clone();
         let (put, got) = self.at_peace(1_000, move |client| async move {
-            let put =
-                client.write(stream, &[(1, super::history::Does::Put { bytes: 40, expiry: 0 })], None).await;
+            let put = client.write(stream, &[(1, Does::Put { bytes: 40, expiry: 0 })], None).await;
             (put, client.get(stream, 1, None).await)
         });
         let answers = self.shared.history.borrow().answers.clone();
-        let now =
-            |name: &str| answers.get(name).copied().unwrap_or(0) > before.get(name).copied().unwrap_or(0);
+        let count = |map: &BTreeMap<&str, u64>, name: &str| map.get(name).copied().unwrap_or(0);
+        let now = |name: &str| count(&answers, name) > count(&before, name);
         // Full is an answer that lasts until something can be moved away.
-        let full = now("Space") || now("Memory");
-        let corrupt = self.plan.mode == Mode::Lying && now("Corrupt");
-        self.last.full = full;
-        if !put && !full && !corrupt {
+        self.last.full = now("Space") || now("Memory");
+        let corrupt = self.plan.mode == Mode::Lying && (now("Corrupt") || now("Device"));
+        if !put && !self.last.full && !corrupt {
             self.wrong(format!("no put succeeds within {PROGRESS:?} of peace: {answers:?}"));
         }
-        if got.is_none_or(|seen| put && seen == Seen::Absent) && !corrupt {
-            self.wrong(format!("no get succeeds within {PROGRESS:?} of peace"));
+        let fine = match got {
+            Ok(seen) => !put || seen != Seen::Absent,
+            Err(_) => corrupt,
+        };
+        if !fine {
+            self.wrong(format!("no get succeeds within {PROGRESS:?} of peace: {got:?}"));
         }
     }
 
@@ -282,56 +368,45 @@ impl<'a> Run<'a> {
     fn read_back(&mut self) {
         self.last.since = self.shared.history.borrow_mut().tick();
         let keys = self.shared.history.borrow().keys.clone();
-        let unanswered = self.at_peace(1_001, move |client| async move {
-            let mut unanswered: BTreeMap<KeyIndex, &'static str> = BTreeMap::new();
+        let (unanswered, status) = self.at_peace(1_001, move |client| async move {
+            let mut unanswered = BTreeMap::new();
             for (number, &(stream, time)) in (0u32..).zip(&keys.keys) {
-                if client.get(stream, time, None).await.is_none() {
-                    unanswered.insert(KeyIndex(number), "Corrupt");
+                if let Err(why) = client.get(stream, time, None).await {
+                    unanswered.insert(KeyIndex(number), why == Unseen::Corrupt);
                 }
             }
-            for stream in (0..keys.streams.len()).map(|number| super::history::StreamIndex(number as u32)) {
+            for number in 0..u32::try_from(keys.streams.len()).expect("streams are few") {
                 let mut from = 0;
-                while let Some(next) = client.scan(stream, (from, u64::MAX), false, (0, 0)).await.flatten() {
+                let all = |from| client.scan(StreamIndex(number), (from, u64::MAX), false, (0, 0));
+                while let Some(next) = all(from).await.flatten() {
                     from = next;
                 }
             }
             for tablet in TabletIndex::all() {
                 let mut after = None;
-                loop {
-                    after = client.streams(tablet, None, after, 0).await.flatten();
-                    if after.is_none() {
-                        break;
-                    }
+                while let Some(last) = client.streams(tablet, None, after, 0).await.flatten() {
+                    after = Some(last);
                 }
             }
-            let status = client.status().await;
-            (unanswered, status)
+            (unanswered, client.status().await)
         });
-        (self.last.unanswered, self.last.status) = unanswered;
+        self.last.unanswered = unanswered;
+        self.last.status.extend(status);
     }
 
-    fn report(mut self, options: &Options, clock: &Clock) -> SeedReport {
-        let history = self.shared.history.borrow().clone();
-        let mut violations = std::mem::take(&mut self.violations);
-        violations.extend(checkers::judge(&history, &self.last, self.plan.mode));
+    fn report(self, clock: &Clock) -> SeedReport {
         let world = &self.scene.world;
         SeedReport {
             seed: self.plan.seed,
             mode: self.plan.mode,
-            operations: history.operation_count,
-            answers: history.answers.clone(),
             faults: world.fault_counts(),
             marks: world.marks(),
-            starts: self.lives.served + 1,
-            failed_starts: self.lives.failed,
-            failures: std::mem::take(&mut self.failures),
-            excused: 0,
+            excused: self.scene.excused_count,
             simulated_s: world.now().ns as f64 / 1e9,
             events: world.event_count(),
             trace_hash: world.trace_hash(),
-            history_hash: if options.hash { history.hash() } else { 0 },
             trace: world.take_trace(),
-            violations,
+            sum: self.sum,
             cpu_s: clock.seconds(),
         }
     }
@@ -344,7 +419,9 @@ fn client(
     shared: &Rc<Shared>,
     patience: Patience,
 ) -> Client {
-    let limits = WireLimits { in_flight: 8, frame_bytes: 64 << 10, connect: Duration::from_secs(2) };
+    let read_pause = Duration::from_millis(if patience.reads_slowly { 30 } else { 0 });
+    let limits =
+        WireLimits { read_pause, in_flight: 8, frame_bytes: 64 << 10, connect: Duration::from_secs(2) };
     let random = io.random();
     let wire = Wire::new(io.clone(), address, limits, random | 1, Rc::clone(&shared.history));
     Client::new(number, io.clone(), wire, Rc::clone(shared), random | 1, patience)

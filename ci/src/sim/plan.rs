@@ -90,6 +90,8 @@ pub(super) enum Trouble {
     LoseWrites,
     MisdirectWrites,
     IgnoreFlushes,
+    /// Writes are lost, and then the node ends at once: with its memory, or without.
+    LoseTail,
 }
 
 impl Trouble {
@@ -108,13 +110,14 @@ impl Trouble {
         Trouble::LinkBad,
         Trouble::Hostile,
     ];
-    const LIES: [Trouble; 6] = [
+    const LIES: [Trouble; 7] = [
         Trouble::Rot,
         Trouble::RotSuperblock,
         Trouble::Unreadable,
         Trouble::LoseWrites,
         Trouble::MisdirectWrites,
         Trouble::IgnoreFlushes,
+        Trouble::LoseTail,
     ];
 }
 
@@ -137,8 +140,10 @@ pub struct Plan {
     pub(super) troubles: Vec<(Trouble, u64)>,
     /// Mean time from one trouble to the next.
     pub(super) trouble_every: Duration,
-    /// Length of the part with faults.
-    pub(super) duration: Duration,
+    /// Lengths of the parts with faults; before each but the first the disk is formatted anew.
+    pub(super) lives: Vec<Duration>,
+    /// Chance that a write of such a format is lost, in parts per million.
+    pub(super) format_lost_ppm: u32,
 }
 
 fn ms(random: &mut Random, range: Range<u64>) -> Duration {
@@ -173,11 +178,14 @@ impl Plan {
         let clients: Vec<(u16, u16, Patience)> = (0..client_count)
             .map(|number| {
                 let lanes = 1 + random.below(if client_count < 3 { 4 } else { 2 }) as u16;
+                let reads_slowly = random.chance(150_000);
                 let patience = Patience {
+                    reads_slowly,
                     attempt: ms(random, 50..2_000),
                     whole: ms(random, 1_000..8_000),
                     hangs_up: random.coin(),
                     tells_log_time: !random.chance(150_000),
+                    insists: random.chance(100_000),
                 };
                 (number % machine_count, lanes, patience)
             })
@@ -197,7 +205,12 @@ impl Plan {
             clients,
             troubles: troubles(random, mode),
             trouble_every: ms(random, 700..5_000),
-            duration: ms(random, 12_000..40_000),
+            lives: match mode {
+                Mode::Honest => vec![ms(random, 12_000..40_000)],
+                // What lies do to a node lasts: fresh disks are worth more than long lives.
+                Mode::Lying => (0..1 + random.below(4)).map(|_| ms(random, 3_000..12_000)).collect(),
+            },
+            format_lost_ppm: if mode == Mode::Lying && random.coin() { 400_000 } else { 0 },
         }
     }
 }
@@ -207,13 +220,21 @@ fn limits(random: &mut Random) -> Limits {
     let staging_bytes = *random.pick(&[16 << 10, 32 << 10, 64 << 10, 64 << 10]);
     let overhead = 64 * layout::log_entry::ENTRY_HEADER_BYTES;
     let few = random.chance(200_000);
-    let limits = Limits {
+    let tight = random.chance(250_000);
+    let frame_bytes_max = *random.pick(&[8 << 10, 40 << 10, 64 << 10]);
+    let forward_count_max = if tight { 1 << random.below(4) } else { small.forward_count_max };
+    let frame = frame_bytes_max as usize + net::frame::HEADER_BYTES;
+    let mut limits = Limits {
         memtable_bytes: if random.chance(100_000) { 128 << 10 } else { 16 << 20 },
         memtable_record_count_max: 1 << (10 + random.below(5)),
         version_row_count: 1 << random.below(9),
-        connection_count_max: if few { 24 } else { 64 },
+        connection_count_max: if few { 5 } else { 64 },
         in_flight_max: 1 + random.below(16) as u32,
-        frame_bytes_max: *random.pick(&[8 << 10, 40 << 10, 64 << 10]),
+        frame_bytes_max,
+        forward_count_max,
+        ring_bytes: if tight { (frame + (8 << 10)).next_power_of_two() } else { small.ring_bytes },
+        outbox_bytes_max: if tight { frame + (64 << 10) } else { small.outbox_bytes_max },
+        arena_bytes: small.arena_bytes,
         staging_bytes,
         staging_count_max: if few { 16 } else { 256 },
         record_bytes_max: record_bytes(staging_bytes + overhead),
@@ -226,6 +247,9 @@ fn limits(random: &mut Random) -> Limits {
         drain_deadline: ms(random, 2_000..10_000),
         ..small
     };
+    while tight && (Limits { arena_bytes: limits.arena_bytes / 2, ..limits.clone() }).check().is_ok() {
+        limits.arena_bytes /= 2;
+    }
     limits.check().expect("drawn limits hold together");
     limits
 }

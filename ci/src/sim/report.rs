@@ -31,6 +31,27 @@ impl Clock {
     }
 }
 
+/// What the lives of one seed did together.
+#[derive(Clone, Debug, Default)]
+pub struct Sum {
+    /// Client operations that were answered.
+    pub operations: u64,
+    /// Answers by name, and silences.
+    pub answers: BTreeMap<&'static str, u64>,
+    /// Starts of the node that came to serve.
+    pub starts: u64,
+    /// Starts that failed.
+    pub failed_starts: u64,
+    /// What failed starts said.
+    pub failures: Vec<String>,
+    /// Disks formatted anew.
+    pub formats: u64,
+    /// Hash over everything clients saw; 0 when not asked for.
+    pub history_hash: u64,
+    /// What is wrong.
+    pub violations: Vec<Violation>,
+}
+
 /// What one seed did.
 #[derive(Clone, Debug)]
 pub struct SeedReport {
@@ -38,21 +59,13 @@ pub struct SeedReport {
     pub seed: u64,
     /// Its mode.
     pub mode: Mode,
-    /// Client operations that were answered.
-    pub operations: u64,
-    /// Answers by name, and silences.
-    pub answers: BTreeMap<&'static str, u64>,
+    /// What its lives did together.
+    pub sum: Sum,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Marks passed, by name.
     pub marks: BTreeMap<&'static str, u64>,
-    /// Starts of the node that came to serve.
-    pub starts: u64,
-    /// Starts that failed.
-    pub failed_starts: u64,
-    /// What failed starts said.
-    pub failures: Vec<String>,
-    /// Losses that the format's one exception excuses.
+    /// Losses of a tablet that the format's one exception excuses.
     pub excused: u64,
     /// Length in the simulated world, in seconds.
     pub simulated_s: f64,
@@ -62,19 +75,59 @@ pub struct SeedReport {
     pub events: u64,
     /// Hash over every event of the world.
     pub trace_hash: u64,
-    /// Hash over everything clients saw; 0 when not asked for.
-    pub history_hash: u64,
     /// Lines of the trace, when asked for.
     pub trace: Vec<String>,
-    /// What is wrong.
-    pub violations: Vec<Violation>,
 }
 
 impl SeedReport {
+    /// Of a run that did not come to its end.
+    #[must_use]
+    pub fn panicked(seed: u64, mode: Mode, violation: Violation) -> SeedReport {
+        SeedReport {
+            seed,
+            mode,
+            sum: Sum { violations: vec![violation], ..Sum::default() },
+            faults: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            excused: 0,
+            simulated_s: f64::EPSILON,
+            cpu_s: f64::EPSILON,
+            events: 0,
+            trace_hash: 0,
+            trace: Vec::new(),
+        }
+    }
+
+    /// As one JSON object.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "seed": self.seed,
+            "mode": self.mode.name(),
+            "operations": self.sum.operations,
+            "simulated_s": self.simulated_s,
+            "cpu_s": self.cpu_s,
+            "operations_per_s": self.density(),
+            "times_real_time": self.speed(),
+            "starts": self.sum.starts,
+            "failed_starts": self.sum.failed_starts,
+            "formats": self.sum.formats,
+            "excused": self.excused,
+            "events": self.events,
+            "trace_hash": format!("{:016x}", self.trace_hash),
+            "history_hash": format!("{:016x}", self.sum.history_hash),
+            "faults": self.faults,
+            "marks": self.marks,
+            "answers": self.sum.answers,
+            "failures": self.sum.failures,
+            "violations": self.sum.violations.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
+    }
+
     /// Client operations per simulated second.
     #[must_use]
     pub fn density(&self) -> f64 {
-        self.operations as f64 / self.simulated_s
+        self.sum.operations as f64 / self.simulated_s
     }
 
     /// Simulated seconds per processor second.
@@ -91,14 +144,14 @@ impl std::fmt::Display for SeedReport {
             "seed {} {}: {} operations, {:.1} s at {:.0}/s and {:.0} x real time, {} starts ({} failed)",
             self.seed,
             self.mode.name(),
-            self.operations,
+            self.sum.operations,
             self.simulated_s,
             self.density(),
             self.speed(),
-            self.starts,
-            self.failed_starts,
+            self.sum.starts,
+            self.sum.failed_starts,
         )?;
-        for violation in self.violations.iter().take(10) {
+        for violation in self.sum.violations.iter().take(10) {
             write!(f, "\n  WRONG {violation}")?;
         }
         Ok(())

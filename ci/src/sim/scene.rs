@@ -1,16 +1,20 @@
 //! The stage: a world with one store node on one formatted disk, machines for clients, and one for the hostile. Starts
 //! and ends the node, and knows what it said of itself.
 
+use super::history::History;
+use super::lies;
 use super::plan::Plan;
 use ioengine::sim::{
     DiskConfig, DiskHandle, DiskImage, NodeConfig as SimNode, NodeHandle, World, WorldConfig,
 };
-use ioengine::{Io, Launcher};
+use ioengine::{Instant, Io, Launcher};
 use layout::superblock::{COPY_COUNT, SUPERBLOCK_BYTES, Superblock, choose, copy_offset};
 use layout::units::Uuid;
 use shard::format::{FormatPlan, format};
 use shard::node::{Event, Node, NodeConfig, start};
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +41,12 @@ pub(super) struct Scene {
     pub(super) hostile: NodeHandle,
     pub(super) disk: DiskHandle,
     pub(super) config: NodeConfig,
+    pub(super) history: Rc<RefCell<History>>,
+    /// When the disk was formatted.
+    pub(super) formatted_at: Instant,
+    /// Tablets that lost what the format's one exception allows, and how often that was so.
+    pub(super) excused: u64,
+    pub(super) excused_count: u64,
     events: Arc<Mutex<Vec<Event>>>,
     node: Option<Node>,
 }
@@ -109,12 +119,48 @@ impl Scene {
             spin_us: 0,
             limits: plan.limits.clone(),
         };
-        Scene { world, store, machines, hostile, disk, config, events: Arc::default(), node: None }
+        Scene {
+            world,
+            store,
+            machines,
+            hostile,
+            disk,
+            config,
+            history: Rc::new(RefCell::new(History::new(0))),
+            formatted_at: Instant { ns: 0 },
+            excused: 0,
+            excused_count: 0,
+            events: Arc::default(),
+            node: None,
+        }
+    }
+
+    /// Format the disk anew, for a new history. False when that fails.
+    pub(super) fn format_anew(&mut self, wanted: FormatPlan) -> bool {
+        assert!(!self.store.is_running(), "one process at a time");
+        let formatted = self.world.block_on(&self.store, Duration::from_secs(60), move |io: Io| async move {
+            match io.open_disk(DISK, ioengine::disk::DiskOpen::default()) {
+                Ok(disk) => format(&io, &disk, &wanted).await.is_ok(),
+                Err(_) => false,
+            }
+        });
+        let life = self.history.borrow().life + 1;
+        *self.history.borrow_mut() = History::new(life);
+        self.formatted_at = self.world.now();
+        self.excused = 0;
+        formatted
     }
 
     /// Begin a start of the node.
     pub(super) fn start(&mut self) {
         assert!(!self.store.is_running(), "one process at a time");
+        let excused = lies::excused(self, &self.history.borrow(), self.formatted_at) & !self.excused;
+        self.excused |= excused;
+        self.excused_count += u64::from(excused.count_ones());
+        let mut history = self.history.borrow_mut();
+        let order = history.tick();
+        history.starts.push(order);
+        drop(history);
         let events = Arc::clone(&self.events);
         events.lock().expect("one thread").clear();
         let listener = Arc::new(move |event| events.lock().expect("one thread").push(event));

@@ -15,6 +15,8 @@ enum Undo {
     Resume,
     Disk,
     Network,
+    Kill,
+    PowerCut,
 }
 
 /// Ends of the node's processes, by kind, and what became of its starts.
@@ -47,11 +49,15 @@ pub(super) struct Nemesis<'a> {
     pub(super) hostile_wanted: u32,
     /// A drain that did not end in time.
     pub(super) overdue_drains: u32,
+    /// Starts that failed, one after the other.
+    pub(super) failed_in_a_row: u32,
+    /// The node was asked to drain, not merely to end.
+    draining: bool,
 }
 
 impl<'a> Nemesis<'a> {
-    pub(super) fn new(plan: &'a Plan, shared: Rc<Shared>, now: Instant) -> Nemesis<'a> {
-        let random = Random::new(plan.seed).fork(plan.mode.name(), 0).fork("trouble", 0);
+    pub(super) fn new(plan: &'a Plan, life: u64, shared: Rc<Shared>, now: Instant) -> Nemesis<'a> {
+        let random = Random::new(plan.seed).fork(plan.mode.name(), 0).fork("trouble", life);
         Nemesis {
             plan,
             random,
@@ -65,6 +71,8 @@ impl<'a> Nemesis<'a> {
             failures: Vec::new(),
             hostile_wanted: 0,
             overdue_drains: 0,
+            failed_in_a_row: 0,
+            draining: false,
         }
     }
 
@@ -116,12 +124,13 @@ impl<'a> Nemesis<'a> {
         if standing == self.counted && standing != Standing::Down {
             if self.shared.device_failed.get() && self.end_by.is_none() && self.random.chance(100_000) {
                 self.lives.device += 1;
+                self.draining = false;
                 scene.drain();
                 self.end_by = Some(now.after(Duration::from_secs(1)));
             }
             if self.end_by.is_some_and(|by| by <= now) {
                 self.end_by = None;
-                self.overdue_drains += u32::from(!scene.store.is_paused());
+                self.overdue_drains += u32::from(self.draining && !scene.store.is_paused());
                 scene.store.resume();
                 scene.store.kill();
             }
@@ -134,11 +143,15 @@ impl<'a> Nemesis<'a> {
             return;
         }
         match standing {
-            Standing::Serving => self.lives.served += 1,
+            Standing::Serving => {
+                self.lives.served += 1;
+                self.failed_in_a_row = 0;
+            }
             Standing::Starting => {}
             Standing::Down => {
                 if let Some(failure) = scene.failure() {
                     self.lives.failed += 1;
+                    self.failed_in_a_row += 1;
                     self.failures.push(failure);
                 } else if self.end_by.is_some() {
                     self.lives.drained += 1;
@@ -191,7 +204,8 @@ impl<'a> Nemesis<'a> {
             Trouble::Drain => {
                 if scene.standing() == Standing::Serving && self.end_by.is_none() {
                     scene.drain();
-                    let by = self.plan.limits.drain_deadline + Duration::from_secs(10);
+                    self.draining = true;
+                    let by = self.plan.limits.drain_deadline + Duration::from_secs(20);
                     self.end_by = Some(now.after(by));
                 }
             }
@@ -257,10 +271,16 @@ impl<'a> Nemesis<'a> {
         let short = Duration::from_secs(2);
         match trouble {
             Trouble::Rot => {
-                for _ in 0..1 + self.random.below(3) {
-                    let at = self.somewhere(scene);
-                    scene.disk.rot(at);
+                let at = self.somewhere(scene);
+                // One sector, or a run of them.
+                let count = if self.random.coin() { 1 } else { 1 + self.random.below(40) };
+                for number in 0..count {
+                    let sector = at + number * 512;
+                    if sector < scene.disk.bytes() && scene.disk.snapshot().is_stored(sector) {
+                        scene.disk.rot(sector);
+                    }
                 }
+                self.maybe_end(scene);
             }
             Trouble::RotSuperblock => {
                 let at = 512 * self.random.below(32);
@@ -271,6 +291,7 @@ impl<'a> Nemesis<'a> {
                     let at = self.somewhere(scene);
                     scene.disk.make_unreadable(at);
                 }
+                self.maybe_end(scene);
             }
             Trouble::LoseWrites => {
                 self.faults(scene, |faults, random| faults.write_lost_ppm = 10_000 << random.below(6), short);
@@ -289,7 +310,29 @@ impl<'a> Nemesis<'a> {
                     short,
                 );
             }
+            Trouble::LoseTail => {
+                let now = scene.world.now();
+                let mut faults = scene.disk.faults();
+                let all = 1_000_000;
+                match self.random.below(3) {
+                    0 => (faults.write_lost_ppm, faults.write_misdirected_ppm) = (0, all),
+                    _ => faults.write_lost_ppm = all,
+                }
+                scene.disk.set_faults(faults);
+                let at = now.after(Duration::from_micros(self.random.below(60_000)));
+                let end = if self.random.coin() { Undo::Kill } else { Undo::PowerCut };
+                self.undo.extend([(at, end), (at, Undo::Disk)]);
+            }
             other => panic!("{other:?} is no lie"),
+        }
+    }
+
+    /// End the node before it writes over or behind what was just damaged, half the time.
+    fn maybe_end(&mut self, scene: &Scene) {
+        match self.random.below(4) {
+            0 => scene.store.kill(),
+            1 => scene.store.power_cut(),
+            _ => {}
         }
     }
 
@@ -311,6 +354,8 @@ impl<'a> Nemesis<'a> {
     fn end(&mut self, scene: &Scene, undo: Undo) {
         match undo {
             Undo::Resume => scene.store.resume(),
+            Undo::Kill => scene.store.kill(),
+            Undo::PowerCut => scene.store.power_cut(),
             Undo::Disk => scene.disk.set_faults(self.plan.disk.faults.clone()),
             Undo::Network => {
                 scene.world.heal_all();

@@ -32,17 +32,9 @@ pub(super) enum Heard {
     Not(Outcome),
     Record(Came),
     Many(Vec<(u16, LogTime, Result<Came, Outcome>)>),
-    /// First version.
-    Written(Version),
-    Records {
-        log_index: LogIndex,
-        resume: Option<u64>,
-        records: Vec<(u64, Came)>,
-    },
-    Streams {
-        more: bool,
-        streams: Vec<(Space, Vec<u8>)>,
-    },
+    Written { first: Version, repeated: bool },
+    Records { log_index: LogIndex, resume: Option<u64>, records: Vec<(u64, Came)> },
+    Streams { more: bool, streams: Vec<(Space, Vec<u8>)> },
     Status(String),
     Other,
 }
@@ -70,6 +62,8 @@ pub(super) struct WireLimits {
     pub(super) frame_bytes: u32,
     /// How long to wait for a connection and its hello.
     pub(super) connect: Duration,
+    /// Pause between two looks at what came.
+    pub(super) read_pause: Duration,
 }
 
 struct Connection {
@@ -249,7 +243,8 @@ impl Wire {
         // A connection that is not taken in the end is ended here, whoever gave up waiting for it.
         let mut guard = Guard(Some(Rc::clone(&connection)));
         let history = Rc::clone(&self.history);
-        self.io.spawn(Queue::Foreground, receive(self.io.clone(), Rc::clone(&connection), history));
+        let pause = self.limits.read_pause;
+        self.io.spawn(Queue::Foreground, receive(self.io.clone(), Rc::clone(&connection), history, pause));
         self.io.spawn(Queue::Foreground, send(self.io.clone(), Rc::clone(&connection)));
         while !connection.open.get() {
             let moved = connection.moved.notified();
@@ -299,7 +294,7 @@ async fn send(io: Io, connection: Rc<Connection>) {
     }
 }
 
-async fn receive(io: Io, connection: Rc<Connection>, history: Rc<RefCell<History>>) {
+async fn receive(io: Io, connection: Rc<Connection>, history: Rc<RefCell<History>>, pause: Duration) {
     const PIECE_BYTES: usize = 16 << 10;
     let mut input = Vec::new();
     let Some(mut buffer) = io.buffer(PIECE_BYTES) else { return connection.end() };
@@ -319,12 +314,15 @@ async fn receive(io: Io, connection: Rc<Connection>, history: Rc<RefCell<History
             Err(broken) => {
                 if !matches!(broken, SessionBroken::Refused(Outcome::Busy { .. })) {
                     let text = format!("the server broke the protocol: {broken}");
-                    history.borrow_mut().trouble("protocol", text);
+                    history.borrow_mut().trouble("protocol", None, text);
                 }
                 return connection.end();
             }
         }
         connection.moved.notify();
+        if !pause.is_zero() {
+            io.sleep(pause).await;
+        }
     }
 }
 
@@ -368,7 +366,7 @@ fn own(reply: &Reply<'_>) -> Heard {
                 .collect(),
         ),
         Answer::Written(written) | Answer::BatchWritten { first: written, .. } => {
-            Heard::Written(written.version)
+            Heard::Written { first: written.version, repeated: written.repeated }
         }
         Answer::Records(records) => {
             let list = records.iter().map(|record| {

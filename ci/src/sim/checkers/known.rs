@@ -45,7 +45,7 @@ impl Known {
         };
         let counts = |key: KeyIndex| !is_excused(excused, history.keys.tablet(key));
         for (number, write) in (0u32..).zip(&history.writes) {
-            if let Fate::Acked { first } = write.fate
+            if let Fate::Acked { first, .. } = write.fate
                 && counts(write.changes[0].key)
             {
                 known.learn(history, number, first);

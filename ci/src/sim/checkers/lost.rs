@@ -18,7 +18,7 @@ pub fn check(
     known: &Known,
     excused: u64,
     since: Order,
-    unanswered: &BTreeMap<KeyIndex, &'static str>,
+    unanswered: &BTreeMap<KeyIndex, bool>,
 ) -> Vec<Violation> {
     let mut last: BTreeMap<KeyIndex, (Seen, LogTime)> = BTreeMap::new();
     for read in history.reads.iter().filter(|read| read.invoked > since) {

@@ -1,0 +1,186 @@
+//! Many seeds: their sum, how dense and fast they were, and whether every rare path was reached.
+
+use super::history::Violation;
+use super::one_node::{self, Options};
+use super::plan::Mode;
+use super::report::SeedReport;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Names of the marks that a campaign must reach, one a line; `#` begins a remark.
+const REQUIRED_MARKS: &str = include_str!("../../sim_marks.txt");
+/// Seeds that found something once, one a line: mode, seed, name; `#` begins a remark.
+const REGRESSIONS: &str = include_str!("../../seeds.txt");
+/// Planted bugs, one a line: name, mode, a seed that finds it, what it is; `#` begins a remark.
+const CANARIES: &str = include_str!("../../canaries.txt");
+/// Runs from which on a mark that never fired is wrong.
+const MARKS_FROM_RUNS: u64 = 200;
+/// Client operations per simulated second from which on simulated time counts.
+const DENSE: f64 = 50.0;
+
+/// The sum over runs.
+#[derive(Clone, Debug, Default)]
+pub struct Campaign {
+    runs: u64,
+    wrong: Vec<(u64, Mode)>,
+    operations: u64,
+    simulated_s: f64,
+    dense_s: f64,
+    cpu_s: f64,
+    starts: u64,
+    failed_starts: u64,
+    formats: u64,
+    excused: u64,
+    crashed_runs: u64,
+    faults: BTreeMap<&'static str, u64>,
+    marks: BTreeMap<&'static str, u64>,
+    answers: BTreeMap<&'static str, u64>,
+}
+
+fn lines(text: &'static str) -> impl Iterator<Item = &'static str> {
+    text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|line| !line.is_empty())
+}
+
+/// Marks that a campaign must reach.
+#[must_use]
+pub fn required_marks() -> Vec<&'static str> {
+    lines(REQUIRED_MARKS).collect()
+}
+
+fn mode(word: &str) -> Option<Mode> {
+    [Mode::Honest, Mode::Lying].into_iter().find(|mode| mode.name() == word)
+}
+
+/// Planted bugs: name, the mode in which they show, a seed that finds them.
+#[must_use]
+pub fn canaries() -> Vec<(&'static str, Mode, u64)> {
+    let parse = |line: &'static str| {
+        let mut words = line.splitn(4, ' ');
+        let canary = (words.next()?, mode(words.next()?)?, words.next()?.parse().ok()?);
+        words.next().map(|_what| canary)
+    };
+    lines(CANARIES).map(|line| parse(line).expect("a line of canaries.txt is name, mode, seed, what")).collect()
+}
+
+/// Seeds that found something once: mode, seed, what.
+#[must_use]
+pub fn regressions() -> Vec<(Mode, u64, &'static str)> {
+    let parse = |line: &'static str| {
+        let mut words = line.splitn(3, ' ');
+        Some((mode(words.next()?)?, words.next()?.parse().ok()?, words.next()?))
+    };
+    lines(REGRESSIONS).map(|line| parse(line).expect("a line of seeds.txt is mode, seed, name")).collect()
+}
+
+/// Run a seed; a panic, which is an assertion of ours, is a violation like any other.
+#[must_use]
+pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
+    let ran = catch_unwind(AssertUnwindSafe(|| one_node::run(seed, mode, options)));
+    ran.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let text = text.unwrap_or_else(|| "a panic without words".to_owned());
+        SeedReport::panicked(seed, mode, Violation { checker: "panic", text })
+    })
+}
+
+fn add(sum: &mut BTreeMap<&'static str, u64>, more: &BTreeMap<&'static str, u64>) {
+    for (name, count) in more {
+        *sum.entry(name).or_insert(0) += count;
+    }
+}
+
+impl Campaign {
+    /// One more run.
+    pub fn add(&mut self, report: &SeedReport) {
+        self.runs += 1;
+        if !report.sum.violations.is_empty() {
+            self.wrong.push((report.seed, report.mode));
+        }
+        self.operations += report.sum.operations;
+        self.simulated_s += report.simulated_s;
+        if report.density() >= DENSE {
+            self.dense_s += report.simulated_s;
+        }
+        self.cpu_s += report.cpu_s;
+        self.starts += report.sum.starts;
+        self.failed_starts += report.sum.failed_starts;
+        self.formats += report.sum.formats;
+        self.excused += report.excused;
+        let crashed = ["kill", "power_cut"].iter().any(|kind| report.faults.contains_key(kind));
+        self.crashed_runs += u64::from(crashed);
+        add(&mut self.faults, &report.faults);
+        add(&mut self.marks, &report.marks);
+        add(&mut self.answers, &report.sum.answers);
+    }
+
+    /// Processor seconds so far.
+    #[must_use]
+    pub fn cpu_s(&self) -> f64 {
+        self.cpu_s
+    }
+
+    /// Required marks that never fired.
+    #[must_use]
+    pub fn missing_marks(&self) -> Vec<&'static str> {
+        required_marks().into_iter().filter(|name| !self.marks.contains_key(name)).collect()
+    }
+
+    /// Whether anything is wrong; marks count from so many runs on, when `marks` says that all modes were run.
+    #[must_use]
+    pub fn is_wrong(&self, marks: bool) -> bool {
+        !self.wrong.is_empty() || marks && self.runs >= MARKS_FROM_RUNS && !self.missing_marks().is_empty()
+    }
+
+    /// The sum as text.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut out = String::new();
+        let list = |map: &BTreeMap<&'static str, u64>| {
+            map.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        let per = |sum: f64, by: f64| if by > 0.0 { sum / by } else { 0.0 };
+        let _infallible = write!(
+            out,
+            "{} runs, {} wrong; {} operations in {:.1} h of simulated time ({:.0}/s); {:.0} s of processor time\n\
+             speed {:.0} x real time; {:.0} x counting only runs of {DENSE} operations/s and more ({:.0} % of the time)\n\
+             {} starts, {} failed starts, {} formats, {:.0} % of runs with a crash; {} losses excused (FORMAT.md, journal)\n\
+             faults: {}\nanswers: {}\nmarks: {}\nrequired marks that never fired: {:?}\n",
+            self.runs,
+            self.wrong.len(),
+            self.operations,
+            self.simulated_s / 3600.0,
+            per(self.operations as f64, self.simulated_s),
+            self.cpu_s,
+            per(self.simulated_s, self.cpu_s),
+            per(self.dense_s, self.cpu_s),
+            per(100.0 * self.dense_s, self.simulated_s),
+            self.starts,
+            self.failed_starts,
+            self.formats,
+            per(100.0 * self.crashed_runs as f64, self.runs as f64),
+            self.excused,
+            list(&self.faults),
+            list(&self.answers),
+            list(&self.marks),
+            self.missing_marks(),
+        );
+        for (seed, mode) in &self.wrong {
+            let _infallible = writeln!(out, "WRONG: --seed {seed} --mode {}", mode.name());
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_can_be_read() {
+        assert!(required_marks().len() > 10);
+        let regressions = regressions();
+        assert!(regressions.iter().all(|(_, _, what)| !what.is_empty()));
+    }
+}

@@ -1,0 +1,41 @@
+//! Memory is bounded, and comes back: what a node says of itself once its clients have gone.
+
+use crate::sim::history::Violation;
+use serde_json::Value;
+use shard::limits::Limits;
+
+const NAME: &str = "bounds";
+
+/// Bytes of buffers that a connection may hold while it is idle: its receive buffer and what it sends from.
+const CONNECTION_BYTES: u64 = 128 << 10;
+
+/// Check the status text of a node with no more than a few idle connections.
+#[must_use]
+pub fn check(status: &str, limits: &Limits) -> Vec<Violation> {
+    let wrong = |text: String| Violation { checker: NAME, text };
+    let Ok(status) = serde_json::from_str::<Value>(status) else {
+        return vec![wrong(format!("a status is JSON: {status}"))];
+    };
+    let mut out = Vec::new();
+    for (core, counters) in status["cores"].as_array().into_iter().flatten().enumerate() {
+        let number = |name: &str| counters[name].as_u64().unwrap_or(u64::MAX);
+        let connections = number("connections");
+        // The buffer of the journal's records, and those of connections.
+        let arena = limits.record_bytes_max.next_power_of_two() + connections * CONNECTION_BYTES;
+        let bounds = [
+            ("arena_used_bytes", arena.min(limits.arena_bytes as u64)),
+            ("connections", limits.connection_count_max as u64),
+            ("memtable_used_bytes", limits.memtable_bytes as u64),
+            ("memtable_records", limits.memtable_record_count_max as u64),
+        ];
+        for (name, most) in bounds {
+            if number(name) > most {
+                out.push(wrong(format!("core {core} has {name} {}, more than {most}", number(name))));
+            }
+        }
+        if number("journal_used_bytes") > number("journal_bytes") {
+            out.push(wrong(format!("core {core} uses more journal than there is: {counters}")));
+        }
+    }
+    out
+}

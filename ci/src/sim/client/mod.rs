@@ -1,0 +1,215 @@
+//! One client: asks as PROTOCOL.md section 10 tells a client to, and writes down what it sent and what it was told.
+//!
+//! Must never write down more than the protocol promises: a write without an answer may have happened, once; a
+//! refused one is refused only if every sending of it was answered.
+
+mod read;
+mod write;
+
+pub(super) use read::Unseen;
+
+use super::history::{History, KeyIndex, Order, Told};
+use super::wire::{Answered, Heard, Lost, Wire};
+use ioengine::{Instant, Io};
+use layout::units::{LogTime, TabletIndex, Version};
+use net::outcome::{Limit, Outcome};
+use net::request::Request;
+use net::request_id::RequestIds;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How patient a client is.
+#[derive(Clone, Debug)]
+pub(in crate::sim) struct Patience {
+    /// For the answer to one sending.
+    pub(in crate::sim) attempt: Duration,
+    /// For an operation with all its retries.
+    pub(in crate::sim) whole: Duration,
+    /// Whether it hangs up when an answer does not come in time; else it asks again over the same connection.
+    pub(in crate::sim) hangs_up: bool,
+    /// Whether its request ids carry the log time it knows.
+    pub(in crate::sim) tells_log_time: bool,
+    /// Whether it waits until the node may forget old request ids.
+    pub(in crate::sim) insists: bool,
+    /// Whether it takes its time to read what came.
+    pub(in crate::sim) reads_slowly: bool,
+}
+
+/// What all clients of a scenario share.
+pub(in crate::sim) struct Shared {
+    pub(in crate::sim) history: Rc<RefCell<History>>,
+    /// The node answered that its device has failed: it needs a restart.
+    pub(in crate::sim) device_failed: Cell<bool>,
+    /// `Corrupt` is an answer that this world may give.
+    pub(in crate::sim) may_be_corrupt: bool,
+    /// No new operations.
+    pub(in crate::sim) stop: Cell<bool>,
+    /// Clients at work.
+    pub(in crate::sim) busy: Cell<usize>,
+}
+
+pub(in crate::sim) struct Client {
+    pub(in crate::sim) number: u16,
+    pub(in crate::sim) io: Io,
+    wire: Wire,
+    shared: Rc<Shared>,
+    ids: RefCell<RequestIds>,
+    patience: Patience,
+    /// Newest version that this client knows of a key.
+    versions: RefCell<BTreeMap<KeyIndex, Version>>,
+}
+
+/// Names of outcomes, for counting.
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Busy { limit, .. } => limit.name(),
+        Outcome::TooOld => "TooOld",
+        other => other.code().name(),
+    }
+}
+
+/// An answer that every operation handles the same way.
+enum Turn {
+    /// Ask again, the same.
+    Again,
+    /// This is the answer.
+    Done(Answered),
+    /// Time is up.
+    Over,
+}
+
+impl Client {
+    pub(in crate::sim) fn new(
+        number: u16,
+        io: Io,
+        wire: Wire,
+        shared: Rc<Shared>,
+        random: u64,
+        patience: Patience,
+    ) -> Client {
+        Client {
+            number,
+            io,
+            wire,
+            shared,
+            ids: RefCell::new(RequestIds::new(random)),
+            patience,
+            versions: RefCell::default(),
+        }
+    }
+
+    fn history(&self) -> std::cell::RefMut<'_, History> {
+        self.shared.history.borrow_mut()
+    }
+
+    pub(in crate::sim) fn known_version(&self, key: KeyIndex) -> Option<Version> {
+        self.versions.borrow().get(&key).copied()
+    }
+
+    pub(in crate::sim) fn hang_up(&self) {
+        self.wire.hang_up();
+    }
+
+    /// Longest value that fits a frame now, in bytes.
+    pub(in crate::sim) fn value_bytes_max(&self) -> usize {
+        self.wire.frame_bytes().saturating_sub(256)
+    }
+
+    /// One sending and what follows from its answer. `unsure` becomes true when it may have arrived without an answer.
+    async fn turn(
+        &self,
+        request: &Request<'_>,
+        tablet: Option<TabletIndex>,
+        until: Instant,
+        unsure: &mut bool,
+        backoff: &mut u64,
+    ) -> Turn {
+        if self.io.now() >= until {
+            return Turn::Over;
+        }
+        let sent = self.history().tick();
+        match self.wire.ask(request, self.patience.attempt.min(until.since(self.io.now()))).await {
+            Err(Lost::NotSent) => {
+                self.history().count("not_sent");
+                self.io.sleep(Duration::from_millis(1 + self.io.random() % 20)).await;
+                Turn::Again
+            }
+            Err(Lost::Silence) => {
+                self.history().count("silence");
+                *unsure = true;
+                if self.patience.hangs_up {
+                    self.wire.hang_up();
+                }
+                Turn::Again
+            }
+            Ok(mut answered) => {
+                let Heard::Not(outcome) = &answered.heard else {
+                    self.history().count("Ok");
+                    return Turn::Done(answered);
+                };
+                self.history().count(outcome_name(outcome));
+                match *outcome {
+                    Outcome::Corrupt => {
+                        // A tablet that lost entries cannot prove its log time either.
+                        answered.log_time = LogTime(0);
+                        Turn::Done(answered)
+                    }
+                    Outcome::Busy { limit, hint_ms } => {
+                        if limit == Limit::Device {
+                            self.shared.device_failed.set(true);
+                            let mut history = self.history();
+                            let heard = history.tick();
+                            history.device_failures.extend(tablet.map(|tablet| (sent, heard, tablet)));
+                        }
+                        // What is full stays so for long: go on to something else.
+                        let lasting = match limit {
+                            Limit::Space | Limit::Memory | Limit::Device => true,
+                            Limit::RequestIds => !self.patience.insists,
+                            _ => false,
+                        };
+                        if lasting {
+                            self.history().operation_count += 1;
+                            return Turn::Over;
+                        }
+                        let base = u64::from(hint_ms).max(1) << *backoff;
+                        *backoff = (*backoff + 1).min(6);
+                        let wait = Duration::from_micros(base * 500 + self.io.random() % (base * 1000));
+                        self.io.sleep(wait.min(until.since(self.io.now()))).await;
+                        Turn::Again
+                    }
+                    Outcome::Timeout | Outcome::NotCurrent => Turn::Again,
+                    _ => Turn::Done(answered),
+                }
+            }
+        }
+    }
+
+    /// An answer that stands for no result: fine, or trouble.
+    fn unexpected(&self, what: &str, tablet: Option<TabletIndex>, outcome: &Outcome) {
+        let fine = match outcome {
+            Outcome::Corrupt => self.shared.may_be_corrupt,
+            Outcome::TooLarge { .. } => true,
+            _ => false,
+        };
+        if !fine {
+            let (number, now) = (self.number, self.io.now().ns);
+            let text = format!("{what} of client {number} at {now} ns was answered {outcome:?}");
+            self.history().trouble("answers", tablet, text);
+        }
+    }
+
+    fn learn(&self, invoked: Order, tablet: TabletIndex, log_time: LogTime) -> Order {
+        let mut history = self.history();
+        let returned = history.tick();
+        history.operation_count += 1;
+        if log_time.0 != 0 {
+            history.told.push(Told { invoked, returned, tablet, log_time });
+            if self.patience.tells_log_time {
+                self.ids.borrow_mut().learn(0, tablet, log_time);
+            }
+        }
+        returned
+    }
+}

@@ -1,0 +1,189 @@
+//! The one exception: a record that the disk acknowledged and never stored, at the very tail of a journal, cannot be told
+//! from one that was never written (FORMAT.md, journal). Recognised here before each start, from the bytes on the disk, the
+//! list of injected faults and what clients had been told, and from nothing that the node says.
+//!
+//! Excused is a tablet only if all of this holds: its journal, read by this file's own reader, ends before an index that
+//! a client was told of; exactly where the next record would stand a write was lost or misdirected; as many records in
+//! a row were lost there as indexes are missing; and no shared memory survives that knows better.
+
+use super::history::{Fate, History};
+use super::scene::{Scene, superblock};
+use ioengine::Instant;
+use ioengine::sim::{DiskImage, FaultKind};
+use layout::journal_record::{FRAME_BYTES, Frame, FrameChecksum, RecordHeader, RecordKind, read_record};
+use layout::log_entry::EntryIter;
+use layout::superblock::Superblock;
+use layout::tip::TipIter;
+use layout::units::{BLOCK_BYTES, ShardIndex, TABLET_COUNT, TabletIndex};
+use layout::version_file;
+use shard::journal::JournalZone;
+use shard::recover::region_name;
+use std::collections::BTreeMap;
+
+/// Where a journal ends, and the last index of each tablet in it.
+struct Ending {
+    end: u64,
+    applied: [u64; TABLET_COUNT],
+}
+
+/// A write that the disk made disappear.
+#[derive(Clone, Copy)]
+struct Vanished {
+    at: Instant,
+    offset: u64,
+    bytes: u64,
+}
+
+/// Tablets, one bit each, that start now without something that clients were told of, by the exception. Faults before
+/// `since` belong to an earlier format.
+pub(super) fn excused(scene: &Scene, history: &History, since: Instant) -> u64 {
+    let told = told(history);
+    let vanished: Vec<Vanished> = scene
+        .world
+        .faults()
+        .iter()
+        .filter(|fault| fault.at >= since && fault.disk == Some(scene.disk))
+        .filter(|fault| matches!(fault.kind, FaultKind::WriteLost | FaultKind::WriteMisdirected { .. }))
+        .map(|fault| Vanished { at: fault.at, offset: fault.offset, bytes: fault.bytes })
+        .collect();
+    if vanished.is_empty() {
+        return 0;
+    }
+    let image = scene.disk.snapshot();
+    let Some(superblock) = superblock(&image) else { return 0 };
+    let mut excused = 0;
+    for shard in 0..superblock.shard_count {
+        let zones = superblock.shard_zones()[usize::from(shard)];
+        let zone = JournalZone {
+            identity: layout::journal_record::JournalIdentity {
+                device: superblock.device,
+                shard: ShardIndex(shard),
+                generation: superblock.generation,
+            },
+            range: zones.journal,
+            segment_bytes: superblock.segment_bytes,
+            record_bytes_max: scene.config.limits.record_bytes_max,
+        };
+        let ending = read(&image, &zone);
+        let in_a_row = lost_in_a_row(&zone, ending.end, &vanished);
+        let known = surviving(scene, &superblock, shard);
+        for tablet in TabletIndex::all().filter(|tablet| tablet.shard(superblock.shard_count).0 == shard) {
+            let (is, was) = (ending.applied[tablet.index()], told[tablet.index()]);
+            let missing = was.saturating_sub(is);
+            if missing > 0 && missing <= in_a_row && known[tablet.index()] <= is {
+                excused |= 1 << tablet.index();
+            }
+        }
+    }
+    excused
+}
+
+/// By tablet: the highest log index that any answer named.
+fn told(history: &History) -> [u64; TABLET_COUNT] {
+    let mut told = [0; TABLET_COUNT];
+    let mut raise = |tablet: TabletIndex, index: u64| {
+        let told = &mut told[tablet.index()];
+        *told = (*told).max(index);
+    };
+    for write in &history.writes {
+        if let Fate::Acked { first, .. } = write.fate {
+            raise(history.keys.facts(write.stream).tablet, first.log_index(0).0);
+        }
+    }
+    for read in &history.reads {
+        raise(history.keys.tablet(read.key), read.seen.version().log_index(0).0);
+    }
+    for page in &history.pages {
+        raise(history.keys.facts(page.stream).tablet, page.log_index.0);
+    }
+    told
+}
+
+/// Every whole record of the zone, wherever it stands; the one with the highest number that is not void is the last.
+fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
+    let checksum = FrameChecksum::new(zone.identity);
+    let mut records: BTreeMap<_, (RecordHeader, u64, Vec<u8>)> = BTreeMap::new();
+    let mut block = [0; FRAME_BYTES];
+    for at in (0..zone.bytes()).step_by(BLOCK_BYTES) {
+        let offset = zone.offset(at);
+        if !image.is_stored(offset.0) {
+            continue;
+        }
+        image.read(offset.0, &mut block);
+        let Frame::Valid { incarnation, sequence } = checksum.classify(offset, &block) else { continue };
+        let payload = &block[FRAME_BYTES - layout::journal_record::FRAME_PAYLOAD_BYTES..];
+        let Ok(header) = RecordHeader::decode(incarnation, sequence, payload, offset) else { continue };
+        if header.record_bytes() > zone.left_in_segment(at) {
+            continue;
+        }
+        let mut body = Vec::new();
+        let bytes =
+            image.get(offset.0, usize::try_from(header.record_bytes()).expect("a record fits memory"));
+        if read_record(zone.identity, offset, &bytes, &mut body).is_ok() {
+            records.insert((sequence, incarnation), (header, at, body));
+        }
+    }
+    let opens: Vec<_> = records
+        .values()
+        .filter(|(header, ..)| header.fields.kind == RecordKind::Open)
+        .map(|(header, ..)| (header.fields.incarnation, header.fields.previous_sequence))
+        .collect();
+    let is_void = |header: &RecordHeader| {
+        let fields = &header.fields;
+        opens.iter().any(|open| open.0 > fields.incarnation && fields.sequence > open.1)
+    };
+    let mut ending = Ending { end: 0, applied: [0; TABLET_COUNT] };
+    for (header, at, body) in records.into_values().filter(|(header, ..)| !is_void(header)) {
+        ending.end = at + header.record_bytes();
+        let mut raise = |tablet: TabletIndex, index: u64| {
+            let applied = &mut ending.applied[tablet.index()];
+            *applied = (*applied).max(index);
+        };
+        match header.fields.kind {
+            RecordKind::Open | RecordKind::Mark => {
+                TipIter::new(&body).flatten().for_each(|(tablet, index)| raise(tablet, index.0));
+            }
+            RecordKind::Entries => EntryIter::new(&body)
+                .flatten()
+                .for_each(|entry| raise(entry.header.tablet, entry.header.log_index.0)),
+        }
+    }
+    ending
+}
+
+/// How many records in a row vanished from where the journal ends.
+fn lost_in_a_row(zone: &JournalZone, end: u64, vanished: &[Vanished]) -> u64 {
+    let (mut end, mut after, mut count) = (end, Instant { ns: 0 }, 0);
+    loop {
+        let here = (zone.left_in_segment(end) > 0).then_some(end);
+        let places = [here, zone.next_segment(end)];
+        let next = vanished
+            .iter()
+            .filter(|one| one.at >= after)
+            .find(|one| places.into_iter().flatten().any(|place| zone.offset(place).0 == one.offset));
+        let Some(next) = next else { return count };
+        let at = next.offset - zone.range.offset.0;
+        if next.at == after && at < end {
+            return count;
+        }
+        (end, after, count) = (at + next.bytes, next.at, count + 1);
+    }
+}
+
+/// By tablet: the index that shared memory knows, where a start may believe it.
+fn surviving(scene: &Scene, superblock: &Superblock, shard: u16) -> [u64; TABLET_COUNT] {
+    let nothing = [0; TABLET_COUNT];
+    let Some(words) = scene.store.region_words(&region_name(superblock.device, shard)) else {
+        return nothing;
+    };
+    let bytes: Vec<u8> =
+        words.iter().take(version_file::HEADER_BYTES / 8).flat_map(|word| word.to_le_bytes()).collect();
+    let Some(bytes) = bytes.first_chunk() else { return nothing };
+    let Ok(header) = version_file::Header::decode(bytes) else { return nothing };
+    // A region that is there is of this boot.
+    let believed = header.device == superblock.device
+        && header.generation == superblock.generation
+        && header.shard == ShardIndex(shard)
+        && header.incarnation == superblock.incarnation;
+    if believed { header.tablets.map(|tablet| tablet.coherent_index) } else { nothing }
+}

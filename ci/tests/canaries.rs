@@ -1,0 +1,51 @@
+//! The simulator checks itself: every planted bug is found by the checkers, which know nothing of it.
+
+use ci::sim::campaign::{canaries, run};
+use ci::sim::one_node::Options;
+use std::io::Write;
+
+/// Seeds tried, besides the one that is known to find it, before a planted bug counts as missed.
+const SEEDS: u64 = 120;
+
+#[test]
+fn every_planted_bug_is_found() {
+    let mut missed = Vec::new();
+    for (name, mode, seed) in canaries() {
+        let options = Options { canaries: vec![name.to_owned()], ..Options::default() };
+        let found = std::iter::once(seed).chain(0..SEEDS).find(|&seed| {
+            let report = run(seed, mode, &options);
+            !report.sum.violations.is_empty()
+        });
+        match found {
+            Some(found) if found == seed => {}
+            Some(found) => {
+                let mut out = std::io::stderr();
+                writeln!(out, "{name}: found by seed {found}, not {seed}: change ci/canaries.txt").unwrap();
+            }
+            None => missed.push(name),
+        }
+    }
+    assert!(missed.is_empty(), "planted bugs that {SEEDS} seeds did not find: {missed:?}");
+}
+
+#[test]
+fn the_list_names_bugs_that_are_planted() {
+    let mut planted = String::new();
+    for folder in ["../shard/src", "../shard/src/journal"] {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_file() {
+                planted.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let named: Vec<&str> = canaries().iter().map(|canary| canary.0).collect();
+    for name in &named {
+        assert!(planted.contains(&format!("canary(\"{name}\")")), "{name} is nowhere planted");
+    }
+    for piece in planted.split("canary(\"").skip(1) {
+        let name = piece.split('"').next().unwrap();
+        assert!(named.contains(&name), "{name} is planted and not in ci/canaries.txt");
+    }
+}
