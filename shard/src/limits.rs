@@ -143,6 +143,13 @@ impl Limits {
             self.arena_bytes as u64 >= 4 * self.record_bytes_max,
             "arena_bytes must hold four journal records, and the buffers of connections beside them",
         )?;
+        // Large buffers come from three quarters of the arena: the commit task's record, and a frame received and one
+        // answered, else a page that fills a frame can never be sent.
+        let large = self.record_bytes_max.next_power_of_two() as usize + 2 * frame.next_power_of_two();
+        need(
+            self.arena_bytes / 4 * 3 >= large,
+            "three quarters of arena_bytes must hold a journal record and two frames",
+        )?;
         need(self.version_row_count.is_power_of_two(), "version_row_count is a power of two")?;
         need(
             self.request_horizon_min <= self.request_horizon,
