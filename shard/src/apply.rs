@@ -179,6 +179,7 @@ fn compare(tablet: &Tablet, write: &Write<'_>, log_time: LogTime) -> Option<Opti
         return Some(Some(found));
     }
     match tablet.recent.written_since(compare_hash(write.key), observed_index) {
+        _ if ioengine::canary("skip_compare") => None,
         Answer::No => None,
         Answer::Yes | Answer::Unknown => Some(None),
     }
@@ -197,7 +198,9 @@ fn apply_write(
     match (value, write.expiry_us) {
         // A deleted record has version 0 wherever it can be seen.
         (None, _) => state.versions.update(&place, Version::ABSENT),
+        (Some(_), 0) if ioengine::canary("stale_version_cell") => {}
         (Some(_), 0) => state.versions.update(&place, version),
+        (Some(_), _) if ioengine::canary("cell_outlives_expiry") => state.versions.update(&place, version),
         // A cell cannot say when it stops being true.
         (Some(_), _) => state.versions.forget(&place),
     }

@@ -73,12 +73,18 @@ async fn commit(
     let heads = heads(shard);
     if ioengine::canary("answer_before_flush") {
         settle(shard, &heads, scratch);
+        shard.flying.borrow_mut().all_mut().iter_mut().for_each(|waiting| waiting.reply_to = None);
     }
     shard.flying_bytes.set(shard.flying.borrow().body_bytes());
-    let buffer = write(shard, journal, buffer, RecordKind::Entries, |writer| {
+    let written = write(shard, journal, buffer, RecordKind::Entries, |writer| {
         shard.flying.borrow().fill(writer, |tablet| heads[tablet.index()]);
     })
-    .await?;
+    .await;
+    if written.is_err() && ioengine::canary("answer_on_device_error") {
+        settle(shard, &heads, scratch);
+        shard.flying.borrow_mut().clear();
+    }
+    let buffer = written?;
     settle(shard, &heads, scratch);
     shard.flying.borrow_mut().clear();
     shard.flying_bytes.set(0);

@@ -257,7 +257,8 @@ impl Walk {
                     layout::Corrupt { structure: "log entry", field: "log_index", at: entry.body_at };
                 return Err(ApplyError::Corrupt(corrupt));
             }
-            if header.log_index > tablet.applied.next() {
+            let skips = header.log_index > tablet.applied.next();
+            if skips && !ioengine::canary("skip_index_continuity") {
                 tablet.lose(Some(LogIndex(header.log_index.0 - 1)));
             }
             self.unproven[header.tablet.index()] = false;
@@ -289,9 +290,11 @@ impl Walk {
             || replayed.incarnation_max >= incarnation;
         for (index, tablet) in self.state.tablets.iter_mut().enumerate() {
             let Some(tablet) = tablet else { continue };
-            if all || self.unproven[index] {
+            let unproven = self.unproven[index] && !ioengine::canary("trust_behind_gap");
+            let known_lost = known[index] > tablet.applied && !ioengine::canary("forget_shared_memory");
+            if all || unproven {
                 tablet.lose(None);
-            } else if known[index] > tablet.applied {
+            } else if known_lost {
                 ioengine::sometimes!("shared memory knows of a lost entry");
                 tablet.lose(Some(known[index]));
             }

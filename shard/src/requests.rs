@@ -157,7 +157,8 @@ impl RequestTable {
     /// what it says when the entry is applied, with the entry's log time, decides.
     #[must_use]
     pub fn check(&self, id: RequestId, log_time: LogTime) -> Seen {
-        if let Some(position) = self.index.find(self.hash(&id), |position| self.ring[position].id == id) {
+        let found = self.index.find(self.hash(&id), |position| self.ring[position].id == id);
+        if let Some(position) = found.filter(|_| !ioengine::canary("forget_request_ids")) {
             return Seen::Applied(self.ring[position].outcome);
         }
         if id.log_time < self.floor {
