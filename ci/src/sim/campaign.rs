@@ -60,7 +60,9 @@ pub fn canaries() -> Vec<(&'static str, Mode, u64)> {
         let canary = (words.next()?, mode(words.next()?)?, words.next()?.parse().ok()?);
         words.next().map(|_what| canary)
     };
-    lines(CANARIES).map(|line| parse(line).expect("a line of canaries.txt is name, mode, seed, what")).collect()
+    lines(CANARIES)
+        .map(|line| parse(line).expect("a line of canaries.txt is name, mode, seed, what"))
+        .collect()
 }
 
 /// Seeds that found something once: mode, seed, what.

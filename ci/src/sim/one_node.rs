@@ -95,9 +95,9 @@ impl<'a> Run<'a> {
     fn format_anew(&mut self) -> bool {
         self.scene.store.kill();
         let mut faults = self.plan.disk.faults.clone();
-        let zones = self.scene.disk.bytes();
+        let zones = layout::zone::HEADER_AREA_BYTES..self.scene.disk.bytes();
         faults.write_lost_ppm = self.plan.format_lost_ppm;
-        faults.lies_within = vec![layout::zone::HEADER_AREA_BYTES..zones];
+        faults.lies_within.push(zones);
         self.scene.disk.set_faults(faults);
         self.sum.formats += 1;
         let formatted = self.scene.format_anew(super::scene::format_plan(self.plan, true));
