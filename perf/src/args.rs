@@ -90,6 +90,12 @@ pub struct BenchArgs {
     /// Leave the choice of processors to the system, instead of one for the generator and one for the server
     #[arg(long)]
     pub no_pin: bool,
+    /// Only cases whose name has this in it
+    #[arg(long, value_name = "PART")]
+    pub case: Option<String>,
+    /// Only these sides (thermocline, bare echo, frame echo, redis, fio, glommio)
+    #[arg(long, value_name = "NAME")]
+    pub side: Vec<String>,
     /// Write the figures here as JSON
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,

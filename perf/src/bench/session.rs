@@ -200,6 +200,10 @@ impl<'a> Session<'a> {
     ) -> Result<(), BenchError> {
         let mut case =
             Case { name: name.to_owned(), load: load.to_owned(), own: OWN.to_owned(), rounds: Vec::new() };
+        if self.args.case.as_ref().is_some_and(|part| !name.contains(part)) {
+            return Ok(());
+        }
+        sides.retain(|side| self.args.side.is_empty() || self.args.side.contains(&side.name));
         let count = sides.len();
         for round in 0..self.args.rounds {
             for turn in 0..count {
