@@ -45,6 +45,8 @@ const GENERATION_MASK: u32 = 0xff_ffff;
 const TARGET_EVENT: u64 = 1 << 32;
 /// What is written to an event descriptor to ring it.
 static EVENT_ONE: u64 = 1;
+/// `IORING_RECVSEND_POLL_FIRST`, which the crate does not name: wait for the socket before the first attempt.
+const RECEIVE_POLL_FIRST: u16 = 1;
 /// A device that answers EAGAIN this often in a row is broken.
 const AGAIN_COUNT_MAX: u8 = 100;
 
@@ -193,8 +195,12 @@ impl UringDriver {
                 opcode::Connect::new(types::Fd(fd), to.as_ptr().cast(), to.len()).build()
             }
             Operation::Receive { stream, buffer, start, end } => {
-                let fd = types::Fd(self.sockets.borrow().fd(*stream));
-                opcode::Recv::new(fd, buffer[*start as usize..].as_mut_ptr(), *end - *start).build()
+                let sockets = self.sockets.borrow();
+                let to = buffer[*start as usize..].as_mut_ptr();
+                let receive = opcode::Recv::new(types::Fd(sockets.fd(*stream)), to, *end - *start);
+                // The last receive left nothing behind: wait first, rather than look in vain and wait then.
+                let order = if sockets.is_drained(*stream) { RECEIVE_POLL_FIRST } else { 0 };
+                receive.ioprio(order).build()
             }
             Operation::Send { stream, buffer, start, end } => {
                 let fd = types::Fd(self.sockets.borrow().fd(*stream));
@@ -245,7 +251,7 @@ impl UringDriver {
         self.ring.reap(|data, result, flags| {
             let kind = data >> KIND_SHIFT;
             if kind == Kind::Operation as u64 {
-                self.on_completion(data, result);
+                self.on_completion(data, result, flags);
             } else if kind == Kind::BellFailed as u64 {
                 self.on_bell_failed(data & (TARGET_EVENT * 2 - 1), result);
             } else if kind == Kind::EventRang as u64 {
@@ -256,17 +262,17 @@ impl UringDriver {
         })
     }
 
-    fn on_completion(&self, data: u64, result: i32) {
+    fn on_completion(&self, data: u64, result: i32, flags: u32) {
         let slot = u32::try_from(data & u64::from(u32::MAX)).expect("masked");
         let id = OperationId(slot);
         assert!(self.user_data(id) == data, "completion {data:#x} of an operation that is gone");
-        match self.step(id, result) {
+        match self.step(id, result, flags) {
             Step::Again => self.push_operation(id),
             Step::Done(result) => self.finish(id, result),
         }
     }
 
-    fn step(&self, id: OperationId, result: i32) -> Step {
+    fn step(&self, id: OperationId, result: i32, flags: u32) -> Step {
         let mut table = self.table.borrow_mut();
         let progress = &mut self.progress.borrow_mut()[id.0 as usize];
         let operation = table.operation_mut(id);
@@ -324,7 +330,12 @@ impl UringDriver {
                 }
                 Step::Done(Ok(self.sockets.borrow_mut().insert(fd)))
             }
-            Operation::DiskFlush { .. } | Operation::Receive { .. } => Step::Done(Ok(moved)),
+            Operation::Receive { stream, .. } => {
+                let more = io_uring::cqueue::sock_nonempty(flags);
+                self.sockets.borrow_mut().received(*stream, more);
+                Step::Done(Ok(moved))
+            }
+            Operation::DiskFlush { .. } => Step::Done(Ok(moved)),
         }
     }
 

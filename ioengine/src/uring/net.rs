@@ -27,6 +27,8 @@ struct Entry {
     peer: Option<SocketAddr>,
     in_flight: u32,
     shut: bool,
+    /// The last receive took all that had come.
+    drained: bool,
 }
 
 /// Listeners and streams of one core.
@@ -38,7 +40,8 @@ pub(super) struct Sockets {
 
 impl Sockets {
     pub(super) fn insert(&mut self, fd: OwnedFd) -> u32 {
-        let entry = Entry { state: State::Open, fd: Some(fd), peer: None, in_flight: 0, shut: false };
+        let entry =
+            Entry { state: State::Open, fd: Some(fd), peer: None, in_flight: 0, shut: false, drained: false };
         match self.free.pop() {
             Some(number) => {
                 let place = &mut self.entries[number as usize];
@@ -73,6 +76,16 @@ impl Sockets {
         let entry = &self.entries[number as usize];
         assert!(entry.in_flight > 0, "asked for by an operation in flight");
         Sockets::raw(entry)
+    }
+
+    /// A receive has completed; `more` has come than it took.
+    pub(super) fn received(&mut self, number: u32, more: bool) {
+        self.entries[number as usize].drained = !more;
+    }
+
+    /// Nothing has come since the last receive, as far as is known.
+    pub(super) fn is_drained(&self, number: u32) -> bool {
+        self.entries[number as usize].drained
     }
 
     /// An operation on the socket has completed.
