@@ -101,8 +101,8 @@ fn task_waker(executor: u64, position: usize, task: u32, queue: Queue) -> Arc<Ta
 }
 
 struct Task {
-    future: Option<LocalFuture>,
-    waker: Waker,
+    /// Lent out while it is polled, with its waker: a clone of that at each poll would be two atomic operations.
+    future: Option<(LocalFuture, Waker)>,
     state: Arc<TaskWaker>,
 }
 
@@ -171,7 +171,7 @@ impl Executor {
         });
         let state = task_waker(self.number, self.position, number, queue);
         tasks[number as usize] =
-            Some(Task { future: Some(future), waker: Waker::from(Arc::clone(&state)), state });
+            Some(Task { future: Some((future, Waker::from(Arc::clone(&state)))), state });
         self.ready.lines.borrow_mut()[queue as usize].push_back(number);
     }
 
@@ -242,12 +242,12 @@ impl Executor {
             let Some(Some(task)) = tasks.get_mut(number as usize) else { return };
             task.state.queued.store(false, Ordering::Relaxed);
             // Absent while it is being polled further up this stack: cannot happen, polls do not nest.
-            (task.future.take().expect("a task is polled by one at a time"), task.waker.clone())
+            task.future.take().expect("a task is polled by one at a time")
         };
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Pending => {
                 if let Some(Some(task)) = self.tasks.borrow_mut().get_mut(number as usize) {
-                    task.future = Some(future);
+                    task.future = Some((future, waker));
                 }
             }
             Poll::Ready(()) => {
