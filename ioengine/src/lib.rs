@@ -16,6 +16,7 @@ mod executor;
 mod io;
 mod launch;
 pub mod marks;
+pub mod memory;
 mod operation;
 pub mod region;
 pub mod ring;

@@ -109,7 +109,10 @@ impl Arena {
     pub(super) fn new(bytes: usize) -> Arena {
         assert!(bytes / UNIT_BYTES <= u32::MAX as usize, "32-bit offsets in units of 8 bytes reach 32 GiB");
         assert!(bytes >= UNIT_BYTES, "unit 0 is never a node");
-        Arena { bytes: vec![0; bytes / UNIT_BYTES * UNIT_BYTES], used_units: 1, garbage_units: 0 }
+        // Zeroed memory of the system: not touched yet, so it can still get huge pages.
+        let mut bytes = vec![0; bytes / UNIT_BYTES * UNIT_BYTES];
+        ioengine::memory::prefer_huge_pages(&mut bytes);
+        Arena { bytes, used_units: 1, garbage_units: 0 }
     }
 
     pub(super) fn used_bytes(&self) -> usize {

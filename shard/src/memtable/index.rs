@@ -43,7 +43,12 @@ impl Index {
     }
 
     pub(super) fn new(record_count_max: usize) -> Index {
-        Index { lines: vec![Line([EMPTY; SLOT_COUNT]); Index::line_count(record_count_max)], taken_count: 0 }
+        let line_count = Index::line_count(record_count_max);
+        let mut lines = Vec::with_capacity(line_count);
+        // Before it is filled: pages that are there stay small.
+        ioengine::memory::prefer_huge_pages(&mut lines);
+        lines.resize(line_count, Line([EMPTY; SLOT_COUNT]));
+        Index { lines, taken_count: 0 }
     }
 
     fn home(&self, hash: u64) -> usize {
