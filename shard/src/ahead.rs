@@ -4,14 +4,23 @@
 
 use crate::core::Shard;
 use layout::key::{bucket_of, tablet_of};
+use layout::units::TabletIndex;
 use net::request::Get;
 
 /// Gets looked ahead at: enough to hide a memory access behind the others, few enough to stay in the first cache.
 const AHEAD_COUNT: usize = 32;
 
-/// Hashes of the gets ahead, by where their frames begin.
+/// What was found out about a get of a tablet of this core.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen {
+    /// The memtable's hash of its key.
+    pub(crate) hash: u64,
+    pub(crate) tablet: TabletIndex,
+}
+
+/// What was seen of the gets ahead, by where their frames begin.
 pub(crate) struct Ahead {
-    gets: [(usize, u64); AHEAD_COUNT],
+    gets: [(usize, Seen); AHEAD_COUNT],
     count: usize,
     next: usize,
     /// Up to where was looked.
@@ -20,21 +29,22 @@ pub(crate) struct Ahead {
 
 impl Ahead {
     pub(crate) fn new() -> Ahead {
-        Ahead { gets: [(0, 0); AHEAD_COUNT], count: 0, next: 0, until: 0 }
+        let nothing = Seen { hash: 0, tablet: TabletIndex::default() };
+        Ahead { gets: [(0, nothing); AHEAD_COUNT], count: 0, next: 0, until: 0 }
     }
 
-    /// The request at `at` comes next: look ahead if that is due. The hash of its key, if it was seen to be a get.
+    /// The request at `at` comes next: look ahead if that is due. What was seen of it, if it is a get of this core.
     #[inline]
-    pub(crate) fn hash(&mut self, shard: &Shard, input: &[u8], at: usize) -> Option<u64> {
+    pub(crate) fn seen(&mut self, shard: &Shard, input: &[u8], at: usize) -> Option<Seen> {
         if at >= self.until {
             self.look(shard, input, at);
         }
-        let (seen_at, hash) = *self.gets[..self.count].get(self.next)?;
+        let (seen_at, seen) = *self.gets[..self.count].get(self.next)?;
         if seen_at != at {
             return None;
         }
         self.next += 1;
-        Some(hash)
+        Some(seen)
     }
 
     fn look(&mut self, shard: &Shard, input: &[u8], from: usize) {
@@ -45,20 +55,21 @@ impl Ahead {
         while self.count < AHEAD_COUNT
             && let Some((key, frame_bytes)) = Get::peek(&input[at..])
         {
-            if let Some(key) = key
-                && shard.owns(tablet_of(bucket_of(key.space, key.stream)))
-            {
-                let hash = memtable.key_hash(key);
-                memtable.prefetch_line(hash);
-                self.gets[self.count] = (at, hash);
-                self.count += 1;
+            if let Some(key) = key {
+                let tablet = tablet_of(bucket_of(key.space, key.stream));
+                if shard.owns(tablet) {
+                    let hash = memtable.key_hash(key);
+                    memtable.prefetch_line(hash);
+                    self.gets[self.count] = (at, Seen { hash, tablet });
+                    self.count += 1;
+                }
             }
             at += frame_bytes;
         }
         self.until = at.max(from + 1);
         if self.count > 1 {
-            for &(_, hash) in &self.gets[..self.count] {
-                memtable.prefetch_node(hash);
+            for (_, seen) in &self.gets[..self.count] {
+                memtable.prefetch_node(seen.hash);
             }
         }
     }

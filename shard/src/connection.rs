@@ -2,7 +2,7 @@
 //! arrived, walks through it, and answers in the same turn whatever memory can answer; what comes later finds the
 //! connection again by slot and generation. An idle connection holds 4 KiB.
 
-use crate::ahead::Ahead;
+use crate::ahead::{Ahead, Seen};
 use crate::core::Shard;
 use crate::door::{self, Served};
 use crate::outbox::Outbox;
@@ -273,8 +273,8 @@ async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> O
                     operation: header.operation,
                 };
                 let body = &input[at + net::frame::HEADER_BYTES..at + consumed];
-                let hash = ahead.hash(shard, input, at);
-                serve_one(shard, connection, &to, &request, body, hash).await?;
+                let seen = ahead.seen(shard, input, at);
+                serve_one(shard, connection, &to, &request, body, seen).await?;
                 at += consumed;
             }
             Step::Answer { code, request, reply, consumed, close } => {
@@ -296,12 +296,12 @@ async fn serve_one(
     to: &ReplyTo,
     request: &net::request::Request<'_>,
     body: &[u8],
-    hash: Option<u64>,
+    seen: Option<Seen>,
 ) -> Option<()> {
     let mut deadline = None;
     loop {
         let drained = connection.drained.notified();
-        if let Served::Done = door::serve(shard, connection, to, request, body, hash) {
+        if let Served::Done = door::serve(shard, connection, to, request, body, seen) {
             return Some(());
         }
         ioengine::sometimes!("an answer waits for room");

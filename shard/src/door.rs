@@ -2,6 +2,7 @@
 //! that came over a connection of this core and for those passed on by another; they differ in where the answer is
 //! written.
 
+use crate::ahead::Seen;
 use crate::apply::Decided;
 use crate::connection::Connection;
 use crate::core::{Phase, Shard};
@@ -43,16 +44,18 @@ enum Out<'a> {
     There,
 }
 
-/// Serve a request that came over `connection`; `body` are its bytes, `hash` the memtable's of its key where it is
-/// known.
+/// Serve a request that came over `connection`; `body` are its bytes, `seen` what looking ahead has found out.
 pub(crate) fn serve(
     shard: &Rc<Shard>,
     connection: &Connection,
     to: &ReplyTo,
     request: &Request<'_>,
     body: &[u8],
-    hash: Option<u64>,
+    seen: Option<Seen>,
 ) -> Served {
+    if let Some(Seen { hash, tablet }) = seen {
+        return answer(shard, Out::Here(connection), to, request, Some(tablet), Some(hash));
+    }
     if let Request::MultiGet(many) = request {
         return gather::serve(shard, connection, to, many);
     }
@@ -60,7 +63,7 @@ pub(crate) fn serve(
         Some(tablet) if !shard.owns(tablet) => {
             forward(shard, connection, to, body, shard.facts.owner(tablet))
         }
-        tablet => answer(shard, Out::Here(connection), to, request, tablet, hash),
+        tablet => answer(shard, Out::Here(connection), to, request, tablet, None),
     }
 }
 
