@@ -29,9 +29,28 @@ needs_devices() {
 
 # An empty folder for a block's files, on the disk that also carries the target folder: direct I/O works there.
 work_folder() {
-  local folder=$target/check/work-$1
-  rm -rf "$folder" && mkdir -p "$folder" && realpath "$folder"
+  local folder
+  mkdir -p "$target/check/work-$1" && folder=$(realpath "$target/check/work-$1") || return
+  release "$folder"
+  rm -rf "$folder" && mkdir -p "$folder" && echo "$folder"
 }
+
+# Takes down what a run that was killed left standing below its folder: loop devices, mounts, storage daemons.
+release() {
+  local folder=$1 device file pid
+  command -v losetup >/dev/null && losetup --noheadings --output NAME,BACK-FILE | while read -r device file; do
+    [[ $file == "$folder"/* ]] && losetup --detach "$device"
+  done
+  while read -r _ file _; do
+    [[ $file == "$folder"/* ]] && umount "$file"
+  done </proc/mounts
+  find "$folder" -name daemon.pid | while read -r file; do
+    pid=$(<"$file")
+    # The number may be somebody else's by now.
+    tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$folder" && kill "$pid"
+  done
+  return 0
+} >&2
 
 # A seed that rotates with the commit, the same wherever that commit is checked.
 fresh_seed() { local hash; hash=$(git rev-parse HEAD 2>/dev/null || echo 1); echo $((16#${hash:0:6})); }
