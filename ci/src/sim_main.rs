@@ -2,10 +2,11 @@
 //! each did, and fails when one of them is wrong.
 
 use crate::sim::campaign::{self, Campaign, regressions};
+use crate::sim::crash_states;
 use crate::sim::one_node::Options;
 use crate::sim::plan::Mode;
 use crate::sim::report::SeedReport;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use std::io::Write;
 use std::ops::Range;
 use std::process::ExitCode;
@@ -21,9 +22,29 @@ pub enum WantedMode {
     All,
 }
 
+/// Something else than worlds with faults.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SimVerb {
+    /// Open every state that a loss of power may leave on a recorded disk
+    CrashStates {
+        /// Open at most so many states of each recording.
+        #[arg(long, default_value_t = 300)]
+        limit: u64,
+        /// Record the lives of these seeds, A..B.
+        #[arg(long, value_parser = seeds, default_value = "0..4")]
+        seeds: Range<u64>,
+        /// Switch a planted bug on.
+        #[arg(long)]
+        canary: Vec<String>,
+    },
+}
+
 /// Run simulated worlds from seeds.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct SimArgs {
+    #[command(subcommand)]
+    verb: Option<SimVerb>,
     /// Run this seed.
     #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
     pub seed: Option<u64>,
@@ -65,6 +86,9 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 /// # Errors
 /// When `out` cannot be written to.
 pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
+    if let Some(SimVerb::CrashStates { limit, seeds, canary }) = &args.verb {
+        return crash_states(*limit, seeds.clone(), canary, out);
+    }
     let seeds = match (args.seed, &args.seeds) {
         (Some(seed), _) => seed..seed + 1,
         (None, Some(seeds)) if args.minutes.is_none() => seeds.clone(),
@@ -116,4 +140,22 @@ pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
     }
     let wrong = campaign.is_wrong(args.mode == WantedMode::All);
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn crash_states(
+    limit: u64,
+    seeds: Range<u64>,
+    canaries: &[String],
+    out: &mut dyn Write,
+) -> std::io::Result<ExitCode> {
+    let (mut states, mut opened, mut wrong) = (0, 0, 0);
+    for seed in seeds {
+        let report = crash_states::run(seed, limit, canaries);
+        writeln!(out, "seed {seed}: {report}")?;
+        states += report.state_count;
+        opened += report.opened_count;
+        wrong += report.violations.len();
+    }
+    writeln!(out, "{opened} of {states} legal crash states opened, {wrong} wrong")?;
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

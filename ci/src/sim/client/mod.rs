@@ -8,10 +8,10 @@ mod write;
 
 pub(super) use read::Unseen;
 
-use super::history::{History, KeyIndex, Order, Told};
+use super::history::{History, KeyIndex, Order, StreamIndex, Told};
 use super::wire::{Answered, Heard, Lost, Wire};
 use ioengine::{Instant, Io};
-use layout::units::{LogTime, TabletIndex, Version};
+use layout::units::{LogTime, Space, TabletIndex, Version};
 use net::outcome::{Limit, Outcome};
 use net::request::Request;
 use net::request_id::RequestIds;
@@ -106,6 +106,11 @@ impl Client {
 
     pub(in crate::sim) fn known_version(&self, key: KeyIndex) -> Option<Version> {
         self.versions.borrow().get(&key).copied()
+    }
+
+    /// The stream of this name.
+    pub(in crate::sim) fn stream(&self, space: Space, name: &[u8]) -> StreamIndex {
+        self.history().keys.stream(space, name)
     }
 
     pub(in crate::sim) fn hang_up(&self) {
