@@ -48,7 +48,7 @@ pub(crate) struct ImportArgs {
     /// What to do with a row whose key has another value already
     #[arg(long, value_enum, default_value_t = OnConflict::Refuse)]
     on_conflict: OnConflict,
-    /// Where to list rows that are refused or in conflict [default: FILE.rejects.ndjson]
+    /// Where to list rows that are refused or in conflict [default: FILE.rejects.ndjson in the working folder]
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
     /// Give up when a node that is busy or silent let no row through for so long

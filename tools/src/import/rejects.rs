@@ -13,8 +13,8 @@ use crate::input::{Reason, Refusal};
 
 /// Rows that were refused or met another value, counted and listed.
 pub(super) struct Rejects {
-    /// Where they are listed, best place first.
-    places: Vec<PathBuf>,
+    /// Where they are listed.
+    place: PathBuf,
     open: Option<(PathBuf, BufWriter<File>)>,
     counts: BTreeMap<Reason, u64>,
 }
@@ -28,16 +28,14 @@ pub(super) struct Listed {
     pub(super) counts: BTreeMap<Reason, u64>,
 }
 
-/// The place by default: beside the input, and in the working folder when that cannot be written.
-fn default_places(input: &Path) -> Vec<PathBuf> {
+/// The place by default: in the working folder, never beside the input: that may be somebody else's folder.
+fn default_place(input: &Path) -> PathBuf {
     if input == Path::new("-") {
-        return vec![PathBuf::from("stdin.rejects.ndjson")];
+        return PathBuf::from("stdin.rejects.ndjson");
     }
     let mut name = input.file_name().unwrap_or_default().to_owned();
     name.push(".rejects.ndjson");
-    let beside = input.with_file_name(&name);
-    let here = PathBuf::from(name);
-    if beside == here { vec![here] } else { vec![beside, here] }
+    PathBuf::from(name)
 }
 
 impl Rejects {
@@ -46,18 +44,9 @@ impl Rejects {
     /// # Errors
     /// An old file cannot be removed from the place that was asked for.
     pub(super) fn new(input: &Path, asked: Option<&Path>) -> Result<Rejects, Failure> {
-        let places = match asked {
-            Some(path) => {
-                file::remove(path)?;
-                vec![path.to_owned()]
-            }
-            None => {
-                let places = default_places(input);
-                // One that cannot be removed cannot be written either: the other place is taken then.
-                places.into_iter().filter(|place| file::remove(place).is_ok()).collect()
-            }
-        };
-        Ok(Rejects { places, open: None, counts: BTreeMap::new() })
+        let place = asked.map_or_else(|| default_place(input), Path::to_owned);
+        file::remove(&place)?;
+        Ok(Rejects { place, open: None, counts: BTreeMap::new() })
     }
 
     /// Lists a row.
@@ -77,18 +66,13 @@ impl Rejects {
     }
 
     fn create(&self) -> Result<(PathBuf, BufWriter<File>), Failure> {
-        let mut failed = None;
-        for place in &self.places {
-            match file::create(place) {
-                Ok(file) => return Ok((place.clone(), BufWriter::new(file))),
-                Err(failure) => failed = Some(failure),
-            }
-        }
-        let failed = failed.map_or_else(String::new, |failure| format!(": {}", failure.what));
-        Err(Failure::failed(
-            format!("rows were refused and there is no place to list them{failed}"),
-            "name a file that can be written with --rejects",
-        ))
+        let file = file::create(&self.place).map_err(|failure| {
+            Failure::failed(
+                format!("rows were refused and there is no place to list them: {}", failure.what),
+                "name a file that can be written with --rejects",
+            )
+        })?;
+        Ok((self.place.clone(), BufWriter::new(file)))
     }
 
     /// Hands everything on; the file and what it holds by reason, when it holds anything.
@@ -110,19 +94,25 @@ mod tests {
     fn an_old_list_goes_and_a_new_one_comes_with_the_first_row() {
         let folder = tempfile::tempdir().unwrap();
         let input = folder.path().join("in.csv");
-        let beside = folder.path().join("in.csv.rejects.ndjson");
-        drop(file::create(&beside).unwrap());
-        let rejects = Rejects::new(&input, None).unwrap();
-        assert!(!beside.exists());
+        let place = folder.path().join("list");
+        drop(file::create(&place).unwrap());
+        let rejects = Rejects::new(&input, Some(&place)).unwrap();
+        assert!(!place.exists());
         assert_eq!(rejects.finish().unwrap(), None);
-        let mut rejects = Rejects::new(&input, None).unwrap();
+        let mut rejects = Rejects::new(&input, Some(&place)).unwrap();
         let refusal = Refusal::column(7, Reason::TimeWrong, "when", "\"x\" is no time", "write one");
         rejects.add(&refusal).unwrap();
         rejects.add(&refusal).unwrap();
         let counts = BTreeMap::from([(Reason::TimeWrong, 2)]);
-        assert_eq!(rejects.finish().unwrap(), Some(Listed { path: beside.clone(), counts }));
+        assert_eq!(rejects.finish().unwrap(), Some(Listed { path: place.clone(), counts }));
         let line = r#"{"line":7,"reason":"time_wrong","column":"when","what":"\"x\" is no time","mend":"write one"}"#;
-        assert_eq!(file::text(&beside).unwrap(), format!("{line}\n{line}\n"));
+        assert_eq!(file::text(&place).unwrap(), format!("{line}\n{line}\n"));
+    }
+
+    #[test]
+    fn the_folder_of_the_input_is_left_alone() {
+        assert_eq!(default_place(Path::new("/far/away/in.csv.zst")), Path::new("in.csv.zst.rejects.ndjson"));
+        assert_eq!(default_place(Path::new("-")), Path::new("stdin.rejects.ndjson"));
     }
 
     #[test]
