@@ -55,14 +55,14 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
         listen: std::net::SocketAddr::from(([127, 0, 0, 1], args.port)),
         ..Settings::default()
     };
-    node::run(&settings, |address| eprintln!("{}", next(address, &path)))
+    node::run(&settings, |address| crate::output::note!("{}", next(address, &path)))
 }
 
 /// Makes and formats the disk under another name, then gives it its own.
 fn make(path: &Path, bytes: u64) -> Result<(), Failure> {
     let part = path.with_extension("img.part");
     let name = part.to_string_lossy().into_owned();
-    eprintln!("making a disk of {} in {}", crate::units::size_text(bytes), path.display());
+    crate::output::note!("making a disk of {} in {}", crate::units::size_text(bytes), path.display());
     if !file::exists(&part) {
         disk::create_file(&name, bytes)?;
     }

@@ -121,7 +121,7 @@ fn main() -> ExitCode {
     start_logs();
     let exit = arguments.verb.run().unwrap_or_else(|failure| {
         if !failure.what.is_empty() {
-            eprintln!("thermocline: {failure}");
+            crate::output::note!("thermocline: {failure}");
         }
         failure.exit
     });

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &MgetArgs) -> Result<Exit, Failure> {
                 if args.endpoint.json {
                     out.line(&outcome_line(*key, "NotFound", Version::ABSENT))?;
                 } else {
-                    eprintln!("{}: not found", name());
+                    crate::output::note!("{}: not found", name());
                 }
             }
             Err(outcome) => {
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &MgetArgs) -> Result<Exit, Failure> {
                 if args.endpoint.json {
                     out.line(&outcome_line(*key, outcome.code().name(), Version::ABSENT))?;
                 } else {
-                    eprintln!("{}: {outcome}", name());
+                    crate::output::note!("{}: {outcome}", name());
                 }
             }
         }

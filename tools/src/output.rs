@@ -127,6 +127,15 @@ pub(crate) fn time_text(time_us: u64) -> String {
     stamp.map_or_else(|| time_us.to_string(), |stamp| stamp.to_string())
 }
 
+/// A line on standard error. Somebody who has closed it does not want to read it: that is no reason to stop.
+macro_rules! note {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+pub(crate) use note;
+
 #[cfg(test)]
 mod tests {
     use super::*;

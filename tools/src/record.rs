@@ -26,7 +26,7 @@ pub(crate) fn no(
     if endpoint.json {
         output::line(&outcome_line(key, outcome, version))?;
     } else {
-        eprintln!("{text}");
+        crate::output::note!("{text}");
     }
     Ok(Exit::No)
 }

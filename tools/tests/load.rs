@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -157,7 +157,7 @@ fn an_interrupted_import_says_how_far_it_came() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut out).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), counts(1, 1, 0, 0, 0));
     let mut error = String::new();
-    BufReader::new(child.stderr.take().unwrap()).read_line(&mut error).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
     assert!(error.contains("interrupted"), "{error}");
     assert_eq!(child.wait().unwrap().code(), Some(3));
 }

@@ -106,7 +106,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<Exit, Failure> {
     if let Some(Listed { path, counts }) = listed? {
         let reasons: Vec<String> =
             counts.iter().map(|(reason, count)| format!("{count} × {}", reason.text())).collect();
-        eprintln!("listed with line numbers in {}: {}", path.display(), reasons.join(", "));
+        crate::output::note!("listed with line numbers in {}: {}", path.display(), reasons.join(", "));
     }
     ended.map(|()| Exit::Done)
 }
