@@ -298,6 +298,8 @@ async fn start_shard(
     for (peer, receiver) in receivers {
         io.spawn(Queue::Foreground, mesh::receive(Rc::clone(&shard), peer, receiver));
     }
+    // Before anyone can ask: a status answered by another core says what this one found.
+    shard.publish_counters();
     (boot.events)(Event::Recovered {
         shard: index,
         record_count: report.replayed.record_count,
