@@ -30,6 +30,7 @@ mod sim;
 mod status;
 mod units;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -111,15 +112,28 @@ impl Verb {
 }
 
 /// Logs go to standard error. `THERMOCLINE_LOG` chooses what, in the syntax of tracing's filters.
-fn start_logs() {
-    let filter = EnvFilter::try_from_env("THERMOCLINE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+///
+/// # Errors
+/// The variable is no filter.
+fn start_logs() -> Result<(), Failure> {
+    let filter = match std::env::var("THERMOCLINE_LOG") {
+        Err(_) => EnvFilter::new("warn"),
+        Ok(text) => EnvFilter::try_new(&text).map_err(|error| {
+            let what = format!("THERMOCLINE_LOG=\"{text}\" is no filter: {error}");
+            Failure::wrong_use(what, "set it to error, warn, info, debug or trace, or to target=level,...")
+        })?,
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_logs();
-    let exit = arguments.verb.run().unwrap_or_else(|failure| {
+    let exit = start_logs().and_then(|()| arguments.verb.run()).unwrap_or_else(|failure| {
         if !failure.what.is_empty() {
             crate::output::note!("thermocline: {failure}");
         }

@@ -118,6 +118,66 @@ fn a_disk_that_was_cut_is_looked_at_all_the_same() {
     }
 }
 
+/// A small disk with a few records: most of it is in use, so that random damage hits something.
+fn small() -> Folder {
+    let folder = Folder::new();
+    let format = "disk format small --create 2MiB --shards 1 --segment 64KiB --journal 256KiB --yes";
+    run(&folder, &format.split(' ').collect::<Vec<_>>()).done();
+    let mut serve = vec!["serve"];
+    for setting in [
+        "disk.path=small",
+        "network.listen=127.0.0.1:0",
+        "limits.staging_bytes=32KiB",
+        "limits.record_bytes_max=64KiB",
+        "limits.memtable_bytes=16MiB",
+        "limits.memtable_record_count_max=10000",
+        "limits.arena_bytes=32MiB",
+    ] {
+        serve.extend(["--set", setting]);
+    }
+    let server = Server::start(&folder, &serve);
+    for time in ["1", "2", "3"] {
+        server.run(&folder, &["put", "alice", time, "some value"]).done();
+    }
+    assert_eq!(server.stop().1, 0);
+    folder
+}
+
+#[test]
+fn any_damage_at_all_is_said_and_never_a_crash() {
+    let folder = small();
+    let good = OpenOptions::new().read(true).open(folder.path("small")).unwrap();
+    let mut bytes = vec![0; 2 << 20];
+    good.read_exact_at(&mut bytes, 0).unwrap();
+    let mut random = 0x9e37_79b9_u64;
+    let mut next = |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % below
+    };
+    // Superblocks, the journal in use, and anywhere.
+    let places = [(0, 16 << 10), (1 << 20, 32 << 10), (0, 2 << 20)];
+    for round in 0..48 {
+        let (start, length) = places[round % places.len()];
+        let mut damaged = bytes.clone();
+        for _ in 0..=next(8) {
+            let at = start + next(length);
+            let count = (1 + next(64)).min(damaged.len() - at);
+            damaged[at..at + count].fill_with(|| next(256) as u8);
+        }
+        folder.write("damaged", &damaged);
+        for arguments in [
+            &["inspect", "superblock", "damaged"][..],
+            &["inspect", "journal", "damaged", "--json"],
+            &["inspect", "versions", "damaged"],
+            &["fsck", "damaged"],
+            &["doctor", "damaged"],
+        ] {
+            let said = run(&folder, arguments);
+            assert!((0..=3).contains(&said.exit), "round {round} {arguments:?}: {said:?}");
+        }
+    }
+}
+
 #[test]
 fn the_simulator_runs() {
     let folder = Folder::new();

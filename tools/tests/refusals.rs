@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{Folder, Server, run, sample};
+use support::{Folder, Server, run, sample, thermocline};
 
 #[track_caller]
 fn says(text: &str, parts: &[&str]) {
@@ -44,6 +44,9 @@ fn wrong_use_is_told_from_failure() {
     let said = run(&folder, &["import", "no such file"]);
     says(&said.error(3), &["no such file", "check the path"]);
     assert_eq!(run(&folder, &["--help"]).exit, 0);
+    let said =
+        thermocline(&folder).args(["config", "print"]).env("THERMOCLINE_LOG", "x=loud").output().unwrap();
+    assert_eq!(said.status.code(), Some(2));
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn check(loaded: &Loaded, json: bool) -> Result<Exit, Failure> {
         let mut out = Output::new();
         out.line("memory of a core, laid out at start:")?;
         for (part, bytes) in parts {
-            out.line(&format!("  {part:<32} {:>12}", size_text(bytes as u64)))?;
+            out.line(&format!("  {part:<32} {:>12}", mebibytes(bytes)))?;
         }
         out.line(&format!("  {:<32} {:>12}", "one core", mebibytes(per_core)))?;
         let whose = if told { "as the disk is cut" } else { "as this machine has processors" };
