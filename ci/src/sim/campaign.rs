@@ -109,7 +109,7 @@ impl Campaign {
         self.starts += report.sum.starts;
         self.failed_starts += report.sum.failed_starts;
         self.formats += report.sum.formats;
-        self.excused += report.excused;
+        self.excused += report.sum.excused;
         let crashed = ["kill", "power_cut"].iter().any(|kind| report.faults.contains_key(kind));
         self.crashed_runs += u64::from(crashed);
         add(&mut self.faults, &report.faults);

@@ -163,6 +163,8 @@ pub struct Write {
     pub client: u16,
     /// When it was first sent.
     pub invoked: Order,
+    /// When the sending that was answered was sent; [`NEVER`] without an answer.
+    pub sent: Order,
     /// When its fate was known; [`NEVER`] when the client gave up or the history ended first.
     pub returned: Order,
     /// The same two in nanoseconds of virtual time, for messages.

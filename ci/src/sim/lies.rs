@@ -1,12 +1,12 @@
 //! The one exception: a record that the disk acknowledged and never stored, at the very tail of a journal, cannot be told
-//! from one that was never written (FORMAT.md, journal). Recognised here before each start, from the bytes on the disk, the
-//! list of injected faults and what clients had been told, and from nothing that the node says.
+//! from one that was never written (FORMAT.md, journal). Recognised here from the bytes on the disk before each start, the
+//! list of injected faults and what clients were told, and from nothing else that the node says.
 //!
 //! Excused is a tablet only if all of this holds: its journal, read by this file's own reader, ends before an index that
 //! a client was told of; exactly where the next record would stand a write was lost or misdirected; as many records in
 //! a row were lost there as indexes are missing; and no shared memory survives that knows better.
 
-use super::history::{Fate, History};
+use super::history::{Fate, History, Order};
 use super::scene::{Scene, superblock};
 use ioengine::Instant;
 use ioengine::sim::{DiskImage, FaultKind};
@@ -34,10 +34,17 @@ struct Vanished {
     bytes: u64,
 }
 
-/// Tablets, one bit each, that start now without something that clients were told of, by the exception. Faults before
-/// `since` belong to an earlier format.
-pub(super) fn excused(scene: &Scene, history: &History, since: Instant) -> u64 {
-    let told = told(history);
+/// What a start finds on the disk, of tablets whose journal may have lost its tail: the last index that is there, and how
+/// many records in a row vanished behind it.
+pub(super) struct Found {
+    /// When, in the order of events.
+    pub(super) start: Order,
+    tablets: Vec<(TabletIndex, u64, u64)>,
+}
+
+/// What the start that comes now finds. Faults before `since` belong to an earlier format.
+pub(super) fn look(scene: &Scene, start: Order, since: Instant) -> Found {
+    let mut found = Found { start, tablets: Vec::new() };
     let vanished: Vec<Vanished> = scene
         .world
         .faults()
@@ -47,11 +54,10 @@ pub(super) fn excused(scene: &Scene, history: &History, since: Instant) -> u64 {
         .map(|fault| Vanished { at: fault.at, offset: fault.offset, bytes: fault.bytes })
         .collect();
     if vanished.is_empty() {
-        return 0;
+        return found;
     }
     let image = scene.disk.snapshot();
-    let Some(superblock) = superblock(&image) else { return 0 };
-    let mut excused = 0;
+    let Some(superblock) = superblock(&image) else { return found };
     for shard in 0..superblock.shard_count {
         let zones = superblock.shard_zones()[usize::from(shard)];
         let zone = JournalZone {
@@ -68,9 +74,23 @@ pub(super) fn excused(scene: &Scene, history: &History, since: Instant) -> u64 {
         let in_a_row = lost_in_a_row(&zone, ending.end, &vanished);
         let known = surviving(scene, &superblock, shard);
         for tablet in TabletIndex::all().filter(|tablet| tablet.shard(superblock.shard_count).0 == shard) {
-            let (is, was) = (ending.applied[tablet.index()], told[tablet.index()]);
-            let missing = was.saturating_sub(is);
-            if missing > 0 && missing <= in_a_row && known[tablet.index()] <= is {
+            let is = ending.applied[tablet.index()];
+            if in_a_row > 0 && known[tablet.index()] <= is {
+                found.tablets.push((tablet, is, in_a_row));
+            }
+        }
+    }
+    found
+}
+
+/// Tablets, one bit each, of which some start found less than what clients were told of, by the exception. Told by the
+/// processes before that start: also when the answer was still on its way while the node began again.
+pub(super) fn excused(history: &History, found: &[Found]) -> u64 {
+    let mut excused = 0;
+    for found in found.iter().filter(|found| !found.tablets.is_empty()) {
+        let told = told(history, found.start);
+        for &(tablet, is, in_a_row) in &found.tablets {
+            if (is + 1..=is + in_a_row).contains(&told[tablet.index()]) {
                 excused |= 1 << tablet.index();
             }
         }
@@ -78,22 +98,22 @@ pub(super) fn excused(scene: &Scene, history: &History, since: Instant) -> u64 {
     excused
 }
 
-/// By tablet: the highest log index that any answer named.
-fn told(history: &History) -> [u64; TABLET_COUNT] {
+/// By tablet: the highest log index that any answer to what was sent before `start` named.
+fn told(history: &History, start: Order) -> [u64; TABLET_COUNT] {
     let mut told = [0; TABLET_COUNT];
     let mut raise = |tablet: TabletIndex, index: u64| {
         let told = &mut told[tablet.index()];
         *told = (*told).max(index);
     };
-    for write in &history.writes {
+    for write in history.writes.iter().filter(|write| write.sent < start) {
         if let Fate::Acked { first, .. } = write.fate {
             raise(history.keys.facts(write.stream).tablet, first.log_index(0).0);
         }
     }
-    for read in &history.reads {
+    for read in history.reads.iter().filter(|read| read.invoked < start) {
         raise(history.keys.tablet(read.key), read.seen.version().log_index(0).0);
     }
-    for page in &history.pages {
+    for page in history.pages.iter().filter(|page| page.invoked < start) {
         raise(history.keys.facts(page.stream).tablet, page.log_index.0);
     }
     told

@@ -5,6 +5,7 @@ use super::checkers::{self, Final, Law};
 use super::client::{Client, Patience, Shared, Unseen};
 use super::history::{Does, KeyIndex, Seen, StreamIndex, Violation};
 use super::hostile;
+use super::lies;
 use super::load::{Lane, Streams};
 use super::plan::{Mode, Plan};
 use super::report::{Clock, SeedReport, Sum};
@@ -178,9 +179,11 @@ impl<'a> Run<'a> {
 
     fn judge(&mut self) {
         let history = self.shared.history.borrow();
+        let excused = lies::excused(&history, &self.scene.found);
+        self.sum.excused += u64::from(excused.count_ones());
         let law = Law {
             mode: self.plan.mode,
-            excused: self.scene.excused,
+            excused,
             core_count: self.plan.core_count,
             limits: &self.plan.limits,
         };
@@ -352,7 +355,9 @@ impl<'a> Run<'a> {
         // Full is an answer that lasts until something can be moved away.
         self.last.full = now("Space") || now("Memory");
         let corrupt = self.plan.mode == Mode::Lying && (now("Corrupt") || now("Device"));
-        if !put && !self.last.full && !corrupt {
+        // A clock that was set back stands still for the log, and so does the time for which request ids are kept.
+        let still = now("RequestIds") && self.log_time_is_ahead();
+        if !put && !self.last.full && !corrupt && !still {
             self.wrong(format!("no put succeeds within {PROGRESS:?} of peace: {answers:?}"));
         }
         let fine = match got {
@@ -362,6 +367,14 @@ impl<'a> Run<'a> {
         if !fine {
             self.wrong(format!("no get succeeds within {PROGRESS:?} of peace: {got:?}"));
         }
+    }
+
+    /// Some tablet's log has come to a time that the node's wall clock has yet to reach.
+    fn log_time_is_ahead(&self) -> bool {
+        let passed_us = self.scene.world.now().ns / 1000;
+        let wall = (self.plan.world.wall_start_us + passed_us)
+            .saturating_add_signed(self.scene.store.wall_offset_us());
+        self.shared.history.borrow().told.iter().any(|told| told.log_time.0 > wall)
     }
 
     /// Read everything that was ever touched.
@@ -401,7 +414,6 @@ impl<'a> Run<'a> {
             mode: self.plan.mode,
             faults: world.fault_counts(),
             marks: world.marks(),
-            excused: self.scene.excused_count,
             simulated_s: world.now().ns as f64 / 1e9,
             events: world.event_count(),
             trace_hash: world.trace_hash(),

@@ -144,6 +144,8 @@ pub struct Plan {
     pub(super) lives: Vec<Duration>,
     /// Chance that a write of such a format is lost, in parts per million.
     pub(super) format_lost_ppm: u32,
+    /// Chance that a start is cut short before it serves, or soon after, in parts per million.
+    pub(super) start_cut_ppm: u32,
 }
 
 fn ms(random: &mut Random, range: Range<u64>) -> Duration {
@@ -211,6 +213,7 @@ impl Plan {
                 Mode::Lying => (0..1 + random.below(4)).map(|_| ms(random, 3_000..12_000)).collect(),
             },
             format_lost_ppm: if mode == Mode::Lying && random.coin() { 400_000 } else { 0 },
+            start_cut_ppm: if random.chance(300_000) { 100_000 << random.below(3) } else { 0 },
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Sum {
     pub failures: Vec<String>,
     /// Disks formatted anew.
     pub formats: u64,
+    /// Losses of a tablet that the format's one exception excuses.
+    pub excused: u64,
     /// Hash over everything clients saw; 0 when not asked for.
     pub history_hash: u64,
     /// What is wrong.
@@ -65,8 +67,6 @@ pub struct SeedReport {
     pub faults: BTreeMap<&'static str, u64>,
     /// Marks passed, by name.
     pub marks: BTreeMap<&'static str, u64>,
-    /// Losses of a tablet that the format's one exception excuses.
-    pub excused: u64,
     /// Length in the simulated world, in seconds.
     pub simulated_s: f64,
     /// Processor seconds it took.
@@ -89,7 +89,6 @@ impl SeedReport {
             sum: Sum { violations: vec![violation], ..Sum::default() },
             faults: BTreeMap::new(),
             marks: BTreeMap::new(),
-            excused: 0,
             simulated_s: f64::EPSILON,
             cpu_s: f64::EPSILON,
             events: 0,
@@ -112,7 +111,7 @@ impl SeedReport {
             "starts": self.sum.starts,
             "failed_starts": self.sum.failed_starts,
             "formats": self.sum.formats,
-            "excused": self.excused,
+            "excused": self.sum.excused,
             "events": self.events,
             "trace_hash": format!("{:016x}", self.trace_hash),
             "history_hash": format!("{:016x}", self.sum.history_hash),

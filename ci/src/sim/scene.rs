@@ -44,9 +44,8 @@ pub(super) struct Scene {
     pub(super) history: Rc<RefCell<History>>,
     /// When the disk was formatted.
     pub(super) formatted_at: Instant,
-    /// Tablets that lost what the format's one exception allows, and how often that was so.
-    pub(super) excused: u64,
-    pub(super) excused_count: u64,
+    /// What each start found on the disk, where lies may have shortened it.
+    pub(super) found: Vec<lies::Found>,
     events: Arc<Mutex<Vec<Event>>>,
     node: Option<Node>,
 }
@@ -128,8 +127,7 @@ impl Scene {
             config,
             history: Rc::new(RefCell::new(History::new(0))),
             formatted_at: Instant { ns: 0 },
-            excused: 0,
-            excused_count: 0,
+            found: Vec::new(),
             events: Arc::default(),
             node: None,
         }
@@ -147,20 +145,16 @@ impl Scene {
         let life = self.history.borrow().life + 1;
         *self.history.borrow_mut() = History::new(life);
         self.formatted_at = self.world.now();
-        self.excused = 0;
+        self.found.clear();
         formatted
     }
 
     /// Begin a start of the node.
     pub(super) fn start(&mut self) {
         assert!(!self.store.is_running(), "one process at a time");
-        let excused = lies::excused(self, &self.history.borrow(), self.formatted_at) & !self.excused;
-        self.excused |= excused;
-        self.excused_count += u64::from(excused.count_ones());
-        let mut history = self.history.borrow_mut();
-        let order = history.tick();
-        history.starts.push(order);
-        drop(history);
+        let order = self.history.borrow_mut().tick();
+        self.history.borrow_mut().starts.push(order);
+        self.found.push(lies::look(self, order, self.formatted_at));
         let events = Arc::clone(&self.events);
         events.lock().expect("one thread").clear();
         let listener = Arc::new(move |event| events.lock().expect("one thread").push(event));

@@ -116,6 +116,13 @@ impl<'a> Nemesis<'a> {
             self.start_at = None;
             scene.start();
             self.counted = Standing::Starting;
+            if self.random.chance(self.plan.start_cut_ppm) {
+                let at = now.after(Duration::from_nanos(
+                    self.random.below(1 << (14 + self.random.clone().below(11))),
+                ));
+                let end = if self.random.coin() { Undo::Kill } else { Undo::PowerCut };
+                self.undo.push((at, end));
+            }
         }
     }
 
@@ -214,7 +221,9 @@ impl<'a> Nemesis<'a> {
                 self.until(now, long, Undo::Resume);
             }
             Trouble::ClockJump => {
-                let most = 1_000 << self.random.below(27);
+                // Mostly up to a minute, sometimes up to days.
+                let most =
+                    1_000 << self.random.below(if self.random.clone().chance(100_000) { 38 } else { 27 });
                 let delta = self.random.below(most) as i64;
                 let sign = if self.random.coin() { 1 } else { -1 };
                 scene.store.jump_wall(sign * delta);

@@ -74,8 +74,8 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
 enum Turn {
     /// Ask again, the same.
     Again,
-    /// This is the answer.
-    Done(Answered),
+    /// This is the answer, to what was sent then.
+    Done(Answered, Order),
     /// Time is up.
     Over,
 }
@@ -152,14 +152,14 @@ impl Client {
             Ok(mut answered) => {
                 let Heard::Not(outcome) = &answered.heard else {
                     self.history().count("Ok");
-                    return Turn::Done(answered);
+                    return Turn::Done(answered, sent);
                 };
                 self.history().count(outcome_name(outcome));
                 match *outcome {
                     Outcome::Corrupt => {
                         // A tablet that lost entries cannot prove its log time either.
                         answered.log_time = LogTime(0);
-                        Turn::Done(answered)
+                        Turn::Done(answered, sent)
                     }
                     Outcome::Busy { limit, hint_ms } => {
                         if limit == Limit::Device {
@@ -185,7 +185,7 @@ impl Client {
                         Turn::Again
                     }
                     Outcome::Timeout | Outcome::NotCurrent => Turn::Again,
-                    _ => Turn::Done(answered),
+                    _ => Turn::Done(answered, sent),
                 }
             }
         }

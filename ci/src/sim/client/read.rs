@@ -26,14 +26,13 @@ impl Client {
         let until = self.io.now().after(self.patience.whole);
         let (mut unsure, mut backoff) = (false, 0);
         loop {
-            let invoked = self.history().tick();
             match self.turn(request, tablet, until, &mut unsure, &mut backoff).await {
                 Turn::Again => {}
                 Turn::Over => {
                     self.history().count("gave_up");
                     return None;
                 }
-                Turn::Done(answered) => return Some((invoked, answered)),
+                Turn::Done(answered, sent) => return Some((sent, answered)),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Writes of a client: sent until their fate is known or the client's patience ends.
 
-use super::super::history::{Change, Does, Fate, NEVER, Read, Seen, StreamIndex, Write};
+use super::super::history::{Change, Does, Fate, NEVER, Order, Read, Seen, StreamIndex, Write};
 use super::super::wire::{Answered, Heard};
 use super::{Client, Turn};
 use layout::key::Key;
@@ -67,7 +67,7 @@ impl Client {
             match self.turn(&request, Some(tablet), until, &mut unsure, &mut backoff).await {
                 Turn::Again => {}
                 Turn::Over => break None,
-                Turn::Done(answered) => break Some(answered),
+                Turn::Done(answered, sent) => break Some((answered, sent)),
             }
         };
         self.end(number, tablet, unsure, answered)
@@ -100,6 +100,7 @@ impl Client {
         history.writes.push(Write {
             client: self.number,
             invoked,
+            sent: NEVER,
             returned: NEVER,
             at_ns: (self.io.now().ns, u64::MAX),
             stream,
@@ -113,9 +114,15 @@ impl Client {
     }
 
     /// Write its fate down.
-    fn end(&self, number: u32, tablet: TabletIndex, unsure: bool, answered: Option<Answered>) -> Wrote {
+    fn end(
+        &self,
+        number: u32,
+        tablet: TabletIndex,
+        unsure: bool,
+        answered: Option<(Answered, Order)>,
+    ) -> Wrote {
         let invoked = self.history().writes[number as usize].invoked;
-        let Some(answered) = answered else {
+        let Some((answered, sent)) = answered else {
             // Nobody knows; unless every sending was refused.
             let mut history = self.history();
             history.count("gave_up");
@@ -152,7 +159,7 @@ impl Client {
         };
         let mut history = self.history();
         let write = &mut history.writes[number as usize];
-        (write.fate, write.log_time) = (fate, answered.log_time);
+        (write.fate, write.sent, write.log_time) = (fate, sent, answered.log_time);
         if fate != Fate::Unknown {
             (write.returned, write.at_ns.1) = (returned, self.io.now().ns);
         }
