@@ -94,8 +94,8 @@ struct Shared {
 }
 
 impl Client {
-    /// Connects to the first of `endpoints` that answers and fetches its cluster map. Each is tried once, for at most
-    /// the config's patience.
+    /// Connects to the first of `endpoints` that answers and fetches its cluster map. Each is tried once, or until it is
+    /// no longer busy, for at most the config's patience.
     ///
     /// # Errors
     /// Why the last one could not be used.
@@ -133,7 +133,15 @@ impl Client {
     async fn greet(io: &Io, link: &Link, config: &ClientConfig) -> Result<(u32, Router), ClientError> {
         let until = io.now().after(config.patience);
         let silent = || ClientError::Unreachable { address: link.address, cause: "no answer".into() };
-        let connection = link.connection(until).await.unwrap_or_else(|| Err(silent()))?;
+        let mut last = None;
+        // A server that is busy is there: it is asked again, when it said.
+        let connection = loop {
+            match link.connection(until).await {
+                Some(Err(busy @ ClientError::Refused { .. })) if !busy.is_final() => last = Some(busy),
+                Some(other) => break other?,
+                None => return Err(last.unwrap_or_else(silent)),
+            }
+        };
         let map = ask_map(&connection, 0, until).await?.ok_or_else(silent)?;
         let router =
             Router::new(map).map_err(|cause| ClientError::WrongMap { address: link.address, cause })?;

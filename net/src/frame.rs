@@ -15,6 +15,8 @@ use crate::operation::{Operation, REPLY_BIT};
 pub const MAGIC: [u8; 4] = *b"TCL1";
 /// The protocol version that this code speaks.
 pub const PROTOCOL_VERSION: u8 = 1;
+/// The TCP port of a node that is told no other.
+pub const PORT_DEFAULT: u16 = 7420;
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = header::BYTES;
 /// The longest body, bytes (4 MiB): what hello can agree on at most.

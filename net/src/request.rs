@@ -11,7 +11,9 @@ mod write;
 
 pub use hello::{AUTH_BYTES_MAX, AuthMethod, FRAME_BYTES_MIN, Hello, Map};
 pub use read::{Get, Head, MultiGet, MultiGetBody, Scan, Streams};
-pub use write::{Batch, BatchBody, BatchOperation, Change, CompareAndSet, Delete, Put, TIME_AT};
+pub use write::{
+    Batch, BatchBody, BatchOperation, Change, CompareAndSet, Delete, Put, TIME_AT, request_id_at,
+};
 pub(crate) use {hello::tables as hello_tables, read::tables as read_tables, write::tables as write_tables};
 
 use layout::key::Key;

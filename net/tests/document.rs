@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use net::frame::{BODY_BYTES_BEFORE_HELLO, BODY_BYTES_MAX, next_frame};
+use net::frame::{BODY_BYTES_BEFORE_HELLO, BODY_BYTES_MAX, PORT_DEFAULT, next_frame};
 use net::outcome::{Limit, OutcomeCode, Why};
 use net::session::ServerLimits;
 use net::{Operation, Reply, Request};
@@ -108,6 +108,7 @@ fn limits_agree() {
         limit("token in Hello"),
         format!("{} bytes", with_commas(net::request::AUTH_BYTES_MAX as u64))
     );
+    assert_eq!(limit("TCP port"), format!("{PORT_DEFAULT} by default"));
     let server = ServerLimits::default();
     assert!(
         limit("requests in flight")

@@ -301,7 +301,10 @@ pub(crate) fn tell_decided(
             counters.writes_unknown.add(1);
             Outcome::TooOld
         }
-        Decided::Ahead => Outcome::BadRequest { why: Why::RequestId, at: 0 },
+        Decided::Ahead => {
+            let at = net::request::request_id_at(to.operation).expect("only writes have a request id");
+            Outcome::BadRequest { why: Why::RequestId, at }
+        }
         Decided::IdsFull => Outcome::Busy { limit: Limit::RequestIds, hint_ms: 1000 },
         Decided::Ticked => return,
     };

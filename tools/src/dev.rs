@@ -27,7 +27,7 @@ pub(crate) struct DevArgs {
     #[arg(long, value_name = "DIR", default_value = "dev-data")]
     dir: PathBuf,
     /// Port on 127.0.0.1; 0 takes any that is free
-    #[arg(long, value_name = "P", default_value_t = 7420)]
+    #[arg(long, value_name = "P", default_value_t = net::frame::PORT_DEFAULT)]
     port: u16,
     /// Size of the disk when it is made
     #[arg(long, value_name = "SIZE", value_parser = size_argument, default_value = "2 GiB")]

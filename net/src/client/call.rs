@@ -17,7 +17,7 @@ use crate::request::{CompareAndSet, Delete, Put, Request};
 
 /// Wait after an answer that says "not now" without a hint.
 const WAIT_MIN: Duration = Duration::from_millis(2);
-/// Longest wait between two tries, whatever the server hints.
+/// Longest wait between two tries, but for a longer hint.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Who can answer.
@@ -59,13 +59,26 @@ struct Attempts {
     deadline: Instant,
     /// Which replica is next, counted on and on.
     replica: usize,
-    /// Sendings with the present request id that may have reached a server and had no answer.
+    /// Sendings with the present request id that may have reached a server and had no answer. An answered one is not
+    /// among them: every answer but `Ok` and `UnknownOutcome` says that its sending did nothing and will do nothing.
     unknown: u32,
     /// Replicas that answered `Corrupt`.
     corrupt: usize,
     /// "Not now" answers so far.
     refusals: u32,
     last: Option<ClientError>,
+}
+
+impl Attempts {
+    /// The error of a call that cannot be sent again: of a write that an earlier sending may have done, that this is not
+    /// known, with the error as the cause.
+    fn ended_by(self, error: ClientError) -> ClientError {
+        if self.operation.is_write() && self.unknown > 0 {
+            ClientError::UnknownOutcome { operation: self.operation, cause: Some(Box::new(error)) }
+        } else {
+            error
+        }
+    }
 }
 
 /// What to do with an answer.
@@ -105,7 +118,7 @@ impl Client {
             let (link, replica_count) = self.link(target, attempts.replica);
             let connection = match link.connection(deadline).await {
                 Some(Ok(connection)) => connection,
-                Some(Err(error)) if error.is_final() => return Err(error),
+                Some(Err(error)) if error.is_final() => return Err(attempts.ended_by(error)),
                 Some(Err(error)) => {
                     attempts.last = Some(error);
                     attempts.replica += 1;
@@ -117,7 +130,7 @@ impl Client {
                 Some(answered) => answered,
                 None if request.encoded_bytes() > connection.frame_bytes() => {
                     let outcome = Outcome::TooLarge { limit: crate::outcome::Limit::Frame };
-                    return Err(ClientError::Answer { operation, outcome });
+                    return Err(attempts.ended_by(ClientError::Answer { operation, outcome }));
                 }
                 None => continue,
             };
@@ -139,7 +152,12 @@ impl Client {
                 }
                 Verdict::NewMap => {
                     self.wait(&mut attempts, WAIT_MIN, &finished).await;
-                    self.fetch_map(&link, deadline).await?;
+                    if let Err(error) = self.fetch_map(&link, deadline).await {
+                        if error.is_final() {
+                            return Err(attempts.ended_by(error));
+                        }
+                        attempts.last = Some(error);
+                    }
                 }
                 Verdict::NewId => {
                     let Target::Tablet { group, tablet } = target else {
@@ -148,7 +166,10 @@ impl Client {
                     request = with_id(request, self.next_id(group, tablet));
                     attempts.unknown = 0;
                 }
-                Verdict::Unknown => return Err(ClientError::UnknownOutcome { operation, cause: None }),
+                Verdict::Unknown => {
+                    let cause = Some(Box::new(finished.error()));
+                    return Err(ClientError::UnknownOutcome { operation, cause });
+                }
             }
         }
     }
@@ -180,7 +201,9 @@ impl Client {
 
     async fn wait(&self, attempts: &mut Attempts, hint: Duration, finished: &Finished) {
         attempts.last = Some(finished.error());
-        let wait = hint.max(WAIT_MIN).saturating_mul(1 << attempts.refusals.min(10)).min(WAIT_MAX);
+        // Doubling ends at the longest wait; a longer hint is the server's own word.
+        let hint = hint.max(WAIT_MIN);
+        let wait = hint.saturating_mul(1 << attempts.refusals.min(10)).min(WAIT_MAX.max(hint));
         attempts.refusals += 1;
         let until = self.io().now().after(jittered(self.io(), wait)).min(attempts.deadline);
         self.io().sleep_until(until).await;

@@ -72,6 +72,14 @@ pub enum ClientError {
         /// How.
         cause: Rc<str>,
     },
+    /// The server's answer fits its operation and not what was asked.
+    #[error("{}: the server's answer does not fit the request: {what}; report it, and ask another replica", operation.name())]
+    WrongAnswer {
+        /// What was asked.
+        operation: Operation,
+        /// What does not fit.
+        what: Rc<str>,
+    },
     /// The call cannot be sent: a stream or value of a wrong length, an empty batch.
     #[error("{what}")]
     Input {
@@ -103,6 +111,9 @@ pub enum ClientError {
 impl ClientError {
     /// True when trying the same connection again cannot help.
     pub(super) fn is_final(&self) -> bool {
+        if let ClientError::Refused { outcome: Outcome::Busy { .. }, .. } = self {
+            return false;
+        }
         matches!(
             self,
             ClientError::Refused { .. }

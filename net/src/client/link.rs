@@ -10,6 +10,7 @@ use ioengine::{Instant, Io};
 
 use super::connection::Connection;
 use super::error::ClientError;
+use crate::outcome::Outcome;
 use crate::request::Hello;
 
 /// First wait after a connection that failed; twice as long each time.
@@ -96,15 +97,26 @@ impl Link {
                 self.failures.set(0);
                 *self.connection.borrow_mut() = Some(Rc::clone(connection));
             }
-            Err(_) => {
+            Err(error) => {
                 let failures = self.failures.get().min(16);
                 self.failures.set(failures + 1);
-                let wait = jittered(&self.io, BACKOFF_MIN.saturating_mul(1 << failures).min(BACKOFF_MAX));
+                let backoff = BACKOFF_MIN.saturating_mul(1 << failures).min(BACKOFF_MAX);
+                let wait = jittered(&self.io, backoff.max(hint(error)));
                 self.next_try.set(self.io.now().after(wait));
             }
         }
         drop(trying);
         opened
+    }
+}
+
+/// What a server that is too busy for a hello says about when to come again.
+fn hint(error: &ClientError) -> Duration {
+    match error {
+        ClientError::Refused { outcome: Outcome::Busy { hint_ms, .. }, .. } => {
+            Duration::from_millis(u64::from(*hint_ms))
+        }
+        _ => Duration::ZERO,
     }
 }
 

@@ -8,6 +8,7 @@ use super::Client;
 use super::call::Target;
 use super::error::ClientError;
 use super::verbs::check_stream;
+use crate::operation::Operation;
 use crate::reply::{Answer, Records};
 use crate::request::{Head, Request, Scan, Streams};
 
@@ -103,15 +104,31 @@ impl ScanPages {
         let finished = self.client.call(target, request).await?;
         let reply = finished.reply();
         let Answer::Records(records) = reply.answer else { return Err(finished.error()) };
+        if let Some(resume) = records.resume {
+            check_resume(&self.range, resume, records.iter().map(|record| record.time).last())?;
+        }
         let page = page(&records, reply.log_time);
         match records.resume {
             Some(resume) if self.range.backward => self.range.to = resume,
             Some(resume) => self.range.from = resume,
             None => self.ended = true,
         }
-        self.ended |= self.range.from > self.range.to;
         Ok(Some(page))
     }
+}
+
+/// A page goes on inside the range asked for and behind its own records: else a scan would never end, or skip.
+fn check_resume(range: &ScanRange, resume: u64, last: Option<u64>) -> Result<(), ClientError> {
+    let fits = if range.backward {
+        range.from <= resume && resume < last.unwrap_or(range.to)
+    } else {
+        resume <= range.to && resume > last.unwrap_or(range.from)
+    };
+    if fits {
+        return Ok(());
+    }
+    let what = format!("the next page of {}..{} would begin at {resume}", range.from, range.to);
+    Err(ClientError::WrongAnswer { operation: Operation::Scan, what: what.into() })
 }
 
 /// A page of streams: space and name of each.
@@ -148,6 +165,10 @@ impl StreamPages {
         let Answer::Streams(list) = finished.answer() else { return Err(finished.error()) };
         let page: Vec<(Space, Vec<u8>)> =
             list.iter().map(|(space, stream)| (space, stream.to_vec())).collect();
+        if list.more && page.last() == self.after.as_ref() {
+            let what = "a page of streams ends where the page before ended".into();
+            return Err(ClientError::WrongAnswer { operation: Operation::Streams, what });
+        }
         self.ended = !list.more;
         if let Some(last) = page.last() {
             self.after = Some(last.clone());
@@ -188,6 +209,8 @@ impl Client {
         let Some(to) = records.resume else { return Ok(newest) };
         // The server had room for fewer than asked for: the rest is a scan from there.
         let stream = stream.to_vec();
+        let all = ScanRange { backward: true, ..ScanRange::all(space, &stream) };
+        check_resume(&all, to, newest.last().map(|record| record.time))?;
         let mut range =
             ScanRange { backward: true, to, page_records: count, ..ScanRange::all(space, &stream) };
         while newest.len() < count as usize {

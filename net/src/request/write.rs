@@ -6,6 +6,7 @@ use layout::units::{OPERATION_COUNT_MAX, RequestId, Space, VALUE_BYTES_MAX, Vers
 
 use super::{Body, RequestError, key, stream_bytes};
 use crate::field::{Field, Read, Sink, Table, Write, wire_table};
+use crate::operation::Operation;
 use crate::outcome::{Limit, Why};
 
 wire_table! {
@@ -60,7 +61,6 @@ pub(crate) fn tables() -> [&'static Table; 5] {
     [&put::TABLE, &delete::TABLE, &compare_and_set::TABLE, &batch::TABLE, &batch_operation::TABLE]
 }
 
-/// Kind of a batch operation: put.
 /// Where in the body of a put, delete or compare-and-set the time stands.
 pub const TIME_AT: u32 = put::TIME.offset as u32;
 const _: () = assert!(
@@ -68,6 +68,19 @@ const _: () = assert!(
     "the three have their time at one place"
 );
 
+/// Where in the body of a write its request id stands; None for other requests.
+pub const fn request_id_at(operation: Operation) -> Option<u32> {
+    let field = match operation {
+        Operation::Put => put::REQUEST_ID,
+        Operation::Delete => delete::REQUEST_ID,
+        Operation::CompareAndSet => compare_and_set::REQUEST_ID,
+        Operation::Batch => batch::REQUEST_ID,
+        _ => return None,
+    };
+    Some(field.offset as u32)
+}
+
+/// Kind of a batch operation: put.
 const KIND_PUT: u8 = 1;
 /// Kind of a batch operation: delete.
 const KIND_DELETE: u8 = 2;

@@ -2,7 +2,7 @@
 
 use layout::units::{Space, TabletIndex};
 use net::Operation;
-use net::client::ScanRange;
+use net::client::{ClientError, ScanRange};
 
 use super::{Scene, key};
 
@@ -34,6 +34,40 @@ fn scans_page_through_a_range_in_both_directions() {
         assert!(client.scan(turned).next().await.unwrap().is_none());
         let mut limited = client.scan(ScanRange { page_records: 2, ..ScanRange::all(Space(0), b"s") });
         assert_eq!(limited.next().await.unwrap().unwrap().records.len(), 2);
+    });
+}
+
+#[test]
+fn a_page_that_goes_on_outside_the_range_or_not_at_all_is_an_error() {
+    let scene = Scene::new(4);
+    scene.store.page.set(2);
+    // Fifteen records at 10, 20, …, 150; a page holds two.
+    let wrong = [(false, vec![0, 20, 151, u64::MAX]), (true, vec![u64::MAX, 140, 4, 0])];
+    let (store, hold) = (std::rc::Rc::clone(&scene.store), 2);
+    scene.run(move |client| async move {
+        for time in 1..=15 {
+            client.put(key("s", time * 10), 0, b"v").await.unwrap();
+        }
+        for (backward, resumes) in wrong {
+            for resume in resumes {
+                store.resumes.replace(vec![resume]);
+                let mut pages =
+                    client.scan(ScanRange { from: 5, to: 150, backward, ..ScanRange::all(Space(0), b"s") });
+                let error = pages.next().await.unwrap_err();
+                assert!(
+                    matches!(error, ClientError::WrongAnswer { operation: Operation::Scan, .. }),
+                    "{error}"
+                );
+                assert_eq!(
+                    pages.next().await.unwrap().unwrap().records.len(),
+                    hold,
+                    "asked again, it goes on"
+                );
+            }
+        }
+        store.resumes.replace(vec![u64::MAX]);
+        let error = client.head(Space(0), b"s", 5).await.unwrap_err();
+        assert!(matches!(error, ClientError::WrongAnswer { .. }), "{error}");
     });
 }
 

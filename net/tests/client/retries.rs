@@ -194,6 +194,105 @@ fn refusals_are_reported_at_once_but_not_for_a_write_that_was_sent_before() {
 }
 
 #[test]
+fn sendings_that_were_answered_leave_no_doubt() {
+    // Turned away twice, then refused: nothing happened, and the refusal is what is reported.
+    let turned_away = [
+        Outcome::Busy { limit: Limit::Queue, hint_ms: 1 },
+        Outcome::NotCurrent,
+        Outcome::WrongGroup { epoch: 1 },
+    ];
+    let refusals = [
+        Outcome::BadRequest { why: Why::Time, at: 8 },
+        Outcome::TooLarge { limit: Limit::Entry },
+        Outcome::TooOld,
+    ];
+    for away in turned_away {
+        for refusal in refusals {
+            let scene = Scene::new(15);
+            let count = Cell::new(0);
+            scene.store.script(move |request| {
+                if request.operation() != Operation::Put {
+                    return None;
+                }
+                count.set(count.get() + 1);
+                match count.get() {
+                    1 | 2 => Some(Spoil::Say(away)),
+                    3 => Some(Spoil::Say(refusal)),
+                    _ => None,
+                }
+            });
+            let result = scene.run(|client| async move { client.put(key("s", 1), 0, b"v").await });
+            if refusal == Outcome::TooOld {
+                assert!(!result.unwrap().repeated, "sent anew with another id");
+            } else {
+                let refused = ClientError::Answer { operation: Operation::Put, outcome: refusal };
+                assert_eq!(result.unwrap_err(), refused, "after {away}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_write_sent_before_is_unknown_also_when_the_next_hello_is_refused() {
+    for refusal in [Outcome::Unauthorized, Outcome::BadRequest { why: Why::Cluster, at: 32 }] {
+        for (operation, unknown) in [(Operation::Put, true), (Operation::Get, false)] {
+            let scene = Scene::new(16);
+            scene.store.spoil(operation, 1, Spoil::ApplyAndClose);
+            let store = Rc::clone(&scene.store);
+            let error = scene.run(move |client| async move {
+                store.hellos.borrow_mut().push(refusal);
+                match operation {
+                    Operation::Put => client.put(key("s", 1), 0, b"v").await.map(drop).unwrap_err(),
+                    _ => client.get(key("s", 1)).await.map(drop).unwrap_err(),
+                }
+            });
+            let ClientError::UnknownOutcome { cause, .. } = &error else {
+                assert!(!unknown && matches!(error, ClientError::Refused { .. }), "{operation:?}: {error}");
+                continue;
+            };
+            assert!(unknown && matches!(**cause.as_ref().unwrap(), ClientError::Refused { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_hello_that_is_busy_is_said_again_after_the_hint() {
+    let scene = Scene::new(17);
+    let busy = Outcome::Busy { limit: Limit::Connections, hint_ms: 40 };
+    // At the first connection, and when a lost one is made anew.
+    scene.store.hellos.borrow_mut().extend([busy; 3]);
+    let store = Rc::clone(&scene.store);
+    scene.run(move |client| async move {
+        assert_eq!(store.connections.get(), 4);
+        store.spoil(Operation::Put, 1, Spoil::Close);
+        store.hellos.borrow_mut().extend([busy; 2]);
+        let begun = client.io().now();
+        client.put(key("s", 1), 0, b"v").await.unwrap();
+        let took = client.io().now().since(begun);
+        assert!(
+            took >= Duration::from_millis(2 * 20),
+            "half of each hint at least, of the world's clock: {took:?}"
+        );
+        assert_eq!(store.connections.get(), 7);
+    });
+    scene.store.hellos.borrow_mut().extend([busy; 500]);
+    let error = scene.refused(vec![scene.address()], ClientConfig::default());
+    assert!(matches!(error, ClientError::Refused { outcome: Outcome::Busy { .. }, .. }), "{error}");
+}
+
+#[test]
+fn a_hint_longer_than_our_own_longest_wait_is_kept() {
+    let scene = Scene::new(18);
+    scene.store.spoil(Operation::Get, 1, Spoil::Say(Outcome::Busy { limit: Limit::Draining, hint_ms: 8000 }));
+    scene.run(|client| async move {
+        let client = client.with_deadline(Duration::from_secs(60));
+        let begun = client.io().now();
+        assert_eq!(client.get(key("s", 1)).await.unwrap(), None);
+        assert!(client.io().now().since(begun) >= Duration::from_secs(4), "half the hint at least");
+    });
+}
+
+#[test]
 fn keys_of_a_multi_get_that_are_not_now_are_asked_again() {
     let scene = Scene::new(10);
     let left = Cell::new(5);

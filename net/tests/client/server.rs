@@ -59,6 +59,10 @@ pub(crate) struct Store {
     pub(crate) node: u32,
     pub(crate) limits: RefCell<ServerLimits>,
     pub(crate) script: RefCell<Box<Script>>,
+    /// Answers to the next hellos, last first; without one a hello is answered as usual.
+    pub(crate) hellos: RefCell<Vec<Outcome>>,
+    /// Where the next pages of records say that the one after them begins, last first.
+    pub(crate) resumes: RefCell<Vec<u64>>,
     scratch: RefCell<Vec<u8>>,
 }
 
@@ -77,6 +81,8 @@ impl Store {
             node,
             limits: RefCell::new(ServerLimits { in_flight: 64, ..ServerLimits::default() }),
             script: RefCell::new(Box::new(|_| None)),
+            hellos: RefCell::default(),
+            resumes: RefCell::default(),
             scratch: RefCell::new(vec![0; 4 << 20]),
         })
     }
@@ -250,6 +256,7 @@ impl Store {
         }
         let limit = if record_limit == 0 { usize::MAX } else { record_limit as usize }.min(self.page.get());
         let resume = found.get(limit).map(|((.., time), _)| *time);
+        let resume = self.resumes.borrow_mut().pop().or(resume);
         let mut writer = RecordsWriter::new(out, LOG_TIME, LogIndex(self.index.get()));
         for ((.., time), (version, expiry, value)) in found.into_iter().take(limit) {
             assert!(writer.push(*time, *version, *expiry, value));
@@ -343,7 +350,15 @@ async fn connection(io: Io, stream: Rc<Stream>, store: Rc<Store>) {
                     session.borrow_mut().answered(own.now().ns / 1000);
                 });
             }
-            Step::Answer { code, request, reply, consumed, close } => {
+            Step::Answer { code, request, reply, consumed, mut close } => {
+                let refusal = match reply {
+                    SessionReply::Hello(_) => store.hellos.borrow_mut().pop(),
+                    SessionReply::Not(_) => None,
+                };
+                let reply = refusal.map_or(reply, SessionReply::Not);
+                if let Some(outcome) = refusal {
+                    close = Some(net::session::CloseReason::Hello(outcome));
+                }
                 let mut out = [0; 256];
                 let bytes = match reply {
                     SessionReply::Hello(hello) => encode_hello(&mut out, &hello),

@@ -70,6 +70,41 @@ class Decisions(unittest.TestCase):
                 self.assertLess(min(waits), hint_s * 0.6, "waits are spread")
                 self.assertGreater(max(waits), hint_s * 1.4, "waits are spread")
 
+    def test_waits_stop_doubling_at_a_second_unless_the_hint_is_longer(self):
+        for hint_ms, longest_s in ((0, 1.0), (8, 1.0), (1_000, 1.0), (60_000, 60.0)):
+            history = read()
+            waits = []
+            for _ in range(300):
+                history.busy_count = 40
+                waits.append(answer(history, reply(Outcome.Busy, replies.BusyReply(Limit.Draining, hint_ms))).wait_s)
+            self.assertLessEqual(max(waits), 1.5 * longest_s)
+            self.assertGreater(max(waits), 1.3 * longest_s)
+            self.assertGreaterEqual(min(waits), 0.5 * longest_s)
+        first = [answer(read(), reply(Outcome.Busy, replies.BusyReply(Limit.Queue, 0))).wait_s for _ in range(99)]
+        self.assertTrue(all(0.001 <= wait_s <= 0.003 for wait_s in first), "without a hint: 2 ms")
+
+    def test_answered_sendings_leave_no_doubt(self):
+        turned_away = (BUSY, reply(Outcome.NotCurrent), reply(Outcome.WrongGroup, replies.WrongGroupReply(8)))
+        for away in turned_away:
+            for kind, refusal in REFUSALS.items():
+                history = write()
+                answer(history, away)
+                answer(history, away)
+                self.assertFalse(history.may_have_applied)
+                self.assert_reports(answer(history, refusal), kind)
+            history = write()
+            answer(history, away)
+            self.assertTrue(answer(history, OLD).new_id)
+            self.assertIs(type(expire(history)), errors.Timeout)
+
+    def test_an_answered_sending_does_not_answer_for_one_that_was_not(self):
+        for away in (BUSY, reply(Outcome.NotCurrent)):
+            history = write()
+            history.open_sendings = 1
+            answer(history, away)
+            self.assertTrue(history.may_have_applied)
+            self.assert_reports(answer(history, REFUSALS[errors.BadRequest]), errors.UnknownOutcome)
+
     def test_not_current_goes_to_each_replica_before_it_waits(self):
         history = read()
         decisions = [answer(history, reply(Outcome.NotCurrent), replicas=3) for _ in range(4)]

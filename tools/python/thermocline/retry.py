@@ -16,16 +16,18 @@ from .replies import Reply
 
 # First wait where the server gives no hint (no replica is current, a read that timed out), in seconds; doubles.
 WAIT_FIRST_S = 0.01
-# Longest such wait. A Busy hint has no such bound: the server knows better.
+# Longest wait, but for a Busy whose hint is longer.
 WAIT_MAX_S = 1.0
+# What a Busy without a hint is taken for.
+HINT_MIN_S = 0.002
 
 
 @dataclass
 class History:
     """What has happened to one request. `expected` is that of a CompareAndSet, else None.
 
-    `open_sendings` counts sendings that may have been carried out, or may still be: those without an answer, and
-    those whose answer does not say that nothing was done. Only Busy says so among answers that are tried again.
+    `open_sendings` counts sendings that may have been carried out, or may still be: those without an answer. Every
+    answer but Ok and UnknownOutcome says that its sending did nothing and will do nothing.
     """
 
     operation: str
@@ -73,21 +75,22 @@ def decide(history: History, reply: Reply, endpoint: str, replica_count: int, rn
     """What becomes of a request after this reply from `endpoint`, one of `replica_count`. Updates the history."""
     where = f"{history.operation} at {endpoint}"
     outcome = reply.outcome
-    # The sending that is answered here is no longer open, unless a branch below says that it may have done something.
+    # The sending that is answered here is no longer open.
     history.open_sendings = max(0, history.open_sendings - 1)
     if outcome in (Outcome.Ok, Outcome.NotFound, Outcome.NotModified):
         return Done(reply)
     if outcome is Outcome.Busy:
-        wait_s = max(1, reply.body.hint_ms) / 1000 * 2**history.busy_count * rng.uniform(0.5, 1.5)
+        hint_s = max(HINT_MIN_S, reply.body.hint_ms / 1000)
+        doubled_s = hint_s * 2 ** min(history.busy_count, 16)
+        # Doubling ends at the longest wait; a longer hint is the server's own word.
+        wait_s = min(doubled_s, max(hint_s, WAIT_MAX_S)) * rng.uniform(0.5, 1.5)
         history.busy_count += 1
         history.last = errors.Busy(reply.body.limit, reply.body.hint_ms, where=where)
         return Again(wait_s)
     if outcome is Outcome.NotCurrent:
-        history.open_sendings += 1
         history.last = errors.NotCurrent(where=where)
         return Again(_wait(history, replica_count, rng), next_replica=True)
     if outcome is Outcome.WrongGroup:
-        history.open_sendings += 1
         history.last = errors.WrongGroup(reply.body.epoch, where=where)
         # The first time the map is old; if the new one says the same again, wait for the next one.
         return Again(_wait(history, 1, rng), fetch_map=True)

@@ -37,7 +37,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             disk_path: String::new(),
-            listen: LISTEN_DEFAULT.parse().expect("the default is an address"),
+            listen: SocketAddr::from(([127, 0, 0, 1], net::frame::PORT_DEFAULT)),
             advertise: None,
             pin: false,
             spin: Duration::ZERO,
@@ -282,6 +282,11 @@ pub(crate) const SECTIONS: [&str; 4] = ["node", "disk", "network", "limits"];
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_default_address_is_one_everywhere() {
+        assert_eq!(LISTEN_DEFAULT.parse(), Ok(Settings::default().listen));
+    }
 
     #[test]
     fn every_setting_reads_its_own_text_back() {

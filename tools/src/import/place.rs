@@ -71,7 +71,8 @@ impl Patience {
 fn is_busy(error: &ClientError) -> bool {
     match error {
         ClientError::Timeout { cause: Some(cause), .. } => is_busy(cause),
-        ClientError::Answer { outcome: Outcome::Busy { .. }, .. } => true,
+        ClientError::Answer { outcome: Outcome::Busy { .. }, .. }
+        | ClientError::Refused { outcome: Outcome::Busy { .. }, .. } => true,
         _ => false,
     }
 }
