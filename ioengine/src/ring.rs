@@ -7,6 +7,7 @@
 //! sender sees the flag.
 
 use crate::io::Io;
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
@@ -20,11 +21,18 @@ pub(crate) struct Bell {
     sleeping: AtomicBool,
     /// The driver's own: ring descriptor, or number of the simulated core.
     pub(crate) target: AtomicU64,
+    /// What makes `target` mean this core and nothing else, also after the core has ended: a descriptor's number
+    /// would soon be that of something else.
+    pub(crate) owner: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Bell {
     pub(crate) fn new(target: u64) -> Arc<Bell> {
-        Arc::new(Bell { sleeping: AtomicBool::new(false), target: AtomicU64::new(target) })
+        Bell::owning(target, None)
+    }
+
+    pub(crate) fn owning(target: u64, owner: Option<Arc<dyn Any + Send + Sync>>) -> Arc<Bell> {
+        Arc::new(Bell { sleeping: AtomicBool::new(false), target: AtomicU64::new(target), owner })
     }
 
     /// Receiver: about to wait. Look at the rings once more after this.

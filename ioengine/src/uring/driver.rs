@@ -17,6 +17,7 @@ use crate::stream::NetError;
 use io_uring::{opcode, squeue, types};
 use nix::sys::signalfd::SignalFd;
 use socket2::SockAddr;
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -93,9 +94,11 @@ pub(crate) struct UringDriver {
     sockets: RefCell<Sockets>,
     disks: RefCell<Vec<Option<DiskEntry>>>,
     signals: RefCell<Option<SignalFd>>,
-    /// The bell's event descriptor where rings cannot send each other messages.
-    event: Option<OwnedFd>,
+    /// The bell's event descriptor where rings cannot send each other messages. The bell owns it.
+    event: Option<RawFd>,
     bell: Arc<Bell>,
+    /// Bells rung, by target, with what keeps each target from meaning something else.
+    rung: RefCell<Vec<(u64, Arc<dyn Any + Send + Sync>)>>,
     /// Operations with the kernel.
     in_flight: Cell<usize>,
     ended: Cell<bool>,
@@ -117,15 +120,16 @@ impl UringDriver {
         // SAFETY: the driver holds the arena, and `teardown` waits for every operation before either goes.
         plainer.arena = unsafe { ring.register_arena(start, bytes) }.err();
         plainer.files = ring.register_file_table().err();
-        let mut event = None;
-        if !ring.supports(opcode::MsgRingData::CODE) || std::env::var_os(EVENT_BELL_VARIABLE).is_some() {
+        let by_event =
+            !ring.supports(opcode::MsgRingData::CODE) || std::env::var_os(EVENT_BELL_VARIABLE).is_some();
+        let bell_fd = if by_event {
             plainer.bell = Some("the kernel's rings cannot send each other messages".to_owned());
-            event = Some(event_descriptor()?);
-        }
-        let target = match &event {
-            Some(fd) => descriptor_bits(fd.as_raw_fd()) | TARGET_EVENT,
-            None => descriptor_bits(ring.raw_fd()),
+            event_descriptor()?
+        } else {
+            ring.duplicate()?
         };
+        let event = by_event.then_some(bell_fd.as_raw_fd());
+        let target = descriptor_bits(bell_fd.as_raw_fd()) | if by_event { TARGET_EVENT } else { 0 };
         let driver = Rc::new(UringDriver {
             ring,
             table,
@@ -134,7 +138,8 @@ impl UringDriver {
             disks: RefCell::default(),
             signals: RefCell::default(),
             event,
-            bell: Bell::new(target),
+            bell: Bell::owning(target, Some(Arc::new(bell_fd))),
+            rung: RefCell::default(),
             in_flight: Cell::new(0),
             ended: Cell::new(false),
             plainer,
@@ -393,19 +398,19 @@ impl UringDriver {
 
     /// Arm the poll of the event descriptor, where there is one.
     fn await_event(&self) {
-        if let Some(event) = &self.event {
+        if let Some(event) = self.event {
             let data = (Kind::EventRang as u64) << KIND_SHIFT;
-            let poll = opcode::PollAdd::new(types::Fd(event.as_raw_fd()), poll_in()).multi(true).build();
+            let poll = opcode::PollAdd::new(types::Fd(event), poll_in()).multi(true).build();
             // SAFETY: points to nothing; the descriptor lives as long as the ring.
             unsafe { self.ring.push(&poll.user_data(data)) };
         }
     }
 
     fn on_event(&self, flags: u32) {
-        let event = self.event.as_ref().expect("only an event descriptor is polled like this");
+        let event = self.event.expect("only an event descriptor is polled like this");
         let mut count = 0_u64;
         // SAFETY: the kernel writes 8 bytes to a u64. Nothing to read is as good: the descriptor does not block.
-        unsafe { libc::read(event.as_raw_fd(), (&raw mut count).cast(), 8) };
+        unsafe { libc::read(event, (&raw mut count).cast(), 8) };
         if !io_uring::cqueue::more(flags) && !self.ended.get() {
             self.await_event();
         }
@@ -426,17 +431,33 @@ impl UringDriver {
 
     fn on_bell_failed(&self, target: u64, result: i32) {
         match -result {
-            // The peer has ended, and perhaps its descriptor's number went to a file.
-            libc::EBADF | libc::EBADFD | libc::EINVAL | libc::ECANCELED => {}
+            // The peer has ended.
+            libc::EBADF | libc::EBADFD | libc::EINVAL | libc::ECANCELED | libc::EOWNERDEAD => {}
             // Short of memory or of room in the peer's ring: it must hear of the message, so ring again.
-            _ if !self.ended.get() => self.push_bell(target),
+            _ if !self.ended.get() && self.rung.borrow().iter().any(|(known, _)| *known == target) => {
+                self.push_bell(target);
+            }
             _ => {}
         }
     }
 
+    /// What `target` stands for stays as long as this core may ring it.
+    fn keep_target(&self, target: u64, bell: &Bell) {
+        let Some(owner) = &bell.owner else { return };
+        let mut rung = self.rung.borrow_mut();
+        if rung.iter().any(|(known, _)| *known == target) {
+            return;
+        }
+        // Peers that nobody else knows any more have ended; but an entry for one may not have left yet.
+        if self.ring.is_flushed() {
+            rung.retain(|(_, owner)| Arc::strong_count(owner) > 1);
+        }
+        rung.push((target, Arc::clone(owner)));
+    }
+
     /// End everything in flight that has no end of its own, wait for the rest, give back what is registered. Called
     /// by the host after its tasks are gone; afterwards nothing may be submitted.
-    pub(super) fn teardown(&self) {
+    pub(crate) fn teardown(&self) {
         if self.ended.replace(true) {
             return;
         }
@@ -615,11 +636,39 @@ impl Driver for UringDriver {
     fn ring_bell(&self, bell: &Bell) {
         if bell.must_ring() {
             // Relaxed: written before the bell was published.
-            self.push_bell(bell.target.load(std::sync::atomic::Ordering::Relaxed));
+            let target = bell.target.load(std::sync::atomic::Ordering::Relaxed);
+            self.keep_target(target, bell);
+            self.push_bell(target);
         }
     }
 
     fn bell(&self) -> Arc<Bell> {
         Arc::clone(&self.bell)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn driver() -> Rc<UringDriver> {
+        let arena = Arena::new(1 << 20).unwrap();
+        UringDriver::new(8, &arena, Rc::new(RefCell::new(OperationTable::new(8)))).unwrap()
+    }
+
+    /// A descriptor's number is soon that of something else. A bell rung for a core that had ended once reached a ring
+    /// of another part of the program that had got the number.
+    #[test]
+    fn the_bell_of_an_ended_core_rings_nobody_else() {
+        let (ended, ringer) = (driver(), driver());
+        let bell = ended.bell();
+        bell.going_to_sleep();
+        drop(ended);
+        // Whatever descriptors the core had are free: these rings take their numbers.
+        let mut rings: Vec<io_uring::IoUring> = (0..8).map(|_| io_uring::IoUring::new(8).unwrap()).collect();
+        ringer.ring_bell(&bell);
+        ringer.ring().enter(Wait::No);
+        ringer.reap();
+        assert!(rings.iter_mut().all(|ring| ring.completion().is_empty()), "a ring nobody meant was rung");
     }
 }

@@ -6,7 +6,7 @@ use super::refusal::Refusal;
 use io_uring::{IoUring, opcode, squeue, types};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Largest piece of memory the kernel takes as one registered buffer.
 const REGISTERED_PIECE_BYTES: usize = 1 << 30;
@@ -87,8 +87,22 @@ impl Ring {
         })
     }
 
-    pub(super) fn raw_fd(&self) -> RawFd {
-        self.ring.borrow().as_raw_fd()
+    /// Another descriptor of this ring, for those who send messages to it.
+    pub(super) fn duplicate(&self) -> Result<OwnedFd, Refusal> {
+        let ring = self.ring.borrow();
+        // SAFETY: the ring has its descriptor open.
+        let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        fd.try_clone_to_owned().map_err(|error| {
+            Refusal::new(
+                format!("no descriptor for a bell: {error}"),
+                "raise the limit of open files (ulimit -n)",
+            )
+        })
+    }
+
+    /// Nothing queued waits for the next `enter`.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.backlog.borrow().is_empty() && self.ring.borrow_mut().submission().is_empty()
     }
 
     /// Whether the kernel knows operation `code`.
