@@ -56,6 +56,11 @@ thread_local! {
     static THREAD: u64 = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Tells threads apart, for wakers that must not leave theirs.
+pub(crate) fn thread_number() -> u64 {
+    THREAD.with(|&thread| thread)
+}
+
 /// Task number of the root in the ready lines and in its waker.
 const ROOT: u32 = u32::MAX;
 
@@ -76,7 +81,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         assert!(
-            THREAD.with(|&thread| thread == self.thread),
+            thread_number() == self.thread,
             "a task is woken on the thread that runs it; cross-core waking goes over rings"
         );
         if self.queued.swap(true, Ordering::Relaxed) {
@@ -96,7 +101,7 @@ impl Wake for TaskWaker {
 
 /// For a task that stands in a ready line from the start.
 fn task_waker(executor: u64, position: usize, task: u32, queue: Queue) -> Arc<TaskWaker> {
-    let thread = THREAD.with(|&thread| thread);
+    let thread = thread_number();
     Arc::new(TaskWaker { thread, executor, position, task, queue, queued: AtomicBool::new(true) })
 }
 

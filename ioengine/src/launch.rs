@@ -10,7 +10,7 @@ pub enum HostKind {
     /// Our own executor, one ring for everything.
     #[default]
     Own,
-    /// glommio's `LocalExecutor`, with our ring beside its own.
+    /// glommio's `LocalExecutor`, with our ring beside its own. Needs the feature `glommio`; refused without.
     Glommio,
 }
 

@@ -13,6 +13,8 @@ pub mod clock;
 pub mod disk;
 mod driver;
 mod executor;
+#[cfg(all(feature = "glommio", not(target_env = "musl")))]
+mod glommio_host;
 mod io;
 mod launch;
 pub mod marks;

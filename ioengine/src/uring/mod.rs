@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   tasks ── Io ── OperationTable ── UringDriver ── Ring ── kernel
-//!     └─ OwnHost (executor, turns, sleep) ──┘
+//!     └─ host: executor ────── Turn ─────┘
 //! ```
 
 mod disk;
@@ -16,19 +16,23 @@ mod ring;
 mod shared_memory;
 mod signals;
 mod system;
+mod turn;
 
 pub use disk::create_file;
+pub(crate) use driver::UringDriver;
 pub use probe::{Finding, Verdict, probe, probe_disk};
+pub(crate) use refusal::Refusal;
 pub use shared_memory::{DIRECTORY_VARIABLE as SHARED_MEMORY_VARIABLE, region_path};
+pub(crate) use turn::Turn;
+#[cfg(all(feature = "glommio", not(target_env = "musl")))]
+pub(crate) use turn::{TURN_NS_MAX, TURN_POLL_COUNT_MAX};
 
 use crate::buffer::Arena;
 use crate::executor::Executor;
 use crate::io::{Host, Io};
 use crate::launch::{CoreConfig, HostKind, LaunchError};
 use crate::operation::OperationTable;
-use driver::UringDriver;
 use host::{OwnCore, OwnHost};
-use refusal::Refusal;
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
@@ -61,18 +65,18 @@ impl Runtime {
     }
 }
 
-fn launch_error(name: &str, refusal: Refusal) -> LaunchError {
+pub(crate) fn launch_error(name: &str, refusal: Refusal) -> LaunchError {
     LaunchError { name: name.to_owned(), what: refusal.what, mend: refusal.mend }
 }
 
 /// Parts of a core before a host is chosen.
-struct Parts {
-    arena: Arena,
-    table: Rc<RefCell<OperationTable>>,
-    driver: Rc<UringDriver>,
+pub(crate) struct Parts {
+    pub(crate) arena: Arena,
+    pub(crate) table: Rc<RefCell<OperationTable>>,
+    pub(crate) driver: Rc<UringDriver>,
 }
 
-fn lay_out(config: &CoreConfig) -> Result<Parts, LaunchError> {
+pub(crate) fn lay_out(config: &CoreConfig) -> Result<Parts, LaunchError> {
     let refused = |refusal| launch_error(&config.name, refusal);
     let arena = Arena::new(config.arena_bytes).map_err(|error| {
         let what = format!("no {} bytes for its buffers: {error}", config.arena_bytes);
@@ -92,8 +96,41 @@ fn own_core(config: &CoreConfig) -> Result<OwnCore, LaunchError> {
     let executor = Executor::new();
     let host: Rc<dyn Host> = Rc::new(OwnHost { executor: Rc::clone(&executor) });
     let io = Io::new(config.index, Rc::clone(&driver) as _, host, table, arena);
-    Ok(OwnCore::new(io, driver, executor, config.spin_us))
+    Ok(OwnCore::new(Turn::new(io, driver, config.spin_us), executor))
 }
+
+/// Says to whoever launched a core that it runs, or why not.
+pub(crate) type Report = std::sync::mpsc::SyncSender<Result<(), LaunchError>>;
+
+fn run_own<F, M>(config: &CoreConfig, report: &Report, main: F) -> Result<(), LaunchError>
+where
+    F: FnOnce(Io) -> M,
+    M: Future<Output = ()>,
+{
+    pin(config)?;
+    let core = own_core(config)?;
+    started(report);
+    let io = core.io().clone();
+    core.block_on(main(io));
+    Ok(())
+}
+
+pub(crate) fn started(report: &Report) {
+    report.send(Ok(())).expect("whoever launches waits for the report");
+}
+
+#[cfg(not(all(feature = "glommio", not(target_env = "musl"))))]
+fn run_glommio<F>(config: &CoreConfig, _report: &Report, _main: F) -> Result<(), LaunchError> {
+    let mend = if cfg!(target_env = "musl") {
+        "glommio does not build on musl: choose the own host"
+    } else {
+        "build with --features glommio, or choose the own host"
+    };
+    Err(launch_error(&config.name, Refusal::new("glommio is not built in", mend)))
+}
+
+#[cfg(all(feature = "glommio", not(target_env = "musl")))]
+use crate::glommio_host::run as run_glommio;
 
 /// Start a core on a thread of its own. Blocks the process's signals in the calling thread too, so that they reach
 /// the core that asks for them.
@@ -102,25 +139,17 @@ where
     F: FnOnce(Io) -> M + Send + 'static,
     M: Future<Output = ()> + 'static,
 {
-    if config.host == HostKind::Glommio {
-        let what = "glommio is not built in";
-        return Err(launch_error(&config.name, Refusal::new(what, "choose the own host")));
-    }
     signals::block();
     let name = config.name.clone();
     let (report, started) = std::sync::mpsc::sync_channel(1);
     let body = move || {
-        let core = match pin(&config).and_then(|()| own_core(&config)) {
-            Ok(core) => core,
-            Err(error) => {
-                // The launcher waits below; it cannot be gone.
-                let _ = report.send(Err(error));
-                return;
-            }
+        let ran = match config.host {
+            HostKind::Own => run_own(&config, &report, main),
+            HostKind::Glommio => run_glommio(&config, &report, main),
         };
-        let _ = report.send(Ok(()));
-        let io = core.io().clone();
-        core.block_on(main(io));
+        if let Err(error) = ran {
+            report.send(Err(error)).expect("whoever launches waits for the report");
+        }
     };
     let refused = |what: String, mend: &str| launch_error(&name, Refusal::new(what, mend));
     let thread = std::thread::Builder::new().name(name.clone()).spawn(body).map_err(|error| {
@@ -138,7 +167,7 @@ where
 }
 
 /// Bind the calling thread to the configured processor.
-fn pin(config: &CoreConfig) -> Result<(), LaunchError> {
+pub(crate) fn pin(config: &CoreConfig) -> Result<(), LaunchError> {
     let Some(cpu) = config.cpu else { return Ok(()) };
     let mut set = nix::sched::CpuSet::new();
     set.set(cpu).and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)).map_err(

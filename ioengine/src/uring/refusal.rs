@@ -5,13 +5,13 @@ use std::time::Duration;
 
 /// A reason and its mend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) what: String,
-    pub(super) mend: String,
+pub(crate) struct Refusal {
+    pub(crate) what: String,
+    pub(crate) mend: String,
 }
 
 impl Refusal {
-    pub(super) fn new(what: impl Into<String>, mend: impl Into<String>) -> Refusal {
+    pub(crate) fn new(what: impl Into<String>, mend: impl Into<String>) -> Refusal {
         Refusal { what: what.into(), mend: mend.into() }
     }
 }

@@ -282,6 +282,40 @@ fn rings_work_with_event_descriptors() {
     assert!(out.status.success() && said.contains("4 passed"), "{said}");
 }
 
+/// Turns: a task that never stops asking keeps a core from looking at its ring for 256 polls at most. glommio once kept
+/// it for as long as its preemption timer ran.
+#[test]
+fn a_busy_core_makes_turns() {
+    let glommio = cfg!(all(feature = "glommio", not(target_env = "musl"))).then_some(HostKind::Glommio);
+    for host in [HostKind::Own].into_iter().chain(glommio) {
+        watched("turns", move || {
+            let core = Launcher::Threads.launch(Env::core("busy", 0, host), |io| async move {
+                let before = io.turns();
+                for _ in 0..100_000 {
+                    yield_now().await;
+                }
+                let turns = io.turns() - before;
+                assert!(
+                    turns >= 100_000 / 256 - 1,
+                    "{turns} turns in 100,000 polls under {}",
+                    io.host_name()
+                );
+            });
+            core.unwrap().join();
+        });
+    }
+}
+
+/// A host that is not built in is refused, with what to do.
+#[cfg(not(feature = "glommio"))]
+#[test]
+fn a_host_that_is_not_built_in_is_refused() {
+    let Err(refused) = Launcher::Threads.launch(Env::core("none", 0, HostKind::Glommio), |_| async {}) else {
+        panic!("there is no glommio to run it");
+    };
+    assert!(refused.to_string().contains("--features glommio"), "{refused}");
+}
+
 /// 19: no room for a file whose space was not reserved.
 #[test]
 fn a_full_file_system_does_not_end_the_disk() {

@@ -98,3 +98,12 @@ mod own {
 
     conformance!(super::run);
 }
+
+#[cfg(all(feature = "glommio", not(target_env = "musl")))]
+mod glommio {
+    fn run(name: &'static str, case: crate::env::Case) {
+        super::run_on(ioengine::HostKind::Glommio, name, case);
+    }
+
+    conformance!(super::run);
+}
