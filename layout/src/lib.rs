@@ -2,8 +2,8 @@
 //!
 //! Owns every persistent format: offsets, sizes, magics, checksums and the identity they are bound
 //! to. Must never do I/O, read a clock, or allocate while it encodes or decodes (the exceptions are
-//! the caller's own `Vec` that [`journal_record::read_record`] fills, the plan of a new device in
-//! [`zone`], and the text of [`inspect`]). Invariant: every decoder is total. Any bytes at all give
+//! the caller's own `Vec` that a function fills, the plan of a new device in [`zone`], writing a
+//! table and opening its index and filter, and the text of [`inspect`]). Invariant: every decoder is total. Any bytes at all give
 //! a value or a [`Corrupt`], never a panic; what an encoder is given wrongly is our own bug and
 //! stops the process.
 //!
@@ -20,8 +20,17 @@ pub mod log_entry;
 pub mod operation;
 pub mod superblock;
 pub mod superblock_copies;
+pub mod table;
+pub mod table_block;
+pub mod table_cursor;
+pub mod table_filter;
+pub mod table_footer;
+pub mod table_index;
+pub mod table_key;
+pub mod table_seal;
 pub mod tip;
 pub mod units;
+mod varint;
 pub mod version_cell;
 pub mod version_file;
 pub mod zone;
@@ -38,6 +47,12 @@ pub fn byte_tables() -> Vec<field::Table> {
         log_entry::TABLES.as_slice(),
         operation::TABLES.as_slice(),
         tip::TABLES.as_slice(),
+        table_key::TABLES.as_slice(),
+        table_block::TABLES.as_slice(),
+        table_seal::TABLES.as_slice(),
+        table_index::TABLES.as_slice(),
+        table_filter::TABLES.as_slice(),
+        table_footer::TABLES.as_slice(),
         version_file::TABLES.as_slice(),
         version_cell::TABLES.as_slice(),
     ]

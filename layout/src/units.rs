@@ -79,6 +79,10 @@ number! {
     /// Number of a journal record, from 1, without gaps over all incarnations of a device's format.
     Sequence(u64)
 }
+number! {
+    /// A table of a device, from 1; never used twice on the device. Blobs of state count with them.
+    TableId(u64)
+}
 
 impl Space {
     /// The default space.

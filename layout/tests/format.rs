@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use layout::key::{bucket_of, tablet_of};
 use layout::units::Space;
-use layout::{journal_record, superblock, units, version_cell, zone};
+use layout::{
+    journal_record, superblock, table, table_block, table_footer, table_seal, units, version_cell, zone,
+};
 
 const DOCUMENT: &str = include_str!("../FORMAT.md");
 
@@ -104,6 +106,11 @@ fn constants_of_document_and_code_agree() {
         ("FRAME_PAYLOAD_BYTES", journal_record::FRAME_PAYLOAD_BYTES as u64),
         ("COPY_COUNT", superblock::COPY_COUNT as u64),
         ("CELL_COUNT", version_cell::CELL_COUNT as u64),
+        ("TABLE_KEY_BYTES_MAX", table::TABLE_KEY_BYTES_MAX as u64),
+        ("RESTART_COUNT", table::RESTART_COUNT as u64),
+        ("BLOCK_RAW_BYTES_MAX", table_block::BLOCK_RAW_BYTES_MAX as u64),
+        ("PART_BYTES_MAX", table::PART_BYTES_MAX as u64),
+        ("FOOTER_BYTES", table::FOOTER_BYTES as u64),
     ]
     .into();
     let section = DOCUMENT.split("\n## Constants\n").nth(1).expect("a section of constants");
@@ -139,11 +146,14 @@ fn known_buckets_of_the_document_hold() {
 /// Magics stand in the document as text.
 #[test]
 fn magics_are_in_the_document() {
-    let magics: [&[u8]; 4] = [
+    let magics: [&[u8]; 7] = [
         &superblock::MAGIC,
         &journal_record::FRAME_MAGIC,
         &journal_record::RECORD_MAGIC,
         &version_cell::MAGIC,
+        &table_seal::RUN_MAGIC,
+        &table_seal::SEALED_MAGIC,
+        &table_footer::FOOTER_MAGIC,
     ];
     for magic in magics {
         let row = format!("| magic | `{}` |", magic.escape_ascii());

@@ -1,0 +1,311 @@
+//! The writer of a table: sorted records in, bytes out, in the order in which they are written.
+//!
+//! Owns the order of a table's parts and what its footer says. Must never know where the table will lie. Invariant: the
+//! same identity, options and records give the same bytes.
+//!
+//! ```text
+//! | block | block | 0 0 0 | block | .. | dictionary? | index | filter | footer 512 |
+//!                       ^ multiple of extent_bytes
+//! ```
+//!
+//! A data block lies in one extent, so that one device read gets it; zeros fill what is left of an extent that the next
+//! block does not fit into. A block larger than an extent starts where the one before ends.
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+pub use crate::table_block::{Block, BlockBuilder, BlockEntry, RESTART_COUNT, Record};
+pub use crate::table_cursor::Cursor;
+pub use crate::table_filter::{Filter, FilterBuilder};
+pub use crate::table_footer::{FOOTER_BYTES, Footer, open_dictionary, open_filter, open_index};
+pub use crate::table_index::{BlockHandle, Index};
+pub use crate::table_key::{
+    TABLE_KEY_BYTES_MAX, TABLE_KEY_BYTES_MIN, TableKey, decode_key, encode_bucket_prefix, encode_key,
+    encode_stream_prefix, key_hash,
+};
+pub use crate::table_seal::{
+    BLOCK_HEADER_BYTES, BLOCK_STORED_BYTES_MAX, BlockChecksum, BlockKind, Codec, Compression, Compressor,
+    Decompressor, Dictionary, PART_BYTES_MAX, StoredBlock, TableIdentity, WriteDictionary, open_block,
+    seal_block,
+};
+
+use crate::table_block::BLOCK_RAW_BYTES_MAX;
+use crate::table_index::{IndexBuilder, separator};
+use crate::table_key::key_time;
+use crate::table_seal::{seal_packed, seal_section};
+use crate::units::{LogIndex, Version};
+
+/// How a table is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableOptions<'a> {
+    /// Size of a data block before compression, bytes; a record that does not fit has a block of its own.
+    pub block_bytes: u32,
+    /// Level of zstd; `None` stores blocks as they are.
+    pub level: Option<i32>,
+    /// Extents of the device; at least a block.
+    pub extent_bytes: u32,
+    /// Dictionary of the data blocks, 1 byte..=1 MiB; not used without a level.
+    pub dictionary: Option<&'a [u8]>,
+}
+
+/// A table that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableSummary {
+    /// What it says of itself.
+    pub footer: Footer,
+    /// All of its bytes.
+    pub bytes: u64,
+    /// xxh3-128 of all of its bytes, footer included.
+    pub checksum: u128,
+}
+
+/// xxh3-128 of the bytes of a table, piece by piece.
+#[derive(Clone, Default)]
+pub struct ContentChecksum(Xxh3Default);
+
+impl ContentChecksum {
+    /// Of nothing.
+    #[must_use]
+    pub fn new() -> ContentChecksum {
+        ContentChecksum::default()
+    }
+
+    /// Adds the next piece.
+    pub fn add(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The checksum of all pieces so far.
+    #[must_use]
+    pub fn finish(&self) -> u128 {
+        self.0.digest128()
+    }
+}
+
+/// Writes one table.
+pub struct TableWriter {
+    identity: TableIdentity,
+    checksum: BlockChecksum,
+    compressor: Compressor,
+    level: Option<i32>,
+    write_dictionary: Option<WriteDictionary>,
+    dictionary: Vec<u8>,
+    block: BlockBuilder,
+    /// A block that waits for the key behind it, which its separator needs.
+    waiting: Option<BlockHandle>,
+    /// The last key of the block that waits.
+    waiting_key: Vec<u8>,
+    index: IndexBuilder,
+    filter: FilterBuilder,
+    footer: Footer,
+    content: ContentChecksum,
+    /// Bytes that were made and not yet taken.
+    out: Vec<u8>,
+    /// Logical offset of the next byte.
+    offset: u64,
+    finished: bool,
+}
+
+impl TableWriter {
+    /// An empty table. Sizes outside their limits and a dictionary that zstd cannot use are our own bug.
+    #[must_use]
+    pub fn new(identity: TableIdentity, options: TableOptions<'_>, compressor: Compressor) -> TableWriter {
+        let block_bytes = options.block_bytes as usize;
+        assert!((1..=BLOCK_RAW_BYTES_MAX).contains(&block_bytes), "a block of {block_bytes} bytes");
+        assert!(options.extent_bytes > 0, "an extent has bytes");
+        let dictionary = options.level.and(options.dictionary);
+        let write_dictionary = dictionary.zip(options.level).map(|(bytes, level)| {
+            assert!((1..=PART_BYTES_MAX).contains(&bytes.len()), "a dictionary has at most 1 MiB");
+            WriteDictionary::new(bytes, level).expect("a dictionary is tried before it is given to tables")
+        });
+        TableWriter {
+            identity,
+            checksum: BlockChecksum::new(&identity),
+            compressor,
+            level: options.level,
+            write_dictionary,
+            dictionary: dictionary.unwrap_or_default().to_vec(),
+            block: BlockBuilder::new(),
+            waiting: None,
+            waiting_key: Vec::new(),
+            index: IndexBuilder::default(),
+            filter: FilterBuilder::new(),
+            footer: Footer {
+                block_count: 0,
+                block_bytes: options.block_bytes,
+                extent_bytes: options.extent_bytes,
+                record_count: 0,
+                tombstone_count: 0,
+                expiring_count: 0,
+                time_min: u64::MAX,
+                time_max: 0,
+                log_index_min: LogIndex(u64::MAX),
+                log_index_max: LogIndex(0),
+                expiry_min: 0,
+                expiry_max: 0,
+                raw_bytes: 0,
+                data_bytes: 0,
+                dictionary_bytes: 0,
+                index_bytes: 0,
+                filter_bytes: 0,
+                content_checksum: 0,
+            },
+            content: ContentChecksum::new(),
+            out: Vec::new(),
+            offset: 0,
+            finished: false,
+        }
+    }
+
+    /// True before the first record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.footer.record_count == 0
+    }
+
+    /// Records so far.
+    #[must_use]
+    pub fn record_count(&self) -> u64 {
+        self.footer.record_count
+    }
+
+    /// About how many bytes the table would have if it ended here.
+    #[must_use]
+    pub fn bytes_estimate(&self) -> u64 {
+        let records = self.footer.record_count;
+        let blocks = u64::from(self.footer.block_count) + 1;
+        self.offset + self.block.raw_bytes() as u64 + records * 10 / 8 + blocks * 40 + FOOTER_BYTES as u64
+    }
+
+    /// Memory beyond that of one block and the bytes not yet taken: about 8 per record and 30 per block.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.filter.memory_bytes() + self.out.capacity() + self.block.raw_bytes()
+    }
+
+    /// Appends a record; `None` is a tombstone, which has no expiry. The key is encoded as in [`crate::table_key`].
+    ///
+    /// Keys that do not ascend are our own bug.
+    pub fn push(&mut self, key: &[u8], version: Version, expiry_us: u64, value: Option<&[u8]>) {
+        assert!(!self.finished, "a finished table takes no records");
+        assert!((TABLE_KEY_BYTES_MIN..=TABLE_KEY_BYTES_MAX).contains(&key.len()), "keys are encoded");
+        if self.is_block_full(value.map_or(0, <[u8]>::len)) {
+            self.end_block();
+        }
+        if let Some(handle) = self.waiting.take() {
+            assert!(key > &self.waiting_key[..], "the keys of a table ascend");
+            self.index.push(separator(&self.waiting_key, key), handle);
+        }
+        if self.is_empty() {
+            self.index.first_key(key);
+        }
+        self.block.push(key, version, expiry_us, value);
+        self.filter.add(key_hash(key));
+        let (footer, time, log_index) = (&mut self.footer, key_time(key), LogIndex(version.0 >> 16));
+        footer.record_count += 1;
+        footer.tombstone_count += u64::from(value.is_none());
+        footer.time_min = footer.time_min.min(time);
+        footer.time_max = footer.time_max.max(time);
+        footer.log_index_min = footer.log_index_min.min(log_index);
+        footer.log_index_max = footer.log_index_max.max(log_index);
+        if expiry_us > 0 {
+            footer.expiry_min =
+                if footer.expiring_count == 0 { expiry_us } else { footer.expiry_min.min(expiry_us) };
+            footer.expiry_max = footer.expiry_max.max(expiry_us);
+            footer.expiring_count += 1;
+        }
+    }
+
+    /// Does the next record start a block? A small one fills a block to its size and a bit above, a large one that
+    /// would make it half as large again does not come into it.
+    fn is_block_full(&self, value_bytes: usize) -> bool {
+        let (full, now) = (self.footer.block_bytes as usize, self.block.raw_bytes());
+        let with_it = now + BlockBuilder::entry_bytes_max(value_bytes);
+        !self.block.is_empty() && (now >= full || with_it > full + full / 2 || with_it > BLOCK_RAW_BYTES_MAX)
+    }
+
+    fn end_block(&mut self) {
+        let record_count = self.block.entry_count() as u32;
+        let compression = match (&self.write_dictionary, self.level) {
+            (Some(dictionary), _) => Compression::Dictionary(dictionary),
+            (None, Some(level)) => Compression::Level(level),
+            (None, None) => Compression::None,
+        };
+        self.waiting_key.clear();
+        self.waiting_key.extend_from_slice(self.block.last_key());
+        let raw = self.block.finish();
+        let raw_bytes = raw.len();
+        let (codec, payload) = self.compressor.pack(raw, compression);
+        let stored_bytes = (BLOCK_HEADER_BYTES + payload.len()) as u64;
+        let extent = u64::from(self.footer.extent_bytes);
+        let room = extent - self.offset % extent;
+        let padding = if stored_bytes > room && stored_bytes <= extent { room } else { 0 };
+        let start = self.out.len();
+        self.out.resize(start + padding as usize, 0);
+        let offset = self.offset + padding;
+        seal_packed(&self.checksum, offset, BlockKind::Data, raw_bytes, codec, payload, &mut self.out);
+        self.content.add(&self.out[start..]);
+        self.offset = offset + stored_bytes;
+        self.block.clear();
+        self.footer.block_count += 1;
+        self.footer.raw_bytes += raw_bytes as u64;
+        self.footer.data_bytes = self.offset;
+        self.waiting = Some(BlockHandle { offset, stored_bytes: stored_bytes as u32, record_count });
+    }
+
+    /// Bytes that were made and not yet consumed: the next ones of the table.
+    #[must_use]
+    pub fn pending(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// The first `bytes` of [`TableWriter::pending`] are written, or copied away.
+    pub fn consume(&mut self, bytes: usize) {
+        self.out.drain(..bytes);
+    }
+
+    /// After the last record: builds a part of the filter, some milliseconds; false when there is none left.
+    /// [`TableWriter::finish`] does what was not done.
+    pub fn step(&mut self) -> bool {
+        self.filter.step()
+    }
+
+    /// Ends the table: its last bytes are pending afterwards. A table without records, or ended twice, is our own bug.
+    pub fn finish(&mut self) -> TableSummary {
+        assert!(!self.finished && !self.is_empty(), "a table is ended once and holds a record");
+        self.finished = true;
+        self.end_block();
+        let handle = self.waiting.take().expect("a block has just ended");
+        self.index.push(&self.waiting_key, handle);
+        assert!(self.index.block_count() == self.footer.block_count, "every block is in the index");
+        let compression = self.level.map_or(Compression::None, Compression::Level);
+        let dictionary = std::mem::take(&mut self.dictionary);
+        self.footer.dictionary_bytes = self.section(BlockKind::Dictionary, &dictionary, compression);
+        let index = self.index.finish();
+        self.footer.index_bytes = self.section(BlockKind::Index, &index, compression);
+        let filter = std::mem::take(&mut self.filter).finish();
+        self.footer.filter_bytes = self.section(BlockKind::Filter, &filter, Compression::None);
+        self.footer.content_checksum = self.content.finish();
+        let footer = self.footer.encode(&self.identity);
+        self.content.add(&footer);
+        self.out.extend_from_slice(&footer);
+        self.offset += FOOTER_BYTES as u64;
+        assert!(self.offset == self.footer.table_bytes(), "the sections follow each other");
+        TableSummary { footer: self.footer, bytes: self.offset, checksum: self.content.finish() }
+    }
+
+    fn section(&mut self, kind: BlockKind, raw: &[u8], compression: Compression<'_>) -> u64 {
+        let start = self.out.len();
+        let (checksum, compressor) = (&self.checksum, &mut self.compressor);
+        seal_section(checksum, self.offset, kind, raw, compression, compressor, &mut self.out);
+        self.content.add(&self.out[start..]);
+        let bytes = (self.out.len() - start) as u64;
+        self.offset += bytes;
+        bytes
+    }
+
+    /// The compressor, for the next table.
+    #[must_use]
+    pub fn into_compressor(self) -> Compressor {
+        self.compressor
+    }
+}
