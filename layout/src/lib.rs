@@ -17,6 +17,7 @@ pub mod journal_frame;
 pub mod journal_record;
 pub mod key;
 pub mod log_entry;
+pub mod manifest;
 pub mod operation;
 pub mod superblock;
 pub mod superblock_copies;
@@ -28,6 +29,7 @@ pub mod table_footer;
 pub mod table_index;
 pub mod table_key;
 pub mod table_seal;
+pub mod tablet_state;
 pub mod tip;
 pub mod units;
 mod varint;
@@ -53,6 +55,8 @@ pub fn byte_tables() -> Vec<field::Table> {
         table_index::TABLES.as_slice(),
         table_filter::TABLES.as_slice(),
         table_footer::TABLES.as_slice(),
+        manifest::TABLES.as_slice(),
+        tablet_state::TABLES.as_slice(),
         version_file::TABLES.as_slice(),
         version_cell::TABLES.as_slice(),
     ]

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use layout::key::{bucket_of, tablet_of};
 use layout::units::Space;
 use layout::{
-    journal_record, superblock, table, table_block, table_footer, table_seal, units, version_cell, zone,
+    journal_record, superblock, table, table_block, table_footer, table_seal, tablet_state, units,
+    version_cell, zone,
 };
 
 const DOCUMENT: &str = include_str!("../FORMAT.md");
@@ -146,7 +147,7 @@ fn known_buckets_of_the_document_hold() {
 /// Magics stand in the document as text.
 #[test]
 fn magics_are_in_the_document() {
-    let magics: [&[u8]; 7] = [
+    let magics: [&[u8]; 8] = [
         &superblock::MAGIC,
         &journal_record::FRAME_MAGIC,
         &journal_record::RECORD_MAGIC,
@@ -154,6 +155,7 @@ fn magics_are_in_the_document() {
         &table_seal::RUN_MAGIC,
         &table_seal::SEALED_MAGIC,
         &table_footer::FOOTER_MAGIC,
+        &tablet_state::STATE_MAGIC,
     ];
     for magic in magics {
         let row = format!("| magic | `{}` |", magic.escape_ascii());

@@ -1,0 +1,605 @@
+//! The state blob: what a shard's tablets must remember beside their records, as of the tables it stands with.
+//!
+//! Owns its bytes, written and read as a stream: a blob may be hundreds of megabytes. Must never be used before its end was
+//! read: only there stands the checksum. Invariant: what is read to its end is what was written, of this device and id.
+//!
+//! ```text
+//! | header 16 | tablet 72 | request 41, .. | recent 24, .. | tablet 72 | .. | checksum 16 |
+//! ```
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::field::{Corrupt, Field, Table, byte_table};
+use crate::units::{
+    LogIndex, LogTime, RequestId, ShardIndex, TABLET_COUNT, TableId, TabletIndex, Uuid, Version,
+};
+
+/// First bytes of a blob.
+pub const STATE_MAGIC: [u8; 8] = *b"TCLSTATE";
+/// Version of the bytes of a blob.
+pub const STATE_VERSION: u32 = 1;
+
+const HEADER_BYTES: usize = 16;
+const TABLET_BYTES: usize = 72;
+const REQUEST_BYTES: usize = 41;
+const RECENT_BYTES: usize = 24;
+const CHECKSUM_BYTES: usize = 16;
+const IDENTITY_BYTES: usize = 42;
+
+const FLAG_DAMAGED: u8 = 1;
+const FLAG_DAMAGE_ENDS: u8 = 2;
+
+byte_table! {
+    /// Byte table of the identity of a blob; never stored.
+    IDENTITY_TABLE = "state blob identity", IDENTITY_BYTES;
+    I_MAGIC = "magic", 0, 8;
+    I_FORMAT_VERSION = "format_version", 8, 4;
+    I_DEVICE = "device", 12, 16;
+    I_SHARD = "shard", 28, 2;
+    I_GENERATION = "generation", 30, 4;
+    I_BLOB_ID = "blob_id", 34, 8;
+}
+
+byte_table! {
+    /// Byte table of the start of a blob.
+    STATE_TABLE = "state blob", HEADER_BYTES;
+    H_MAGIC = "magic", 0, 8;
+    H_FORMAT_VERSION = "format_version", 8, 4;
+    H_TABLET_COUNT = "tablet_count", 12, 4;
+}
+
+byte_table! {
+    /// Byte table of a tablet in a blob.
+    TABLET_TABLE = "tablet state", TABLET_BYTES;
+    T_TABLET = "tablet", 0, 1;
+    T_FLAGS = "flags", 1, 1;
+    T_RESERVED = "reserved", 2, 2;
+    T_REQUEST_COUNT = "request_count", 4, 4;
+    T_RECENT_COUNT = "recent_count", 8, 4;
+    T_RESERVED_2 = "reserved_2", 12, 4;
+    T_APPLIED = "applied", 16, 8;
+    T_LOG_TIME = "log_time", 24, 8;
+    T_DAMAGE_FROM = "damage_from", 32, 8;
+    T_DAMAGE_TO = "damage_to", 40, 8;
+    T_REQUEST_FLOOR = "request_floor", 48, 8;
+    T_RECENT_FLOOR = "recent_floor", 56, 8;
+    T_RECENT_NEWEST = "recent_newest", 64, 8;
+}
+
+byte_table! {
+    /// Byte table of a request id that was applied.
+    REQUEST_TABLE = "state request", REQUEST_BYTES;
+    R_REQUEST = "request", 0, 24;
+    R_LOG_TIME = "log_time", 24, 8;
+    R_VERSION = "version", 32, 8;
+    R_STATUS = "status", 40, 1;
+}
+
+byte_table! {
+    /// Byte table of a key that was written lately.
+    RECENT_TABLE = "state recent", RECENT_BYTES;
+    C_KEY_HASH = "key_hash", 0, 16;
+    C_LOG_INDEX = "log_index", 16, 8;
+}
+
+/// Which blob it is: part of its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateIdentity {
+    /// Uuid of the device.
+    pub device: Uuid,
+    /// Shard whose tablets it describes.
+    pub shard: ShardIndex,
+    /// Generation of the device's superblock.
+    pub generation: u32,
+    /// From the numbers of tables.
+    pub blob: TableId,
+}
+
+impl StateIdentity {
+    fn hasher(&self) -> Xxh3Default {
+        let mut bytes = [0; IDENTITY_BYTES];
+        I_MAGIC.put(&mut bytes, STATE_MAGIC);
+        I_FORMAT_VERSION.put(&mut bytes, STATE_VERSION.to_le_bytes());
+        I_DEVICE.put(&mut bytes, self.device.0);
+        I_SHARD.put(&mut bytes, self.shard.0.to_le_bytes());
+        I_GENERATION.put(&mut bytes, self.generation.to_le_bytes());
+        I_BLOB_ID.put(&mut bytes, self.blob.0.to_le_bytes());
+        let mut hasher = Xxh3Default::new();
+        hasher.update(&bytes);
+        hasher
+    }
+}
+
+/// A tablet; its requests and recent keys follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TabletHead {
+    /// Which.
+    pub tablet: TabletIndex,
+    /// Last entry applied, below 2^48.
+    pub applied: LogIndex,
+    /// Largest stamp applied.
+    pub log_time: LogTime,
+    /// First and, when it is known, last log index that is lost or may be.
+    pub damage: Option<(LogIndex, Option<LogIndex>)>,
+    /// A request id that is not listed and whose log time is below this may have been applied.
+    pub request_floor: LogTime,
+    /// Request ids that follow.
+    pub request_count: u32,
+    /// Every write above this index is in the list of recent keys.
+    pub recent_floor: LogIndex,
+    /// Index of the last write in that list, or its floor.
+    pub recent_newest: LogIndex,
+    /// Recent keys that follow.
+    pub recent_count: u32,
+}
+
+impl TabletHead {
+    fn encode(&self) -> [u8; TABLET_BYTES] {
+        let mut bytes = [0; TABLET_BYTES];
+        let (flags, from, to) = match self.damage {
+            None => (0, 0, 0),
+            Some((from, None)) => (FLAG_DAMAGED, from.0, 0),
+            Some((from, Some(to))) => (FLAG_DAMAGED | FLAG_DAMAGE_ENDS, from.0, to.0),
+        };
+        T_TABLET.put(&mut bytes, [self.tablet.get()]);
+        T_FLAGS.put(&mut bytes, [flags]);
+        T_REQUEST_COUNT.put(&mut bytes, self.request_count.to_le_bytes());
+        T_RECENT_COUNT.put(&mut bytes, self.recent_count.to_le_bytes());
+        T_APPLIED.put(&mut bytes, self.applied.0.to_le_bytes());
+        T_LOG_TIME.put(&mut bytes, self.log_time.0.to_le_bytes());
+        T_DAMAGE_FROM.put(&mut bytes, from.to_le_bytes());
+        T_DAMAGE_TO.put(&mut bytes, to.to_le_bytes());
+        T_REQUEST_FLOOR.put(&mut bytes, self.request_floor.0.to_le_bytes());
+        T_RECENT_FLOOR.put(&mut bytes, self.recent_floor.0.to_le_bytes());
+        T_RECENT_NEWEST.put(&mut bytes, self.recent_newest.0.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; TABLET_BYTES]) -> Result<TabletHead, Field> {
+        let (from, to) = (LogIndex(T_DAMAGE_FROM.u64(bytes)), LogIndex(T_DAMAGE_TO.u64(bytes)));
+        let damage = match T_FLAGS.u8(bytes) {
+            0 => None,
+            FLAG_DAMAGED => Some((from, None)),
+            3 => Some((from, Some(to))),
+            _ => return Err(T_FLAGS),
+        };
+        let head = TabletHead {
+            tablet: TabletIndex::new(T_TABLET.u8(bytes)).ok_or(T_TABLET)?,
+            applied: LogIndex(T_APPLIED.u64(bytes)),
+            log_time: LogTime(T_LOG_TIME.u64(bytes)),
+            damage,
+            request_floor: LogTime(T_REQUEST_FLOOR.u64(bytes)),
+            request_count: T_REQUEST_COUNT.u32(bytes),
+            recent_floor: LogIndex(T_RECENT_FLOOR.u64(bytes)),
+            recent_newest: LogIndex(T_RECENT_NEWEST.u64(bytes)),
+            recent_count: T_RECENT_COUNT.u32(bytes),
+        };
+        let right = [
+            (T_RESERVED, T_RESERVED.is_zero(bytes)),
+            (T_RESERVED_2, T_RESERVED_2.is_zero(bytes)),
+            (T_APPLIED, head.applied.0 < 1 << 48),
+            (T_DAMAGE_FROM, damage.is_some() || from.0 == 0),
+            (T_DAMAGE_TO, damage.is_some_and(|(_, end)| end.is_some()) || to.0 == 0),
+            (T_RECENT_NEWEST, head.recent_floor <= head.recent_newest),
+        ];
+        right.into_iter().find_map(|(field, right)| (!right).then_some(Err(field))).unwrap_or(Ok(head))
+    }
+
+    fn follows_bytes(&self) -> u64 {
+        u64::from(self.request_count) * REQUEST_BYTES as u64
+            + u64::from(self.recent_count) * RECENT_BYTES as u64
+    }
+}
+
+/// A request id that was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateRequest {
+    /// The id.
+    pub id: RequestId,
+    /// Log time at which it was applied; does not fall from one to the next.
+    pub log_time: LogTime,
+    /// Status of the reply, as on the wire.
+    pub status: u8,
+    /// Version the write got, or that it met.
+    pub version: Version,
+}
+
+/// A key that was written lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateRecent {
+    /// Hash of the key, as the tablet keeps it.
+    pub key_hash: u128,
+    /// Entry that wrote it; does not fall from one to the next.
+    pub log_index: LogIndex,
+}
+
+/// What a blob consists of, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateItem {
+    /// The next tablet.
+    Tablet(TabletHead),
+    /// A request id of it.
+    Request(StateRequest),
+    /// A recent key of it, behind its requests.
+    Recent(StateRecent),
+    /// The end: all that was read counts. The checksum is the one that the manifest names.
+    End {
+        /// xxh3-128 over identity and content.
+        checksum: u128,
+    },
+}
+
+/// A blob that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateSummary {
+    /// All of its bytes.
+    pub bytes: u64,
+    /// The checksum at its end.
+    pub checksum: u128,
+}
+
+/// What must come next.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    tablets: u32,
+    requests: u32,
+    recents: u32,
+    last_tablet: Option<TabletIndex>,
+    last_log_time: u64,
+    last_log_index: u64,
+}
+
+impl Expected {
+    fn new(tablets: u32) -> Expected {
+        Expected { tablets, requests: 0, recents: 0, last_tablet: None, last_log_time: 0, last_log_index: 0 }
+    }
+
+    /// False when the item is not what comes next.
+    fn take(&mut self, item: &StateItem) -> bool {
+        match item {
+            StateItem::Tablet(head) => {
+                let right = self.tablets > 0
+                    && self.requests + self.recents == 0
+                    && self.last_tablet.is_none_or(|last| head.tablet > last);
+                *self = Expected {
+                    tablets: self.tablets.saturating_sub(1),
+                    requests: head.request_count,
+                    recents: head.recent_count,
+                    last_tablet: Some(head.tablet),
+                    last_log_time: 0,
+                    last_log_index: 0,
+                };
+                right
+            }
+            StateItem::Request(request) => {
+                let right = self.requests > 0 && request.log_time.0 >= self.last_log_time;
+                self.requests = self.requests.saturating_sub(1);
+                self.last_log_time = request.log_time.0;
+                right
+            }
+            StateItem::Recent(recent) => {
+                let right =
+                    self.requests == 0 && self.recents > 0 && recent.log_index.0 >= self.last_log_index;
+                self.recents = self.recents.saturating_sub(1);
+                self.last_log_index = recent.log_index.0;
+                right
+            }
+            StateItem::End { .. } => self.tablets == 0 && self.requests == 0 && self.recents == 0,
+        }
+    }
+}
+
+/// Writes a blob. What comes in another order than it was announced is our own bug.
+pub struct StateWriter {
+    hasher: Xxh3Default,
+    expected: Expected,
+    out: Vec<u8>,
+    bytes: u64,
+}
+
+impl StateWriter {
+    /// A blob of this many tablets, at most 64.
+    #[must_use]
+    pub fn new(identity: &StateIdentity, tablet_count: usize) -> StateWriter {
+        assert!(tablet_count <= TABLET_COUNT, "there are {TABLET_COUNT} tablets");
+        let expected = Expected::new(tablet_count as u32);
+        let mut writer = StateWriter { hasher: identity.hasher(), expected, out: Vec::new(), bytes: 0 };
+        let mut header = [0; HEADER_BYTES];
+        H_MAGIC.put(&mut header, STATE_MAGIC);
+        H_FORMAT_VERSION.put(&mut header, STATE_VERSION.to_le_bytes());
+        H_TABLET_COUNT.put(&mut header, (tablet_count as u32).to_le_bytes());
+        writer.append(&header);
+        writer
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.out.extend_from_slice(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    fn item(&mut self, item: StateItem) {
+        assert!(self.expected.take(&item), "a state is written in order and as it was announced: {item:?}");
+    }
+
+    /// The next tablet, above the one before.
+    pub fn begin_tablet(&mut self, head: &TabletHead) {
+        self.item(StateItem::Tablet(*head));
+        let bytes = head.encode();
+        assert!(TabletHead::decode(&bytes) == Ok(*head), "a state we write can be read again: {head:?}");
+        self.append(&bytes);
+    }
+
+    /// The next request id of the tablet, in the order they were applied.
+    pub fn request(&mut self, request: &StateRequest) {
+        self.item(StateItem::Request(*request));
+        let mut bytes = [0; REQUEST_BYTES];
+        R_REQUEST.put(&mut bytes, request.id.to_bytes());
+        R_LOG_TIME.put(&mut bytes, request.log_time.0.to_le_bytes());
+        R_VERSION.put(&mut bytes, request.version.0.to_le_bytes());
+        R_STATUS.put(&mut bytes, [request.status]);
+        self.append(&bytes);
+    }
+
+    /// The next recent key of the tablet, behind its request ids, in the order they were written.
+    pub fn recent(&mut self, recent: &StateRecent) {
+        self.item(StateItem::Recent(*recent));
+        let mut bytes = [0; RECENT_BYTES];
+        C_KEY_HASH.put(&mut bytes, recent.key_hash.to_le_bytes());
+        C_LOG_INDEX.put(&mut bytes, recent.log_index.0.to_le_bytes());
+        self.append(&bytes);
+    }
+
+    /// Bytes that were made and not yet consumed: the next ones of the blob.
+    #[must_use]
+    pub fn pending(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// The first `bytes` of [`StateWriter::pending`] are written, or copied away.
+    pub fn consume(&mut self, bytes: usize) {
+        self.out.drain(..bytes);
+    }
+
+    /// Ends the blob: its last bytes are pending afterwards.
+    pub fn finish(&mut self) -> StateSummary {
+        let checksum = self.hasher.digest128();
+        self.item(StateItem::End { checksum });
+        self.append(&checksum.to_le_bytes());
+        StateSummary { bytes: self.bytes, checksum }
+    }
+}
+
+/// Reads a blob as its bytes come; allocates nothing.
+pub struct StateReader {
+    hasher: Xxh3Default,
+    expected: Option<Expected>,
+    /// Place of the next byte.
+    at: u64,
+    bytes: u64,
+    ended: bool,
+}
+
+impl StateReader {
+    /// For a blob of this many bytes, as the manifest says.
+    #[must_use]
+    pub fn new(identity: &StateIdentity, bytes: u64) -> StateReader {
+        StateReader { hasher: identity.hasher(), expected: None, at: 0, bytes, ended: false }
+    }
+
+    /// Place of the next byte in the blob.
+    #[must_use]
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    fn take<'a, const N: usize>(&mut self, input: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+        let (bytes, rest) = input.split_first_chunk::<N>()?;
+        *input = rest;
+        self.hasher.update(bytes);
+        self.at += N as u64;
+        Some(bytes)
+    }
+
+    /// The next item, taken from the front of `input`; `None` when `input` holds only a part of it: call again with
+    /// that part and what comes behind it. After the end, or an error, there is nothing to ask for: our own bug.
+    pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<StateItem>, Corrupt> {
+        assert!(!self.ended, "a blob is read to its end once");
+        let item = self.read(input);
+        self.ended = matches!(item, Err(_) | Ok(Some(StateItem::End { .. })));
+        item
+    }
+
+    fn read(&mut self, input: &mut &[u8]) -> Result<Option<StateItem>, Corrupt> {
+        let Some(mut expected) = self.expected else {
+            let at = self.at;
+            let Some(header) = self.take::<HEADER_BYTES>(input) else { return Ok(None) };
+            let tablets = H_TABLET_COUNT.u32(header);
+            let right = [
+                (H_MAGIC, H_MAGIC.array(header) == STATE_MAGIC),
+                (H_FORMAT_VERSION, H_FORMAT_VERSION.u32(header) == STATE_VERSION),
+                (H_TABLET_COUNT, tablets as usize <= TABLET_COUNT),
+            ];
+            if let Some((field, _)) = right.into_iter().find(|(_, right)| !right) {
+                return Err(STATE_TABLE.corrupt(field, at));
+            }
+            self.expected = Some(Expected::new(tablets));
+            return self.read(input);
+        };
+        let at = self.at;
+        let (item, wrong) = if expected.requests > 0 {
+            let Some(bytes) = self.take::<REQUEST_BYTES>(input) else { return Ok(None) };
+            let request = StateRequest {
+                id: RequestId::from_bytes(&R_REQUEST.array(bytes)),
+                log_time: LogTime(R_LOG_TIME.u64(bytes)),
+                status: R_STATUS.u8(bytes),
+                version: Version(R_VERSION.u64(bytes)),
+            };
+            (StateItem::Request(request), REQUEST_TABLE.corrupt(R_LOG_TIME, at))
+        } else if expected.recents > 0 {
+            let Some(bytes) = self.take::<RECENT_BYTES>(input) else { return Ok(None) };
+            let key_hash = u128::from_le_bytes(C_KEY_HASH.array(bytes));
+            let recent = StateRecent { key_hash, log_index: LogIndex(C_LOG_INDEX.u64(bytes)) };
+            (StateItem::Recent(recent), RECENT_TABLE.corrupt(C_LOG_INDEX, at))
+        } else if expected.tablets > 0 {
+            let Some(bytes) = self.take::<TABLET_BYTES>(input) else { return Ok(None) };
+            let head = TabletHead::decode(bytes).map_err(|field| TABLET_TABLE.corrupt(field, at))?;
+            let left = self.bytes.saturating_sub(self.at);
+            if head.follows_bytes() > left {
+                return Err(TABLET_TABLE.corrupt(T_REQUEST_COUNT, at));
+            }
+            (StateItem::Tablet(head), TABLET_TABLE.corrupt(T_TABLET, at))
+        } else {
+            let checksum = self.hasher.digest128();
+            let Some(bytes) = self.take::<CHECKSUM_BYTES>(input) else { return Ok(None) };
+            let wrong = |field| Corrupt { structure: STATE_TABLE.structure, field, at };
+            if *bytes != checksum.to_le_bytes() {
+                return Err(wrong("checksum"));
+            }
+            (StateItem::End { checksum }, wrong("bytes"))
+        };
+        let right = expected.take(&item);
+        self.expected = Some(expected);
+        let at_end = matches!(item, StateItem::End { .. });
+        if !right || self.at > self.bytes || (at_end && self.at != self.bytes) {
+            return Err(wrong);
+        }
+        Ok(Some(item))
+    }
+}
+
+/// The byte tables of this file, for the comparison with FORMAT.md.
+pub(crate) const TABLES: [Table; 5] =
+    [IDENTITY_TABLE, STATE_TABLE, TABLET_TABLE, REQUEST_TABLE, RECENT_TABLE];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: StateIdentity =
+        StateIdentity { device: Uuid([7; 16]), shard: ShardIndex(2), generation: 3, blob: TableId(4) };
+
+    fn head(tablet: u8, request_count: u32, recent_count: u32) -> TabletHead {
+        TabletHead {
+            tablet: TabletIndex::new(tablet).unwrap(),
+            applied: LogIndex(90 + u64::from(tablet)),
+            log_time: LogTime(1000),
+            damage: [None, Some((LogIndex(5), None)), Some((LogIndex(5), Some(LogIndex(9))))]
+                [usize::from(tablet % 3)],
+            request_floor: LogTime(7),
+            request_count,
+            recent_floor: LogIndex(2),
+            recent_newest: LogIndex(80),
+            recent_count,
+        }
+    }
+
+    fn items() -> Vec<StateItem> {
+        let mut items = Vec::new();
+        for (tablet, requests, recents) in [(0, 3, 2), (1, 0, 0), (2, 0, 4), (63, 5, 0)] {
+            items.push(StateItem::Tablet(head(tablet, requests, recents)));
+            items.extend((0..requests).map(|number| {
+                let id = RequestId { client: u64::MAX, log_time: 3, sequence: u64::from(number) };
+                let log_time = LogTime(10 + u64::from(number) / 2);
+                StateItem::Request(StateRequest { id, log_time, status: 3, version: Version(9 << 16) })
+            }));
+            items.extend((0..recents).map(|number| {
+                let log_index = LogIndex(3 + u64::from(number) / 2);
+                StateItem::Recent(StateRecent { key_hash: u128::MAX - u128::from(number), log_index })
+            }));
+        }
+        items
+    }
+
+    fn written() -> (Vec<u8>, StateSummary) {
+        let mut writer = StateWriter::new(&IDENTITY, 4);
+        let mut bytes = Vec::new();
+        for item in items() {
+            match item {
+                StateItem::Tablet(head) => writer.begin_tablet(&head),
+                StateItem::Request(request) => writer.request(&request),
+                StateItem::Recent(recent) => writer.recent(&recent),
+                StateItem::End { .. } => unreachable!("the list has no end"),
+            }
+            bytes.extend_from_slice(&writer.pending()[..7]);
+            writer.consume(7);
+        }
+        let summary = writer.finish();
+        bytes.extend_from_slice(writer.pending());
+        assert_eq!(bytes.len() as u64, summary.bytes);
+        (bytes, summary)
+    }
+
+    /// Reads it as pieces of `piece` bytes come.
+    fn read(
+        identity: &StateIdentity,
+        bytes: &[u8],
+        total: u64,
+        piece: usize,
+    ) -> Result<Vec<StateItem>, Corrupt> {
+        let mut reader = StateReader::new(identity, total);
+        let (mut items, mut kept) = (Vec::new(), Vec::new());
+        for piece in bytes.chunks(piece) {
+            kept.extend_from_slice(piece);
+            let mut input = &kept[..];
+            while let Some(item) = reader.next(&mut input)? {
+                items.push(item);
+                if matches!(item, StateItem::End { .. }) {
+                    return Ok(items);
+                }
+            }
+            kept = input.to_vec();
+        }
+        Ok(items)
+    }
+
+    #[test]
+    fn states_round_trip_in_pieces_of_any_size() {
+        let (bytes, summary) = written();
+        let mut expected = items();
+        expected.push(StateItem::End { checksum: summary.checksum });
+        for piece in [1, 40, 41, 500, bytes.len()] {
+            assert_eq!(read(&IDENTITY, &bytes, summary.bytes, piece).as_ref(), Ok(&expected), "{piece}");
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_other_identity_is_seen() {
+        let (bytes, summary) = written();
+        for index in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[index] ^= 1 << (index % 8);
+            let read = read(&IDENTITY, &changed, summary.bytes, bytes.len());
+            let ended = read.is_ok_and(|items| matches!(items.last(), Some(StateItem::End { .. })));
+            assert!(!ended, "byte {index}");
+        }
+        for other in [
+            StateIdentity { blob: TableId(5), ..IDENTITY },
+            StateIdentity { generation: 4, ..IDENTITY },
+            StateIdentity { shard: ShardIndex(3), ..IDENTITY },
+            StateIdentity { device: Uuid([8; 16]), ..IDENTITY },
+        ] {
+            let corrupt = read(&other, &bytes, summary.bytes, 100).expect_err("another blob");
+            assert_eq!(corrupt.field, "checksum");
+        }
+    }
+
+    #[test]
+    fn counts_beyond_the_blob_are_refused_before_anything_is_read() {
+        let (mut bytes, summary) = written();
+        bytes[HEADER_BYTES + T_REQUEST_COUNT.offset + 3] = 0x80;
+        let corrupt = read(&IDENTITY, &bytes, summary.bytes, 4096).expect_err("2^31 requests");
+        assert_eq!((corrupt.structure, corrupt.field), ("tablet state", "request_count"));
+        let (bytes, summary) = written();
+        assert!(read(&IDENTITY, &bytes, summary.bytes - 1, 4096).is_err());
+        assert!(read(&IDENTITY, &bytes, summary.bytes + 1, 4096).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "as it was announced")]
+    fn a_missing_request_is_our_own_bug() {
+        let mut writer = StateWriter::new(&IDENTITY, 1);
+        writer.begin_tablet(&head(1, 1, 0));
+        writer.finish();
+    }
+}
