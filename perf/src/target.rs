@@ -1,15 +1,16 @@
 //! What is measured: a node that this process starts on a disk of its own, or one that serves elsewhere. Owns the disk
-//! file and removes it.
+//! file and the version cache, and removes them.
 
 use crate::cpu::{self, CpuOf};
 use crate::outside;
 use ioengine::disk::DiskOpen;
-use ioengine::uring::{Runtime, create_file};
+use ioengine::uring::{Runtime, create_file, region_path};
 use ioengine::{CoreConfig, HostKind, Launcher};
 use layout::units::Uuid;
 use shard::format::{FormatPlan, format};
 use shard::limits::Limits;
 use shard::node::{Event, Node, NodeConfig, start};
+use shard::recover::region_name;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -58,6 +59,8 @@ const DISK_BYTES_MORE: u64 = 256 << 20;
 pub struct InProcess {
     node: Option<Node>,
     disk: PathBuf,
+    /// The version cache of its shard.
+    versions: PathBuf,
     target: Target,
 }
 
@@ -71,7 +74,8 @@ impl InProcess {
         let disk = plan.dir.join(format!("bench-{}.disk", std::process::id()));
         outside::remove(&disk);
         create_file(&disk, plan.journal_bytes + DISK_BYTES_MORE).map_err(failed)?;
-        format_disk(&disk, plan.journal_bytes)?;
+        let device = format_disk(&disk, plan.journal_bytes)?;
+        let versions = region_path(&region_name(device, 0));
         let config = NodeConfig {
             disk: disk.display().to_string(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -87,11 +91,13 @@ impl InProcess {
         let node = start(&Launcher::Threads, &config, Arc::new(move |event| drop(tell.send(event))));
         let node = node.map_err(|error| {
             outside::remove(&disk);
+            outside::remove(&versions);
             failed(error)
         })?;
         // Taken now, so that an early return drains it and removes the disk.
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut this = InProcess { node: Some(node), disk, target: Target { address, cpu: CpuOf::Unknown } };
+        let mut this =
+            InProcess { node: Some(node), disk, versions, target: Target { address, cpu: CpuOf::Unknown } };
         this.target.address = loop {
             match told.recv() {
                 Ok(Event::Serving(address)) => break address,
@@ -123,10 +129,11 @@ impl Drop for InProcess {
             node.join();
         }
         outside::remove(&self.disk);
+        outside::remove(&self.versions);
     }
 }
 
-fn format_disk(disk: &Path, journal_bytes: u64) -> Result<(), TargetError> {
+fn format_disk(disk: &Path, journal_bytes: u64) -> Result<Uuid, TargetError> {
     let runtime = Runtime::new(CoreConfig::small("format", 0)).map_err(failed)?;
     let io = runtime.io().clone();
     let plan = FormatPlan {
@@ -140,7 +147,7 @@ fn format_disk(disk: &Path, journal_bytes: u64) -> Result<(), TargetError> {
     let name = disk.display().to_string();
     runtime.block_on(async move {
         let disk = io.open_disk(&name, DiskOpen::default()).map_err(failed)?;
-        format(&io, &disk, &plan).await.map(drop).map_err(failed)
+        format(&io, &disk, &plan).await.map(|made| made.device).map_err(failed)
     })
 }
 

@@ -11,7 +11,7 @@ use layout::superblock::{
     incarnation_next, sequence_next,
 };
 use layout::units::{Incarnation, SHARD_COUNT_MAX, Uuid};
-use layout::zone::{PlanError, ShardZones, plan};
+use layout::zone::{HEADER_AREA_BYTES, PlanError, ShardZones, plan};
 
 /// Why a disk could not be formatted or opened.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +184,14 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
     superblock.set_zones(&zones);
     write_copies(io, disk, &superblock, UpdatePlan::ALL_EQUAL).await?;
     Ok(superblock)
+}
+
+/// Take our mark from a disk: its superblocks are gone and nobody finds what it held, though the bytes are still there.
+///
+/// # Errors
+/// [`FormatError::Disk`], [`FormatError::Arena`]; the disk may then have lost some of its copies.
+pub async fn wipe(io: &Io, disk: &Disk) -> Result<(), FormatError> {
+    zero(io, disk, 0, HEADER_AREA_BYTES.min(disk.geometry().bytes)).await
 }
 
 async fn zero(io: &Io, disk: &Disk, offset: u64, bytes: u64) -> Result<(), FormatError> {

@@ -98,6 +98,13 @@ pub fn region_name(device: Uuid, shard: u16) -> String {
     format!("versions-{device}-{shard}")
 }
 
+/// The device whose region this is, by the region's name; None for other regions.
+#[must_use]
+pub fn device_of_region(name: &str) -> Option<Uuid> {
+    let (device, shard) = name.strip_prefix("versions-")?.rsplit_once('-')?;
+    shard.parse::<u16>().ok().and_then(|_| device.parse().ok())
+}
+
 /// A shard ready to run.
 pub(crate) struct Recovered {
     pub(crate) state: State,

@@ -6,16 +6,29 @@
 mod support;
 
 use ioengine::disk::DiskOpen;
-use ioengine::uring::Runtime;
+use ioengine::uring::{Runtime, region_path};
 use ioengine::{CoreConfig, Launcher};
+use layout::units::Uuid;
 use shard::format::format;
 use shard::limits::Limits;
 use shard::node::{Event, Node, NodeConfig, start};
+use shard::recover::region_name;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use support::Client;
 
 const CORES: u16 = 2;
+
+/// Removes the version caches of a device, also when the test fails.
+struct VersionCaches(Uuid);
+
+impl Drop for VersionCaches {
+    fn drop(&mut self) {
+        for shard in 0..CORES {
+            let _ = std::fs::remove_file(region_path(&region_name(self.0, shard)));
+        }
+    }
+}
 
 fn serve(disk: &str) -> (Node, SocketAddr) {
     let config = NodeConfig {
@@ -47,10 +60,11 @@ fn what_was_put_is_there_after_a_drain_and_another_start() {
     ioengine::uring::create_file(std::path::Path::new(&path), 32 << 20).unwrap();
     let runtime = Runtime::new(CoreConfig::small("test", 0)).unwrap();
     let io = runtime.io().clone();
-    runtime.block_on(async {
+    let formatted = runtime.block_on(async {
         let disk = io.open_disk(&path, DiskOpen::default()).unwrap();
-        format(&io, &disk, &support::plan(CORES)).await.unwrap();
+        format(&io, &disk, &support::plan(CORES)).await.unwrap()
     });
+    let _caches = VersionCaches(formatted.device);
     let mut puts = 0u64;
     for _ in 0..3 {
         let (node, address) = serve(&path);

@@ -50,6 +50,8 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
     if !file::exists(&path) {
         make(&path, args.disk_size)?;
     }
+    // They go with the folder: in shared memory they would outlive it, and fill the machine's memory trial by trial.
+    ioengine::uring::keep_regions_in(&args.dir);
     let settings = Settings {
         disk_path: path.to_string_lossy().into_owned(),
         listen: std::net::SocketAddr::from(([127, 0, 0, 1], args.port)),

@@ -8,7 +8,7 @@ use crate::config::Sources;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::units::size_text;
-use crate::{disk, file};
+use crate::{disk, file, version_caches};
 
 /// Memory below which the default limits do not fit a node of two cores.
 const MEMORY_BYTES_MIN: u64 = 2 << 30;
@@ -34,6 +34,9 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let mut found = probe();
     found.push(memory(memory_available_bytes()));
     let of_config = (!settings.disk_path.is_empty()).then_some(settings.disk_path);
+    let seen: Vec<String> =
+        of_config.iter().chain(&args.disks).cloned().chain(version_caches::block_devices()).collect();
+    found.extend(version_caches::findings(&seen));
     for path in of_config.iter().chain(&args.disks) {
         found.extend(probe_disk(path));
         found.extend(format_of(path));

@@ -102,6 +102,11 @@ pub(crate) fn exists(path: &Path) -> bool {
     path.exists()
 }
 
+/// Length of a file; 0 where there is none.
+pub(crate) fn bytes_of(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |facts| facts.len())
+}
+
 /// Makes a folder and those above it, unless they are there.
 ///
 /// # Errors

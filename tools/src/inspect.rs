@@ -5,7 +5,6 @@
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use ioengine::uring::region_path;
 use layout::inspect::{self, Line};
 use layout::superblock::{SUPERBLOCK_BYTES, Superblock, copy_offset};
 use layout::superblock_copies::choose;
@@ -13,12 +12,12 @@ use layout::units::{BLOCK_BYTES, DiskOffset, ShardIndex};
 use layout::version_cell::{HEADER_BYTES, ROW_BYTES, Row};
 use serde_json::json;
 use shard::journal::identity;
-use shard::recover::region_name;
 
 use crate::disk::Offline;
 use crate::failure::{Exit, Failure};
 use crate::file;
 use crate::output::Output;
+use crate::version_caches;
 
 /// Bytes of a journal looked at together, at most. Records do not span segments, so a segment is enough.
 const PIECE_BYTES_MAX: u64 = 64 << 20;
@@ -226,7 +225,7 @@ fn versions(args: &VersionsArgs) -> Result<Exit, Failure> {
     let mut dump = Dump::new(&args.of);
     let mut found = false;
     for shard in shards(&superblock, args.shard)? {
-        let path = region_path(&region_name(superblock.device, shard));
+        let path = version_caches::of_shard(&args.of.disk, superblock.device, shard);
         dump.title(&format!("version cache of shard {shard}: {}", path.display()))?;
         if !file::exists(&path) {
             dump.title(

@@ -29,6 +29,7 @@ mod serve;
 mod sim;
 mod status;
 mod units;
+mod version_caches;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -22,7 +22,10 @@ pub use disk::create_file;
 pub(crate) use driver::UringDriver;
 pub use probe::{Finding, Verdict, probe, probe_disk};
 pub(crate) use refusal::Refusal;
-pub use shared_memory::{DIRECTORY_VARIABLE as SHARED_MEMORY_VARIABLE, region_path};
+pub use shared_memory::{
+    DIRECTORY_VARIABLE as SHARED_MEMORY_VARIABLE, RegionFile, keep_regions_in, region_files, region_path,
+    remove_region_file,
+};
 pub(crate) use turn::Turn;
 #[cfg(all(feature = "glommio", not(target_env = "musl")))]
 pub(crate) use turn::{TURN_NS_MAX, TURN_POLL_COUNT_MAX};

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 /// Names the directory of the region files when it is not `/dev/shm`.
@@ -19,9 +20,75 @@ pub const DIRECTORY_VARIABLE: &str = "THERMOCLINE_SHM_DIR";
 /// Longest name of a region, in bytes.
 const NAME_BYTES_MAX: usize = 200;
 
-/// Where region files are.
+/// What the name of every region file begins with.
+const FILE_PREFIX: &str = "thermocline-";
+/// The directory of this process, if it was told one.
+static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Where region files are: as the environment says, else as this process was told, else `/dev/shm`.
 pub(super) fn directory() -> PathBuf {
-    std::env::var_os(DIRECTORY_VARIABLE).map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from)
+    let of_process = || DIRECTORY.get().cloned().unwrap_or_else(|| PathBuf::from("/dev/shm"));
+    std::env::var_os(DIRECTORY_VARIABLE).map_or_else(of_process, PathBuf::from)
+}
+
+/// Keep the regions of this process in `directory`, unless the environment names another. For processes whose regions are
+/// to go with their data. Said once, before the first region; later calls change nothing.
+pub fn keep_regions_in(directory: &Path) {
+    // The first word holds: regions in two directories would be two sets of regions.
+    let _ = DIRECTORY.set(directory.to_owned());
+}
+
+/// A region's file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RegionFile {
+    /// The region's name.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// A process has it mapped, or this one may not ask.
+    pub in_use: bool,
+}
+
+/// The region files of the directory in force, by name. None where the directory cannot be read.
+#[must_use]
+pub fn region_files() -> Vec<RegionFile> {
+    let mut files: Vec<RegionFile> = std::fs::read_dir(directory())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().to_str()?.strip_prefix(FILE_PREFIX)?.to_owned();
+            let facts = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            let path = entry.path();
+            Some(RegionFile { name, in_use: is_in_use(&path), path, bytes: facts.len() })
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+fn is_in_use(path: &Path) -> bool {
+    // For the moment of asking it is ours; a node that starts just then tries again.
+    OpenOptions::new()
+        .read(true)
+        .open(path)
+        .map_or(true, |file| Flock::lock(file, FlockArg::LockSharedNonblock).is_err())
+}
+
+/// Remove a region's file. False where there was none.
+///
+/// # Errors
+/// A process has it mapped, or the system does not let it be removed.
+pub fn remove_region_file(path: &Path) -> std::io::Result<bool> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    if is_in_use(path) {
+        return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, "a process has it mapped"));
+    }
+    std::fs::remove_file(path).map(|()| true)
 }
 
 /// The file of region `name`, for tools that look at it.
@@ -31,7 +98,7 @@ pub fn region_path(name: &str) -> PathBuf {
 }
 
 fn path_in(directory: &Path, name: &str) -> PathBuf {
-    directory.join(format!("thermocline-{name}"))
+    directory.join(format!("{FILE_PREFIX}{name}"))
 }
 
 struct Mapping {

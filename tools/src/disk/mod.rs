@@ -1,4 +1,4 @@
-//! `thermocline disk format`: makes a disk ours. A dry run unless `--yes`.
+//! `thermocline disk format|wipe`: makes a disk ours, or nobody's. Dry runs unless `--yes`.
 //!
 //! Must never touch a disk that is mounted, partitioned, claimed or holds anything, not even ours, unless told to by
 //! name.
@@ -12,12 +12,13 @@ use clap::{Args, Subcommand};
 use layout::units::Uuid;
 use layout::zone::{SEGMENT_BYTES_DEFAULT, ShardZones, plan};
 use serde_json::json;
-use shard::format::{FormatPlan, format};
+use shard::format::{FormatPlan, format, wipe};
 
 use crate::doctor;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::units::{size_argument, size_text};
+use crate::version_caches;
 use content::{Content, END_BYTES, content};
 pub(crate) use offline::Offline;
 
@@ -32,6 +33,17 @@ pub(crate) struct DiskArgs {
 enum DiskVerb {
     /// Make a disk ready for a node; says what it would do unless --yes
     Format(FormatArgs),
+    /// Take our mark from a disk, and the version caches of its shards from memory; says what it would do unless --yes
+    Wipe(WipeArgs),
+}
+
+#[derive(Debug, Args)]
+struct WipeArgs {
+    /// Device (by its stable name, /dev/disk/by-id/...) or file
+    path: String,
+    /// Do it: nobody finds again what the disk holds
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -72,8 +84,43 @@ struct FormatArgs {
 /// # Errors
 /// The disk is refused, or writing to it failed.
 pub(crate) fn run(args: &DiskArgs) -> Result<Exit, Failure> {
-    let DiskVerb::Format(args) = &args.verb;
-    format_disk(args)
+    match &args.verb {
+        DiskVerb::Format(args) => format_disk(args),
+        DiskVerb::Wipe(args) => wipe_disk(args),
+    }
+}
+
+fn wipe_disk(args: &WipeArgs) -> Result<Exit, Failure> {
+    let path = &args.path;
+    let failed = |error: String| Failure::failed(error, "");
+    let offline = Offline::open(path, !args.yes)?;
+    let first = offline.read(0, END_BYTES).map_err(|error| failed(error.to_string()))?;
+    match content(&first, &[]) {
+        Content::Ours => {}
+        Content::Empty => {
+            output::line(&format!("{path}: not one of ours, nothing to wipe"))?;
+            return Ok(Exit::No);
+        }
+        Content::Foreign(what) => {
+            let mend = format!("if its data may go: wipefs -a {path}");
+            return Err(Failure::failed(format!("disk {path} is not ours, it holds {what}"), mend));
+        }
+    }
+    let devices = version_caches::devices(&offline.copies());
+    let named: Vec<String> = devices.iter().map(Uuid::to_string).collect();
+    output::line(&format!(
+        "{path}: {}, ours, device {}",
+        size_text(offline.geometry().bytes),
+        named.join(" and ")
+    ))?;
+    if !args.yes {
+        output::line("nothing was wiped: say --yes to do it; nobody finds again what it holds then")?;
+        return Ok(Exit::Done);
+    }
+    offline.run(wipe(offline.io(), offline.disk())).map_err(|error| failed(error.to_string()))?;
+    let (count, bytes) = version_caches::remove(path, &devices)?;
+    output::line(&format!("wiped, and {count} version caches with {} removed", size_text(bytes)))?;
+    Ok(Exit::Done)
 }
 
 fn format_disk(args: &FormatArgs) -> Result<Exit, Failure> {
@@ -118,7 +165,9 @@ pub(crate) fn create_file(path: &str, bytes: u64) -> Result<(), Failure> {
 fn make(args: &FormatArgs, shard_count: u16) -> Result<Uuid, Failure> {
     let offline = Offline::open(&args.path, false)?;
     let cluster = args.cluster.unwrap_or_else(|| new_cluster(&offline));
+    let former = version_caches::devices(&offline.copies());
     format_offline(&offline, cluster, args.node, shard_count, args.journal, args.segment, args.anew)?;
+    version_caches::remove(&args.path, &former)?;
     Ok(cluster)
 }
 

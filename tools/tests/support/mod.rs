@@ -122,9 +122,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `arguments` and waits for its ready line.
     pub(crate) fn start(folder: &Folder, arguments: &[&str]) -> Server {
+        Server::start_command(folder, thermocline(folder).args(arguments))
+    }
+
+    /// Starts a command and waits for its ready line.
+    pub(crate) fn start_command(folder: &Folder, command: &mut Command) -> Server {
         let log = std::fs::File::create(folder.path("server.log")).unwrap();
-        let mut child =
-            thermocline(folder).args(arguments).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
