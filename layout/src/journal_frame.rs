@@ -5,6 +5,7 @@
 //! frame is valid only on the device, in the shard, in the generation of the format and at the
 //! address it was written for.
 
+use crate::FORMAT_VERSION;
 use crate::checksum::Crc;
 use crate::field::{Corrupt, Table, byte_table, is_zero};
 use crate::units::{DiskOffset, Incarnation, SECTOR_BYTES, Sequence, ShardIndex, Uuid};
@@ -13,8 +14,6 @@ use crate::units::{DiskOffset, Incarnation, SECTOR_BYTES, Sequence, ShardIndex, 
 pub const FRAME_BYTES: usize = 512;
 /// Bytes of a frame that carry a record.
 pub const FRAME_PAYLOAD_BYTES: usize = 496;
-/// Version of frame, record and entry bytes; bound into every frame's checksum.
-pub const FORMAT_VERSION: u32 = 1;
 /// First bytes of a frame's identity.
 pub const FRAME_MAGIC: [u8; 8] = *b"TCLFRAME";
 

@@ -9,12 +9,13 @@
 //! | frame header 16 | record header 48 | body 448 | frame header 16 | body 496 | .. | zeros |
 //! ```
 
+use crate::FORMAT_VERSION;
 use crate::checksum::Pieces;
 use crate::field::{Corrupt, Field, Table, byte_table, is_zero};
 use crate::journal_frame::FRAME_HEADER_BYTES;
 pub use crate::journal_frame::{
-    FORMAT_VERSION, FRAME_BYTES, FRAME_MAGIC, FRAME_PAYLOAD_BYTES, FRAME_TABLE, Frame, FrameChecksum,
-    JournalIdentity, classify_frame,
+    FRAME_BYTES, FRAME_MAGIC, FRAME_PAYLOAD_BYTES, FRAME_TABLE, Frame, FrameChecksum, JournalIdentity,
+    classify_frame,
 };
 use crate::units::{BLOCK_BYTES, DiskOffset, Incarnation, Sequence};
 

@@ -12,6 +12,7 @@
 
 pub mod checksum;
 pub mod field;
+pub mod format_version;
 pub mod inspect;
 pub mod journal_frame;
 pub mod journal_record;
@@ -38,6 +39,7 @@ pub mod version_file;
 pub mod zone;
 
 pub use field::Corrupt;
+pub use format_version::FORMAT_VERSION;
 
 /// Every byte table of this crate, for the comparison with FORMAT.md.
 #[must_use]

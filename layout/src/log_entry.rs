@@ -8,6 +8,7 @@
 //! record body: | entry header 24 | operation | operation | .. | entry header 24 | operation | ..
 //! ```
 
+use crate::FORMAT_VERSION;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::journal_record::RecordWriter;
 pub use crate::operation::{
@@ -17,8 +18,9 @@ use crate::units::{ENTRY_BODY_BYTES_MAX, LogIndex, LogTime, TabletIndex};
 
 /// Bytes of an entry header.
 pub const ENTRY_HEADER_BYTES: usize = 24;
-/// Version of entry and operation bytes.
-pub const ENTRY_VERSION: u8 = 1;
+/// The format version as it stands in an entry.
+const ENTRY_VERSION: u8 = FORMAT_VERSION as u8;
+const _: () = assert!(ENTRY_VERSION as u32 == FORMAT_VERSION, "an entry has one byte for it");
 
 byte_table! {
     /// Byte table of an entry header.

@@ -5,6 +5,7 @@
 //! hold what changes faster than a start of the process. Invariant: what `decode` returns describes
 //! a device that can be used as it stands: zones inside it, without overlap, counts in their limits.
 
+use crate::FORMAT_VERSION;
 use crate::checksum::Crc;
 use crate::field::{Corrupt, Field, Table, byte_table, is_zero};
 pub use crate::superblock_copies::{
@@ -17,8 +18,6 @@ use crate::zone::{self, Range, ShardZones};
 pub const SUPERBLOCK_BYTES: usize = 4096;
 /// Copies on a device.
 pub const COPY_COUNT: usize = 4;
-/// Version of these bytes.
-pub const FORMAT_VERSION: u32 = 1;
 /// First bytes of a copy.
 pub const MAGIC: [u8; 8] = *b"TCLSUPER";
 
@@ -172,7 +171,8 @@ impl Superblock {
 
     /// Reads the copy that was found at `expected` on the device.
     ///
-    /// Order of checks: magic, format version, checksum, own place (`own_offset`, `copy_index`: a
+    /// Order of checks: magic, checksum, format version (so that a wrong one is no rot: magic, format_version and checksum keep
+    /// their places and their function in every version), own place (`own_offset`, `copy_index`: a
     /// good copy that a misdirected write put elsewhere), then each field.
     pub fn decode(block: &[u8; SUPERBLOCK_BYTES], expected: DiskOffset) -> Result<Superblock, Corrupt> {
         let superblock = Superblock::parse(block);
@@ -218,8 +218,8 @@ impl Superblock {
             && zone::first_wrong(used, self.device_bytes, self.segment_bytes).is_none();
         let right = [
             (F_MAGIC, F_MAGIC.array(block) == MAGIC),
-            (F_FORMAT_VERSION, F_FORMAT_VERSION.u32(block) == FORMAT_VERSION),
             (F_CHECKSUM, F_CHECKSUM.u32(block) == checksum(block)),
+            (F_FORMAT_VERSION, F_FORMAT_VERSION.u32(block) == FORMAT_VERSION),
             (F_OWN_OFFSET, F_OWN_OFFSET.u64(block) == expected.0),
             (
                 F_COPY_INDEX,

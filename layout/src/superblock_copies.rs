@@ -18,6 +18,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::FORMAT_VERSION;
 use crate::field::Corrupt;
 use crate::superblock::{COPY_COUNT, Superblock};
 use crate::units::Incarnation;
@@ -61,6 +62,16 @@ pub enum ChooseError {
         /// What each copy was.
         copies: Box<[CopyState; COPY_COUNT]>,
     },
+    /// Good copies of a format that this program does not know.
+    #[error(
+        "{copies} of 4 superblock copies are good and of another format version than {FORMAT_VERSION}, the only one that this program \
+         knows: run the thermocline that formatted the device (`thermocline inspect superblock` shows its number), or \
+         export there, format the device anew, and import here"
+    )]
+    Version {
+        /// Copies that say so, at least two.
+        copies: usize,
+    },
     /// Two pairs of one sequence that differ: no order of our writes leaves that.
     #[error(
         "superblock copies {first:?} and {second:?} both carry sequence {sequence} and differ: the device was written by \
@@ -80,6 +91,14 @@ pub enum ChooseError {
 ///
 /// Flush the device before believing it: what a killed process wrote may sit in a volatile cache.
 pub fn choose(copies: &Copies) -> Result<Superblock, ChooseError> {
+    // Also beside two copies that we know: another version may have begun to make the device its own.
+    let other = copies
+        .iter()
+        .filter(|copy| matches!(copy, Err(corrupt) if corrupt.field == "format_version"))
+        .count();
+    if other >= QUORUM {
+        return Err(ChooseError::Version { copies: other });
+    }
     let mut best: Option<(&Superblock, [usize; 2])> = None;
     for first in 0..COPY_COUNT {
         let Ok(superblock) = &copies[first] else { continue };

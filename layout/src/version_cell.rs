@@ -25,8 +25,7 @@ use crate::checksum::short;
 use crate::field::{Table, byte_table};
 use crate::units::Version;
 pub use crate::version_file::{
-    FORMAT_VERSION, HEADER_BYTES, HEADER_TABLE, Header, MAGIC, TabletState, file_bytes, row_and_tag,
-    row_offset,
+    HEADER_BYTES, HEADER_TABLE, Header, MAGIC, TabletState, file_bytes, row_and_tag, row_offset,
 };
 
 /// Cells of a row.

@@ -12,6 +12,7 @@
 
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
+use crate::FORMAT_VERSION;
 use crate::checksum::Crc;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::key::Key;
@@ -20,8 +21,6 @@ use crate::version_cell::{ROW_BYTES, Tag};
 
 /// Bytes before the first row.
 pub const HEADER_BYTES: usize = 4096;
-/// Version of these bytes and of the rows.
-pub const FORMAT_VERSION: u32 = 1;
 /// First bytes of the file.
 pub const MAGIC: [u8; 8] = *b"TCLVERSN";
 

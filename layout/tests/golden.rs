@@ -219,6 +219,25 @@ fn todays_code_writes_the_same_bytes() {
     }
 }
 
+/// Bytes changed, and the version did not: devices in use would be misread.
+#[test]
+fn the_format_version_stands_for_these_bytes() {
+    let mut all = Vec::new();
+    for (name, bytes) in written() {
+        all.extend_from_slice(name.as_bytes());
+        all.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        all.extend_from_slice(&bytes);
+    }
+    let hash = xxhash_rust::xxh3::xxh3_64(&all);
+    let known = layout::format_version::IMAGES.last().expect("there is a version");
+    assert!(
+        hash == *known,
+        "the images of format version {} hash to {hash:#018x}, not {known:#018x}: bytes of a device have changed. Raise \
+         FORMAT_VERSION, add this hash as its line, leave the lines before it",
+        layout::FORMAT_VERSION
+    );
+}
+
 /// The text of every image names its content, and marks nothing.
 #[test]
 fn inspect_marks_nothing_in_good_images() {

@@ -59,6 +59,29 @@ pub enum FormatError {
         /// Disk.
         name: String,
     },
+    /// Too small for even its superblocks.
+    #[error(
+        "disk {name} has {bytes} bytes, fewer than four superblock copies take ({SUPERBLOCKS_BYTES}): name another one"
+    )]
+    TooSmall {
+        /// Disk.
+        name: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Part of it is missing.
+    #[error(
+        "disk {name} has {bytes} bytes and was formatted with {formatted}: the file or partition was cut; bring back what was cut off, \
+         nothing is lost then"
+    )]
+    Cut {
+        /// Disk.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// Its size when it was formatted.
+        formatted: u64,
+    },
     /// No buffer.
     #[error("the arena has no room for {bytes} bytes: raise arena_bytes")]
     Arena {
@@ -84,6 +107,8 @@ pub struct FormatPlan {
     pub anew: bool,
 }
 
+/// Bytes of the four copies together.
+const SUPERBLOCKS_BYTES: u64 = (COPY_COUNT * SUPERBLOCK_BYTES) as u64;
 /// Bytes zeroed per write.
 const ZERO_BYTES: usize = 1 << 20;
 
@@ -95,8 +120,13 @@ fn buffer(io: &Io, bytes: usize) -> Result<Buf, FormatError> {
 /// the device's cache.
 ///
 /// # Errors
-/// [`FormatError::Disk`], [`FormatError::Arena`]. A copy that cannot be read by the device counts as damaged.
+/// [`FormatError::Disk`], [`FormatError::Arena`], [`FormatError::TooSmall`]. A copy that cannot be read by the device counts as
+/// damaged.
 pub async fn read_copies(io: &Io, disk: &Disk) -> Result<Copies, FormatError> {
+    let bytes = disk.geometry().bytes;
+    if bytes < SUPERBLOCKS_BYTES {
+        return Err(FormatError::TooSmall { name: disk.name().to_owned(), bytes });
+    }
     let mut block = buffer(io, SUPERBLOCK_BYTES)?;
     let mut copies: Vec<Result<Superblock, layout::Corrupt>> = Vec::with_capacity(COPY_COUNT);
     for index in 0..COPY_COUNT {
@@ -144,9 +174,13 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
         return Err(FormatError::Node { name });
     }
     let copies = read_copies(io, disk).await?;
-    let before = choose(&copies).ok();
-    if let (Some(before), false) = (&before, wanted.anew) {
-        return Err(FormatError::Formatted { name, cluster: before.cluster, node: before.node });
+    match choose(&copies) {
+        _ if wanted.anew => {}
+        Ok(before) => {
+            return Err(FormatError::Formatted { name, cluster: before.cluster, node: before.node });
+        }
+        Err(source @ ChooseError::Version { .. }) => return Err(FormatError::Superblock { name, source }),
+        Err(ChooseError::NoQuorum { .. } | ChooseError::Split { .. }) => {}
     }
     let geometry = disk.geometry();
     let zones = plan(
@@ -158,7 +192,7 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
     )
     .map_err(|source| FormatError::Plan { name, source })?;
     // No copy of an earlier life may win over what comes.
-    zero(io, disk, 0, (COPY_COUNT * SUPERBLOCK_BYTES) as u64).await?;
+    zero(io, disk, 0, SUPERBLOCKS_BYTES).await?;
     for zone in &zones {
         zero(io, disk, zone.journal.offset.0, zone.journal.bytes).await?;
     }
@@ -228,6 +262,10 @@ pub async fn open(io: &Io, disk: &Disk) -> Result<(Superblock, Incarnation), For
     disk.flush().await?;
     let copies = read_copies(io, disk).await?;
     let current = choose(&copies).map_err(|source| FormatError::Superblock { name: name(), source })?;
+    let bytes = disk.geometry().bytes;
+    if bytes < current.device_bytes {
+        return Err(FormatError::Cut { name: name(), bytes, formatted: current.device_bytes });
+    }
     let incarnation =
         incarnation_next(&copies, &current).ok_or_else(|| FormatError::StartsUsedUp { name: name() })?;
     let order = UpdatePlan::new(&copies, &current);
