@@ -17,6 +17,7 @@ mod mesh;
 pub mod node;
 mod outbox;
 mod positions;
+pub mod proof;
 mod put;
 pub mod recent;
 pub mod recover;

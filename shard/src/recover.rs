@@ -1,24 +1,22 @@
 //! Start of a shard: its version cache, its tablets as the journal tells them, and what of them is lost.
 //!
-//! The amnesia rule in one place: a tablet that cannot prove that it still has every entry it acknowledged is damaged,
-//! and answers no strong request until it is mended. Proof is continuity of log indexes: over a gap in the journal a
-//! later entry, or a tip, of the tablet says whether one is missing; behind a damaged tail nothing can say so. Shared
-//! memory that outlived the process knows how far each tablet had come: a journal that ends before that has lost what
-//! it had acknowledged.
+//! What a journal proves is said by [`crate::proof`]: a tablet that cannot prove that it still has every entry it
+//! acknowledged answers no strong request until it is mended. Shared memory that outlived the process knows how far each
+//! tablet had come: a journal that ends before that has lost what it had acknowledged.
 
 use crate::apply::{ApplyError, State, apply};
-use crate::journal::{Claim, Journal, JournalZone, Record, Replayed, Tail, identity, replay};
+use crate::journal::{Claim, Journal, JournalZone, Replayed, Tail, identity, replay};
 use crate::limits::Limits;
 use crate::memtable::{Memtable, MemtableConfig};
+use crate::proof::Proofs;
 use crate::recent::RecentKeys;
 use crate::requests::RequestTable;
 use crate::tablet::Tablet;
 use crate::versions::{Attached, Versions, VersionsOwner};
 use ioengine::{Buf, Disk, DiskError, Io, Region};
 use layout::journal_record::RecordKind;
-use layout::log_entry::EntryIter;
 use layout::superblock::Superblock;
-use layout::tip::{self, TIP_BYTES, TipIter};
+use layout::tip::{self, TIP_BYTES};
 use layout::units::{
     BLOCK_BYTES, Incarnation, LogIndex, LogTime, ShardIndex, TABLET_COUNT, TabletIndex, Uuid,
 };
@@ -141,21 +139,34 @@ pub(crate) async fn recover(
         Attached::Kept => TabletIndex::all().map(|tablet| versions.coherent_index(tablet)).collect(),
         Attached::Emptied { .. } => vec![LogIndex(0); TABLET_COUNT],
     };
-    let state = State {
+    let mut state = State {
         tablets: tablets(io, shard, superblock.shard_count, limits),
         memtable: Memtable::new(MemtableConfig { seed: io.random(), ..limits.memtable() }),
         versions,
     };
     let arena = |bytes: u64| io.buffer(bytes as usize).ok_or(RecoverError::Arena { bytes });
-    let mut walk =
-        Walk { state, unproven: [false; TABLET_COUNT], entry_count: 0, full: false, all_lost: false };
     let (window, block) = (arena(limits.record_bytes_max)?, arena(BLOCK_BYTES as u64)?);
-    let replayed = replay(&disk, &zone, window, block, |record| walk.take(record)).await?;
-    if walk.full {
+    let mut proofs = Proofs::new(shard, superblock.shard_count);
+    let mut full = false;
+    let replayed = replay(&disk, &zone, window, block, |record| {
+        proofs.take(&record, |entry| match apply(&mut state, entry, &mut |_| {}) {
+            Err(ApplyError::Corrupt(corrupt)) => Err(corrupt),
+            Err(ApplyError::MemtableFull) => {
+                full = true;
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        });
+    })
+    .await?;
+    if full {
         return Err(RecoverError::MemtableFull { shard });
     }
-    walk.judge(&replayed, superblock.incarnation, &known);
-    let Walk { mut state, entry_count, .. } = walk;
+    proofs.judge(&replayed, superblock.incarnation, |tablet| known[tablet.index()]);
+    for tablet in TabletIndex::all() {
+        let Some(own) = &mut state.tablets[tablet.index()] else { continue };
+        own.damage = proofs.tablet(tablet).damage;
+    }
     let damaged: Vec<TabletIndex> = TabletIndex::all()
         .filter(|tablet| state.tablets[tablet.index()].as_ref().is_some_and(|own| own.damage.is_some()))
         .collect();
@@ -165,7 +176,7 @@ pub(crate) async fn recover(
     let buffer = arena(limits.record_bytes_max)?;
     let (journal, buffer) =
         open_journal(disk, zone, superblock.incarnation, &replayed, &state, buffer).await?;
-    let report = Report { replayed, entry_count, damaged, versions: attached };
+    let report = Report { replayed, entry_count: proofs.entry_count(), damaged, versions: attached };
     Ok(Recovered { state, journal, buffer, report })
 }
 
@@ -212,99 +223,4 @@ async fn open_journal(
         .await;
     result?;
     Ok((Some(journal), buffer))
-}
-
-/// Replay as it goes.
-struct Walk {
-    state: State,
-    /// Tablets that have shown nothing since the last gap.
-    unproven: [bool; TABLET_COUNT],
-    entry_count: u64,
-    full: bool,
-    /// A record that checks and still cannot be understood.
-    all_lost: bool,
-}
-
-impl Walk {
-    fn take(&mut self, record: Record<'_>) {
-        if record.after_gap {
-            self.unproven = [true; TABLET_COUNT];
-        }
-        match record.header.fields.kind {
-            RecordKind::Open | RecordKind::Mark => {
-                for tip in TipIter::new(record.body) {
-                    match tip {
-                        Ok((tablet, index)) => self.tip(tablet, index),
-                        Err(corrupt) => self.lost(&corrupt),
-                    }
-                }
-            }
-            RecordKind::Entries => {
-                for entry in EntryIter::new(record.body) {
-                    let result = match entry {
-                        Ok(entry) => self.entry(&entry),
-                        Err(corrupt) => Err(ApplyError::Corrupt(corrupt)),
-                    };
-                    match result {
-                        Ok(()) => self.entry_count += 1,
-                        Err(ApplyError::MemtableFull) => self.full = true,
-                        Err(ApplyError::Corrupt(corrupt)) => self.lost(&corrupt),
-                    }
-                }
-            }
-        }
-    }
-
-    fn entry(&mut self, entry: &layout::log_entry::Entry<'_>) -> Result<(), ApplyError> {
-        let header = entry.header;
-        if let Some(tablet) = &mut self.state.tablets[header.tablet.index()] {
-            if header.log_index <= tablet.applied {
-                // One log, two entries of one index: not from one life of this shard.
-                let corrupt =
-                    layout::Corrupt { structure: "log entry", field: "log_index", at: entry.body_at };
-                return Err(ApplyError::Corrupt(corrupt));
-            }
-            let skips = header.log_index > tablet.applied.next();
-            if skips && !ioengine::canary("skip_index_continuity") {
-                tablet.lose(Some(LogIndex(header.log_index.0 - 1)));
-            }
-            self.unproven[header.tablet.index()] = false;
-        }
-        apply(&mut self.state, entry, &mut |_| {})
-    }
-
-    /// At this point of the journal the tablet had come to `index`.
-    fn tip(&mut self, tablet: TabletIndex, index: LogIndex) {
-        if let Some(own) = &mut self.state.tablets[tablet.index()] {
-            if index > own.applied {
-                own.lose(Some(index));
-            }
-            self.unproven[tablet.index()] = false;
-        }
-    }
-
-    fn lost(&mut self, corrupt: &layout::Corrupt) {
-        tracing::error!(%corrupt, "a journal record checks and cannot be understood");
-        self.all_lost = true;
-    }
-
-    /// The journal has been read to its end: what can no tablet prove?
-    fn judge(&mut self, replayed: &Replayed, incarnation: Incarnation, known: &[LogIndex]) {
-        // A journal from a later start than the superblock's: the superblock was rolled back, and with it perhaps
-        // more. A damaged tail may have held an entry of any tablet.
-        let all = self.all_lost
-            || matches!(replayed.tail, Tail::Damaged { .. })
-            || replayed.incarnation_max >= incarnation;
-        for (index, tablet) in self.state.tablets.iter_mut().enumerate() {
-            let Some(tablet) = tablet else { continue };
-            let unproven = self.unproven[index] && !ioengine::canary("trust_behind_gap");
-            let known_lost = known[index] > tablet.applied && !ioengine::canary("forget_shared_memory");
-            if all || unproven {
-                tablet.lose(None);
-            } else if known_lost {
-                ioengine::sometimes!("shared memory knows of a lost entry");
-                tablet.lose(Some(known[index]));
-            }
-        }
-    }
 }

@@ -1,18 +1,10 @@
 //! One tablet as its owner core sees it: its log's position, its log time, what it must remember to apply the next
 //! entry like every other replica would, and what of its journal is lost.
 
+use crate::proof::Damage;
 use crate::recent::RecentKeys;
 use crate::requests::RequestTable;
 use layout::units::{LogIndex, LogTime};
-
-/// What a tablet has, or may have, lost with its journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Damage {
-    /// First log index that is lost, or may be.
-    pub(crate) from: LogIndex,
-    /// Last one; `None` when nobody knows where the loss ends.
-    pub(crate) to: Option<LogIndex>,
-}
 
 /// State of one tablet.
 pub(crate) struct Tablet {
@@ -31,12 +23,6 @@ pub(crate) struct Tablet {
 }
 
 impl Tablet {
-    /// Entries `applied + 1 ..= to` are lost, or may be. What was lost before stays named.
-    pub(crate) fn lose(&mut self, to: Option<LogIndex>) {
-        let from = self.damage.map_or(self.applied.next(), |damage| damage.from);
-        self.damage = Some(Damage { from, to });
-    }
-
     /// The index that this tablet's log has, as a journal's open and mark records tell it to later starts. Of a damaged
     /// tablet it is one that it lost, or may have: were it the last one applied, a later start would take it for proof that
     /// nothing is missing, and forget the damage once the record that first showed it, or shared memory, is gone.

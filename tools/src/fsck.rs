@@ -1,19 +1,16 @@
 //! `thermocline fsck`: is a disk that no node uses sound? Reads only.
 //!
-//! Walks every journal as a start does, by the same replay, and says per tablet what it can prove: by continuity of
-//! log indexes over gaps, and by the tips that records carry. What shared memory knows beyond the disk is left to the
-//! start itself.
+//! Walks every journal as a start does, by the same replay and the same rule of proof. What shared memory knows beyond
+//! the disk is left to the start itself.
 
 use clap::Args;
-use layout::journal_record::RecordKind;
-use layout::log_entry::EntryIter;
 use layout::superblock::Superblock;
-use layout::superblock_copies::choose;
-use layout::tip::TipIter;
-use layout::units::{BLOCK_BYTES, TABLET_COUNT, TabletIndex};
+use layout::superblock_copies::{choose, incarnation_next};
+use layout::units::{BLOCK_BYTES, Incarnation, LogIndex, TabletIndex};
 use serde_json::json;
-use shard::journal::{Record, Replayed, Tail, replay};
+use shard::journal::{Replayed, Tail, replay};
 use shard::limits::Limits;
+use shard::proof::Proofs;
 use shard::recover::journal_zone;
 
 use crate::disk::Offline;
@@ -30,88 +27,6 @@ pub(crate) struct FsckArgs {
     json: bool,
 }
 
-/// What a journal says of one tablet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Proof {
-    /// Last entry.
-    applied: u64,
-    entry_count: u64,
-    /// Highest index that may be missing; `u64::MAX` when nothing can say.
-    lost: Option<u64>,
-    /// Nothing was seen of it since the last gap.
-    unproven: bool,
-}
-
-#[derive(Debug)]
-struct Walk {
-    tablets: [Proof; TABLET_COUNT],
-    operation_count: u64,
-    /// Records that check and cannot be understood.
-    strange_count: u64,
-}
-
-impl Walk {
-    fn take(&mut self, record: &Record<'_>) {
-        if record.after_gap {
-            self.tablets.iter_mut().for_each(|tablet| tablet.unproven = true);
-        }
-        let understood = match record.header.fields.kind {
-            RecordKind::Open | RecordKind::Mark => self.tips(record.body),
-            RecordKind::Entries => self.entries(record.body),
-        };
-        self.strange_count += u64::from(!understood);
-    }
-
-    fn tips(&mut self, body: &[u8]) -> bool {
-        for tip in TipIter::new(body) {
-            let Ok((tablet, index)) = tip else { return false };
-            let tablet = &mut self.tablets[tablet.index()];
-            if index.0 > tablet.applied {
-                tablet.lose(index.0);
-            }
-            tablet.unproven = false;
-        }
-        true
-    }
-
-    fn entries(&mut self, body: &[u8]) -> bool {
-        for entry in EntryIter::new(body) {
-            let Ok(entry) = entry else { return false };
-            let index = entry.header.log_index.0;
-            let tablet = &mut self.tablets[entry.header.tablet.index()];
-            if index <= tablet.applied || entry.operations().any(|operation| operation.is_err()) {
-                return false;
-            }
-            if index > tablet.applied + 1 {
-                tablet.lose(index - 1);
-            }
-            tablet.applied = index;
-            tablet.entry_count += 1;
-            tablet.unproven = false;
-            self.operation_count += u64::from(entry.header.operation_count);
-        }
-        true
-    }
-
-    /// The journal was read to its end: what can no tablet prove?
-    fn judge(&mut self, shard: u16, superblock: &Superblock, replayed: &Replayed) {
-        let rolled_back = replayed.incarnation_max > superblock.incarnation;
-        let all = self.strange_count > 0 || rolled_back || matches!(replayed.tail, Tail::Damaged { .. });
-        for tablet in TabletIndex::all().filter(|tablet| tablet.shard(superblock.shard_count).0 == shard) {
-            let tablet = &mut self.tablets[tablet.index()];
-            if all || tablet.unproven {
-                tablet.lose(u64::MAX);
-            }
-        }
-    }
-}
-
-impl Proof {
-    fn lose(&mut self, up_to: u64) {
-        self.lost = self.lost.max(Some(up_to));
-    }
-}
-
 /// `thermocline fsck`: no when anything is damaged.
 ///
 /// # Errors
@@ -126,14 +41,22 @@ pub(crate) fn run(args: &FsckArgs) -> Result<Exit, Failure> {
     assert_eq!(choose(&copies).as_ref(), Ok(&superblock), "read twice, the disk is claimed");
     let mut report = Report { out: Output::new(), json: args.json, sound: true };
     report.superblock(&superblock, good, behind)?;
+    let next = incarnation_next(&copies, &superblock).unwrap_or(superblock.incarnation);
     for shard in 0..superblock.shard_count {
-        let (walk, replayed) = walk(&offline, &superblock, shard)?;
-        report.shard(shard, &superblock, &walk, &replayed)?;
+        report.shard(shard, &walk(&offline, &superblock, next, shard)?)?;
     }
     report.end()
 }
 
-fn walk(offline: &Offline, superblock: &Superblock, shard: u16) -> Result<(Walk, Replayed), Failure> {
+/// What was found in the journal of a shard.
+struct Found {
+    proofs: Proofs,
+    replayed: Replayed,
+    operation_count: u64,
+}
+
+/// Walks the journal of a shard. `next` is the start that would come now.
+fn walk(offline: &Offline, superblock: &Superblock, next: Incarnation, shard: u16) -> Result<Found, Failure> {
     let failed = |what: String| Failure::failed(what, "");
     // The largest record that the disk's own segments and the buffers allow, whatever it was written with.
     let largest = (ioengine::buffer::BUFFER_BYTES_MAX as u64).min(superblock.segment_bytes);
@@ -141,12 +64,18 @@ fn walk(offline: &Offline, superblock: &Superblock, shard: u16) -> Result<(Walk,
     let zone = journal_zone(superblock, shard, &limits).map_err(|error| failed(error.to_string()))?;
     let buffer = |bytes| offline.io().buffer(bytes).expect("the arena holds a record and a block");
     let (window, block) = (buffer(largest as usize), buffer(BLOCK_BYTES));
-    let mut walk = Walk { tablets: [Proof::default(); TABLET_COUNT], operation_count: 0, strange_count: 0 };
-    let replayed = offline
-        .run(replay(offline.disk(), &zone, window, block, |record| walk.take(&record)))
-        .map_err(|error| failed(error.to_string()))?;
-    walk.judge(shard, superblock, &replayed);
-    Ok((walk, replayed))
+    let mut proofs = Proofs::new(shard, superblock.shard_count);
+    let mut operation_count = 0;
+    let walk = replay(offline.disk(), &zone, window, block, |record| {
+        proofs.take(&record, |entry| {
+            entry.operations().try_for_each(|operation| operation.map(drop))?;
+            operation_count += u64::from(entry.header.operation_count);
+            Ok(())
+        });
+    });
+    let replayed = offline.run(walk).map_err(|error| failed(error.to_string()))?;
+    proofs.judge(&replayed, next, |_| LogIndex(0));
+    Ok(Found { proofs, replayed, operation_count })
 }
 
 struct Report {
@@ -174,19 +103,13 @@ impl Report {
         ))
     }
 
-    fn shard(
-        &mut self,
-        shard: u16,
-        superblock: &Superblock,
-        walk: &Walk,
-        replayed: &Replayed,
-    ) -> Result<(), Failure> {
-        let own = TabletIndex::all().filter(|tablet| tablet.shard(superblock.shard_count).0 == shard);
-        let lost: Vec<(TabletIndex, Proof)> = own
-            .map(|tablet| (tablet, walk.tablets[tablet.index()]))
-            .filter(|(_, proof)| proof.lost.is_some())
+    fn shard(&mut self, shard: u16, found: &Found) -> Result<(), Failure> {
+        let Found { proofs, replayed, operation_count } = found;
+        let proof = |tablet: TabletIndex| (tablet, proofs.tablet(tablet).applied);
+        let lost: Vec<_> = TabletIndex::all()
+            .filter_map(|tablet| Some((proof(tablet), proofs.tablet(tablet).damage?)))
             .collect();
-        let entry_count: u64 = walk.tablets.iter().map(|tablet| tablet.entry_count).sum();
+        let entry_count = proofs.entry_count();
         self.sound &= lost.is_empty() && replayed.gaps.is_empty();
         let tail = match replayed.tail {
             Tail::Clean => "clean".to_owned(),
@@ -198,28 +121,30 @@ impl Report {
         if self.json {
             let damaged: Vec<_> = lost
                 .iter()
-                .map(|(tablet, proof)| json!({"tablet": tablet.get(), "last_index": proof.applied, "lost_to": proof.lost}))
+                .map(|((tablet, applied), damage)| {
+                    json!({"tablet": tablet.get(), "last_index": applied.0, "lost_to": damage.to.map(|to| to.0)})
+                })
                 .collect();
             let line = json!({
                 "part": "journal", "shard": shard, "records": replayed.record_count, "entries": entry_count,
-                "operations": walk.operation_count, "gaps": replayed.gaps.len(), "tail": tail,
-                "records_strange": walk.strange_count, "tablets_damaged": damaged,
+                "operations": operation_count, "gaps": replayed.gaps.len(), "tail": tail,
+                "records_strange": proofs.strange_count(), "tablets_damaged": damaged,
             });
             return self.out.line(&line.to_string());
         }
         self.out.line(&format!(
             "journal of shard {shard}: {} records, {entry_count} entries, {} operations, {} gaps, tail {tail}",
             replayed.record_count,
-            walk.operation_count,
+            operation_count,
             replayed.gaps.len()
         ))?;
         for gap in &replayed.gaps {
             self.out.line(&format!("  records between {} and {} cannot be read", gap.after, gap.before))?;
         }
-        for (tablet, proof) in lost {
-            let what = match proof.lost {
-                Some(u64::MAX) => "cannot prove that it has all entries".to_owned(),
-                lost => format!("may have lost entries up to {}", lost.unwrap_or(0)),
+        for ((tablet, _), damage) in lost {
+            let what = match damage.to {
+                None => "cannot prove that it has all entries".to_owned(),
+                Some(to) => format!("may have lost entries up to {to}"),
             };
             self.out.line(&format!("  tablet {tablet}: damaged, {what}; it answers Corrupt, restore it"))?;
         }
