@@ -3,16 +3,22 @@
 
 use crate::apply::State;
 use crate::get::visible;
-use crate::memtable::Direction;
-use layout::key::{Key, bucket_of, tablet_of};
-use layout::units::{Space, TabletIndex};
+use crate::memtable::{Direction, Look};
+use layout::key::{bucket_of, tablet_of};
+use layout::units::{BUCKET_COUNT, Space, TABLET_COUNT, TabletIndex};
 use net::outcome::Outcome;
 use net::reply::{RecordsWriter, StreamsWriter};
 use net::request::{Head, Scan, Streams};
-use std::ops::Bound;
 
 /// Records looked at in one turn at most: a stream of tombstones must not hold up everyone else.
 const LOOKED_AT_MAX: u32 = 65_536;
+
+/// Searches for streams in one turn at most, once one was found: a page, or two for each bucket of a tablet.
+const SEARCHES_MAX: usize = 4096;
+const _: () = assert!(
+    SEARCHES_MAX == 2 * BUCKET_COUNT as usize / TABLET_COUNT,
+    "as many as the buckets of a tablet can take"
+);
 
 /// A scan or head, as one.
 #[derive(Clone, Copy, Debug)]
@@ -117,20 +123,17 @@ pub(crate) fn streams(state: &State, asked: &Streams<'_>, out: &mut [u8]) -> Res
         return Err(Outcome::Corrupt);
     }
     let mut writer = StreamsWriter::new(out, own.log_time);
-    let mut next = match asked.after {
-        None => state.memtable.range(tablet, Bound::Unbounded, Direction::Forward).next(),
-        Some((space, stream)) => state.memtable.stream_after(tablet, bucket_of(space, stream), space, stream),
-    };
-    let mut looked_at = 0;
-    while let Some(entry) = next {
-        let Key { space, stream, .. } = entry.key;
-        let wanted = asked.space.is_none_or(|wanted| wanted == space);
-        let full = (asked.limit > 0 && writer.count() == asked.limit) || looked_at == LOOKED_AT_MAX;
-        if wanted && (full || !writer.push(space, stream)) {
+    let after = asked.after.map(|(space, stream)| (bucket_of(space, stream), space, stream));
+    for (looked_at, look) in (0..).zip(state.memtable.streams(tablet, after, asked.space)) {
+        // A page of none could not say where to go on; looks that find nothing are at most two per bucket.
+        if looked_at >= SEARCHES_MAX && writer.count() > 0 {
+            ioengine::sometimes!("a page of streams ends for want of time");
             return Ok(writer.finish(true));
         }
-        looked_at += 1;
-        next = state.memtable.stream_after(tablet, entry.bucket, space, stream);
+        let Look::Stream(space, stream) = look else { continue };
+        if (asked.limit > 0 && writer.count() == asked.limit) || !writer.push(space, stream) {
+            return Ok(writer.finish(true));
+        }
     }
     Ok(writer.finish(false))
 }

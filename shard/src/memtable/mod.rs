@@ -28,7 +28,7 @@ use arena::{Arena, LEVEL_COUNT, UNIT_BYTES, node_units};
 use index::Index;
 use list::Lists;
 
-pub use range::{Direction, Entry, Range};
+pub use range::{Direction, Entry, Look, Range, Streams};
 
 /// Sizes of a memtable, fixed at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -110,6 +110,66 @@ impl Memtable {
     }
 }
 
+/// What one look at a tablet's streams has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look<'a> {
+    /// A stream that was asked for.
+    Stream(Space, &'a [u8]),
+    /// None: the next one that was asked for is further on.
+    Passed,
+}
+
+/// The streams of a tablet in order, one look at a time. Each look is one search, whatever it finds; of one space there
+/// are at most two per bucket with records, and one per stream found.
+pub struct Streams<'a> {
+    memtable: &'a Memtable,
+    tablet: TabletIndex,
+    space: Option<Space>,
+    next: Option<Entry<'a>>,
+}
+
+impl Memtable {
+    /// The streams of a tablet behind `after`; only those of `space` if it is given.
+    #[must_use]
+    pub fn streams(
+        &self,
+        tablet: TabletIndex,
+        after: Option<(BucketIndex, Space, &[u8])>,
+        space: Option<Space>,
+    ) -> Streams<'_> {
+        let next = match after {
+            None => self.range(tablet, Bound::Unbounded, Direction::Forward).next(),
+            Some((bucket, space, stream)) => self.stream_after(tablet, bucket, space, stream),
+        };
+        Streams { memtable: self, tablet, space, next }
+    }
+
+    /// The first record at or behind the first possible stream of a space in a bucket.
+    fn space_from(&self, tablet: TabletIndex, bucket: BucketIndex, space: Space) -> Option<Entry<'_>> {
+        let first = Key { space, stream: b"", time: 0 };
+        self.range(tablet, Bound::Included((bucket, first)), Direction::Forward).next()
+    }
+}
+
+impl<'a> Iterator for Streams<'a> {
+    type Item = Look<'a>;
+
+    fn next(&mut self) -> Option<Look<'a>> {
+        let entry = self.next?;
+        let Key { space, stream, .. } = entry.key;
+        let wanted = self.space.unwrap_or(space);
+        if space == wanted {
+            self.next = self.memtable.stream_after(self.tablet, entry.bucket, space, stream);
+            return Some(Look::Stream(space, stream));
+        }
+        // Before the wanted space of this bucket, or behind it: on to that of this one or of the next.
+        let bucket =
+            if space < wanted { Some(entry.bucket) } else { BucketIndex::new(entry.bucket.get() + 1) };
+        self.next = bucket.and_then(|bucket| self.memtable.space_from(self.tablet, bucket, wanted));
+        Some(Look::Passed)
+    }
+}
+
 impl<'a> Iterator for Range<'a> {
     type Item = Entry<'a>;
 

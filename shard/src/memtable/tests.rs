@@ -340,3 +340,45 @@ fn prefetches_find_the_way_to_the_node_and_never_past_the_end() {
     memtable.prefetch_node(hash);
     assert_eq!(memtable.index.guess(hash), Some(1));
 }
+
+/// Many streams of one space around few of another: the list of the few is right from every place, and takes a number of
+/// searches that does not grow with the many.
+#[test]
+fn streams_of_one_space_are_found_without_looking_at_all() {
+    let mut memtable = Memtable::new(config(8 << 20, 40_000));
+    let mut model: Vec<(BucketIndex, u16, Vec<u8>)> = Vec::new();
+    for n in 0..30_000u32 {
+        // Two spaces before and two behind the wanted one.
+        let space = if n % 1000 == 0 { 5 } else { [1, 4, 6, 65_535][n as usize % 4] };
+        let key = at(space, format!("stream {n}").as_bytes(), 9);
+        let tablet = Key { space: Space(space), stream: &key.2, time: 9 }.tablet();
+        put(&mut memtable, &key, &(Version(1), 0, None)).unwrap();
+        if tablet == TabletIndex::new(3).unwrap() {
+            model.push((key.0, space, key.2));
+        }
+    }
+    model.sort();
+    let tablet = TabletIndex::new(3).unwrap();
+    let mut buckets: Vec<_> = model.iter().map(|name| name.0).collect();
+    buckets.dedup();
+    for space in [None, Some(5), Some(0), Some(1), Some(65_535), Some(7)] {
+        let is_wanted = |name: &&(BucketIndex, u16, Vec<u8>)| space.is_none_or(|space| space == name.1);
+        for from in (0..=model.len()).step_by(17) {
+            let after = from.checked_sub(1).map(|last| &model[last]);
+            let after = after.map(|(bucket, space, stream)| (*bucket, Space(*space), stream.as_slice()));
+            let looks: Vec<Look<'_>> = memtable.streams(tablet, after, space.map(Space)).collect();
+            let found: Vec<(u16, &[u8])> = looks
+                .iter()
+                .filter_map(|look| match look {
+                    Look::Stream(space, stream) => Some((space.0, *stream)),
+                    Look::Passed => None,
+                })
+                .collect();
+            let expected: Vec<(u16, &[u8])> =
+                model[from..].iter().filter(is_wanted).map(|name| (name.1, name.2.as_slice())).collect();
+            assert_eq!(found, expected, "space {space:?} behind {from}");
+            let passed = looks.len() - found.len();
+            assert!(passed <= 2 * buckets.len(), "{passed} searches in vain over {} buckets", buckets.len());
+        }
+    }
+}
