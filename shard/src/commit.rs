@@ -130,12 +130,14 @@ async fn write(
 
 /// Index and stamp of the next entry of each tablet with staged writes.
 fn heads(shard: &Shard) -> Heads {
-    let state = shard.state.borrow();
-    let wall = LogTime(shard.io.wall_us());
+    let mut state = shard.state.borrow_mut();
+    let (wall_us, now_us) = (shard.io.wall_us(), shard.io.now().ns / 1000);
     let mut heads = [(LogIndex(0), LogTime(0)); TABLET_COUNT];
     for tablet in shard.flying.borrow().tablets() {
-        let own = state.tablet(tablet);
-        heads[tablet.index()] = (own.applied.next(), own.log_time.max(wall));
+        let own = state.tablet_mut(tablet);
+        let stamp = own.clock(wall_us, || now_us);
+        own.stamped = (stamp, now_us);
+        heads[tablet.index()] = (own.applied.next(), stamp);
     }
     heads
 }

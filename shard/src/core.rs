@@ -9,9 +9,10 @@ use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::mesh::Peers;
 use crate::staging::Batch;
+use crate::tablet::Tablet;
 use ioengine::Io;
 use ioengine::sync::Notify;
-use layout::units::{Incarnation, LogIndex, TabletIndex, Uuid};
+use layout::units::{Incarnation, LogIndex, LogTime, TabletIndex, Uuid};
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, OnceLock};
 
@@ -104,6 +105,11 @@ impl Shard {
         ended || (self.batch.borrow().is_empty() && self.flying_bytes.get() == 0 && self.marked.get())
     }
 
+    /// The stamp that an entry of the tablet would have now.
+    pub(crate) fn clock(&self, tablet: &Tablet) -> LogTime {
+        tablet.clock(self.io.wall_us(), || self.io.now().ns / 1000)
+    }
+
     /// A read met a record that the wall clock has passed: let log time go on.
     pub(crate) fn want_tick(&self, tablet: TabletIndex) {
         let before = self.ticks_wanted.get();
@@ -141,6 +147,9 @@ impl Shard {
         counters.connections.set(self.connections.count() as u64);
         counters.arena_used_bytes.set(self.io.arena_bytes().1 as u64);
         let damaged = state.tablets.iter().flatten().filter(|tablet| tablet.damage.is_some());
+        let wall_us = self.io.wall_us();
+        let ahead = state.tablets.iter().flatten().map(|tablet| tablet.log_time.0.saturating_sub(wall_us));
+        counters.log_time_ahead_us.set(ahead.max().unwrap_or(0));
         counters.tablets_damaged.set(damaged.count() as u64);
     }
 }

@@ -71,6 +71,8 @@ pub struct Counters {
     pub memtable_bytes: Counter,
     /// Tablets that lost part of their log.
     pub tablets_damaged: Counter,
+    /// How far the log time of some tablet is ahead of the wall clock, which was set back; µs.
+    pub log_time_ahead_us: Counter,
     /// 1 when the device under the journal has failed.
     pub device_ended: Counter,
     /// Connections now.

@@ -164,7 +164,7 @@ fn answer_get(
     let served =
         match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local, hash }) {
             Ok(found) => {
-                if get::wants_tick(&found, || shard.io.wall_us()) {
+                if get::wants_tick(&found, || shard.clock(state.tablet(tablet))) {
                     shard.want_tick(tablet);
                 }
                 write(shard, out, to, reply_bytes_get_ok(found.value.len()), |bytes| {

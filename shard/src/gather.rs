@@ -140,7 +140,7 @@ fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_
     }
     match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local, hash: None }) {
         Ok(found) => {
-            if get::wants_tick(&found, || shard.io.wall_us()) {
+            if get::wants_tick(&found, || shard.clock(state.tablet(tablet))) {
                 shard.want_tick(tablet);
             }
             writer.record(index, log_time, found.version, found.expiry_us, found.value)

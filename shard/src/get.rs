@@ -71,8 +71,8 @@ pub(crate) fn visible(record: crate::memtable::Record<'_>, now: LogTime) -> Opti
     }
 }
 
-/// True if the record is shown although the wall clock has passed its expiry: log time has stood still for want of
-/// writes, and the tablet wants a tick.
-pub(crate) fn wants_tick(visible: &Visible<'_>, wall_us: impl FnOnce() -> u64) -> bool {
-    visible.expiry_us != 0 && visible.expiry_us <= wall_us()
+/// True if the record is shown although the tablet's next entry would find it expired: log time has stood still for
+/// want of writes, and the tablet wants a tick.
+pub(crate) fn wants_tick(visible: &Visible<'_>, clock: impl FnOnce() -> LogTime) -> bool {
+    visible.expiry_us != 0 && visible.expiry_us <= clock().0
 }

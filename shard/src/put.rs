@@ -11,7 +11,7 @@ use crate::requests::Seen;
 use crate::staging;
 use layout::key::{Key, bucket_of, tablet_of};
 use layout::log_entry::{Change, ENTRY_HEADER_BYTES, Operation, Write};
-use layout::units::{ENTRY_BODY_BYTES_MAX, LogIndex, LogTime, RequestId, Space, TabletIndex, Version};
+use layout::units::{ENTRY_BODY_BYTES_MAX, LogIndex, RequestId, Space, TabletIndex, Version};
 use net::outcome::{Limit, Outcome, Why};
 use net::request::{self, Batch, CompareAndSet, Delete, Put};
 
@@ -92,7 +92,7 @@ fn check(shard: &Shard, state: &mut State, wanted: &Wanted<'_>) -> Result<Checke
     if shard.failed.get() || shard.journal.as_ref().is_none_or(|journal| journal.disk().ended()) {
         return Err(busy(Limit::Device, HINT_LATER_MS));
     }
-    let now = own.log_time.max(LogTime(shard.io.wall_us()));
+    let now = own.clock(shard.io.wall_us(), || shard.io.now().ns / 1000);
     match own.requests.check(wanted.id(), now) {
         // Ahead: this replica may only be behind the one that told the client; apply decides.
         Seen::New | Seen::Ahead => {}

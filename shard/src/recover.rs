@@ -186,6 +186,7 @@ fn tablets(io: &Io, shard: u16, shard_count: u16, limits: &Limits) -> Vec<Option
         (index.shard(shard_count).0 == shard).then(|| Tablet {
             applied: LogIndex(0),
             log_time: LogTime(0),
+            stamped: (LogTime(0), io.now().ns / 1000),
             requests: RequestTable::new(requests, io.random()),
             recent: RecentKeys::new(limits.recent_count, LogIndex(0), io.random()),
             damage: None,

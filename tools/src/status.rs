@@ -35,6 +35,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     for (name, value) in status.iter().filter(|(name, _)| *name != "cores") {
         out.line(&format!("{name:<28} {}", plain(value)))?;
     }
+    if let Some(line) = status.get("cores").and_then(Value::as_array).and_then(|cores| ahead(cores)) {
+        out.line(&line)?;
+    }
     for line in table(status.get("cores").and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
         out.line(&line)?;
     }
@@ -51,6 +54,18 @@ fn shown(name: &str, value: u64) -> String {
         return size_text(value >> 20 << 20);
     }
     value.to_string()
+}
+
+/// What to know of a log time that is a second ahead of the clock, or more.
+fn ahead(cores: &[Value]) -> Option<String> {
+    let of = |core: &Value| core.get("log_time_ahead_us").and_then(Value::as_u64);
+    let seconds = cores.iter().filter_map(of).max()? / 1_000_000;
+    (seconds > 0).then(|| {
+        format!(
+            "log time is {seconds} s ahead of the clock, which was set back: records expire that much early, for {} s more",
+            2 * seconds
+        )
+    })
 }
 
 /// A line per counter: its name, its sum, and each core's.
@@ -71,6 +86,11 @@ fn table(cores: &[Value]) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn ahead_of(cores: &[u64]) -> Option<String> {
+        let cores: Vec<Value> = cores.iter().map(|us| serde_json::json!({"log_time_ahead_us": us})).collect();
+        ahead(&cores)
+    }
+
     #[test]
     fn a_line_per_counter_with_its_sum() {
         let cores =
@@ -81,5 +101,8 @@ mod tests {
         assert_eq!(words[1], ["gets", "7", "3", "4"]);
         assert_eq!(words[2], ["journal_bytes", "4", "MiB", "1", "MiB", "3", "MiB"]);
         assert_eq!(table(&[]), Vec::<String>::new());
+        let told = |ahead: u64| ahead_of(&[1, ahead, 0]);
+        assert_eq!(told(999_999), None);
+        assert!(told(7_200_000_000).unwrap().contains("7200 s ahead"));
     }
 }

@@ -355,9 +355,7 @@ impl<'a> Run<'a> {
         // Full is an answer that lasts until something can be moved away.
         self.last.full = now("Space") || now("Memory");
         let corrupt = self.plan.mode == Mode::Lying && (now("Corrupt") || now("Device"));
-        // A clock that was set back stands still for the log, and so does the time for which request ids are kept.
-        let still = now("RequestIds") && self.log_time_is_ahead();
-        if !put && !self.last.full && !corrupt && !still {
+        if !put && !self.last.full && !corrupt {
             self.wrong(format!("no put succeeds within {PROGRESS:?} of peace: {answers:?}"));
         }
         let fine = match got {
@@ -367,14 +365,6 @@ impl<'a> Run<'a> {
         if !fine {
             self.wrong(format!("no get succeeds within {PROGRESS:?} of peace: {got:?}"));
         }
-    }
-
-    /// Some tablet's log has come to a time that the node's wall clock has yet to reach.
-    fn log_time_is_ahead(&self) -> bool {
-        let passed_us = self.scene.world.now().ns / 1000;
-        let wall = (self.plan.world.wall_start_us + passed_us)
-            .saturating_add_signed(self.scene.store.wall_offset_us());
-        self.shared.history.borrow().told.iter().any(|told| told.log_time.0 > wall)
     }
 
     /// Read everything that was ever touched.
