@@ -82,7 +82,7 @@ pub(crate) fn superblock(data: &[u8]) -> usize {
 fn fix_frames(frames: &mut [u8], at: DiskOffset) {
     for (index, frame) in frames.as_chunks_mut::<FRAME_BYTES>().0.iter_mut().enumerate() {
         let mut identity = Vec::from(*b"TCLFRAME");
-        identity.extend_from_slice(&1u32.to_le_bytes());
+        identity.extend_from_slice(&layout::FORMAT_VERSION.to_le_bytes());
         identity.extend_from_slice(&IDENTITY.device.0);
         identity.extend_from_slice(&IDENTITY.shard.0.to_le_bytes());
         identity.extend_from_slice(&IDENTITY.generation.to_le_bytes());

@@ -12,7 +12,7 @@ pub use crate::superblock_copies::{
     ChooseError, Copies, CopyState, UpdatePlan, choose, incarnation_next, sequence_next,
 };
 use crate::units::{BLOCK_BYTES, DiskOffset, Incarnation, SHARD_COUNT_MAX, Uuid};
-use crate::zone::{self, Range, ShardZones};
+use crate::zone::{self, Range, ShardZones, TableGeometry};
 
 /// Bytes of one copy.
 pub const SUPERBLOCK_BYTES: usize = 4096;
@@ -43,7 +43,9 @@ byte_table! {
     F_RESERVED = "reserved", 84, 4;
     F_DEVICE_BYTES = "device_bytes", 88, 8;
     F_SEGMENT_BYTES = "segment_bytes", 96, 8;
-    F_RESERVED_2 = "reserved_2", 104, 24;
+    F_EXTENT_BYTES = "extent_bytes", 104, 4;
+    F_MANIFEST_HALF_BYTES = "manifest_half_bytes", 108, 4;
+    F_RESERVED_2 = "reserved_2", 112, 16;
     F_ZONES = "zones", 128, ZONES_BYTES;
     F_PADDING = "padding", 128 + ZONES_BYTES, 1916;
     F_CHECKSUM = "checksum", 4092, 4;
@@ -110,6 +112,8 @@ pub struct Superblock {
     pub device_bytes: u64,
     /// Size of a journal segment.
     pub segment_bytes: u64,
+    /// How each shard's table zone is cut; fixed at format.
+    pub tables: TableGeometry,
     /// Shards the device is cut for, 1..=64; fixed at format.
     pub shard_count: u16,
     /// Zones of each shard; those from `shard_count` on are all zero.
@@ -130,12 +134,15 @@ impl Superblock {
         &self.zones[..usize::from(self.shard_count)]
     }
 
-    /// Puts the zones of a plan (1..=64 of them) and their count into place.
+    /// Puts the zones of a plan (1..=64 of them), their count and how their table zones are cut into place. At
+    /// format only: what a superblock says is never computed again.
     pub fn set_zones(&mut self, zones: &[ShardZones]) {
         assert!((1..=SHARD_COUNT_MAX).contains(&zones.len()), "a plan has 1..=64 shards");
         self.zones = [ShardZones::default(); SHARD_COUNT_MAX];
         self.zones[..zones.len()].copy_from_slice(zones);
         self.shard_count = zones.len() as u16;
+        let smallest = zones.iter().map(|zones| zones.tables.bytes).min().expect("a plan has a shard");
+        self.tables = TableGeometry::for_zone(smallest);
     }
 
     /// Writes copy `copy_index` of this superblock over all of `block`.
@@ -159,6 +166,8 @@ impl Superblock {
         F_BLOCK_BYTES.put(block, self.block_bytes.to_le_bytes());
         F_DEVICE_BYTES.put(block, self.device_bytes.to_le_bytes());
         F_SEGMENT_BYTES.put(block, self.segment_bytes.to_le_bytes());
+        F_EXTENT_BYTES.put(block, self.tables.extent_bytes.to_le_bytes());
+        F_MANIFEST_HALF_BYTES.put(block, self.tables.manifest_half_bytes.to_le_bytes());
         let table = &mut block[F_ZONES.offset..F_ZONES.offset + F_ZONES.bytes];
         for (zones, bytes) in self.zones.iter().zip(table.as_chunks_mut::<ZONE_BYTES>().0) {
             encode_zones(zones, bytes);
@@ -195,6 +204,10 @@ impl Superblock {
             block_bytes: F_BLOCK_BYTES.u32(block),
             device_bytes: F_DEVICE_BYTES.u64(block),
             segment_bytes: F_SEGMENT_BYTES.u64(block),
+            tables: TableGeometry {
+                extent_bytes: F_EXTENT_BYTES.u32(block),
+                manifest_half_bytes: F_MANIFEST_HALF_BYTES.u32(block),
+            },
             shard_count: F_SHARD_COUNT.u16(block),
             zones: [ShardZones::default(); SHARD_COUNT_MAX],
         };
@@ -232,6 +245,12 @@ impl Superblock {
             (F_GENERATION, self.generation > 0),
             (F_BLOCK_BYTES, zone::is_block_size(self.block_bytes)),
             (F_SEGMENT_BYTES, zone::is_segment_size(self.segment_bytes)),
+            (F_EXTENT_BYTES, zone::is_extent_size(self.tables.extent_bytes)),
+            (
+                F_MANIFEST_HALF_BYTES,
+                zone::is_manifest_half_size(self.tables.manifest_half_bytes)
+                    && used.iter().all(|zones| self.tables.fits(zones.tables.bytes)),
+            ),
             (F_ZONES, zones_fit),
             (F_RESERVED, F_RESERVED.is_zero(block)),
             (F_RESERVED_2, F_RESERVED_2.is_zero(block)),
@@ -280,6 +299,7 @@ pub(crate) mod tests {
             block_bytes: 512,
             device_bytes: 1 << 32,
             segment_bytes: 1 << 20,
+            tables: TableGeometry::default(),
             shard_count: 0,
             zones: [ShardZones::default(); SHARD_COUNT_MAX],
         };
@@ -322,9 +342,9 @@ pub(crate) mod tests {
     /// Wrong fields under a right checksum: each is named.
     #[test]
     fn impossible_values_are_named_by_field() {
-        let cases: [(Field, u8); 12] = [
+        let cases: [(Field, u8); 14] = [
             (F_MAGIC, 1),
-            (F_FORMAT_VERSION, 2),
+            (F_FORMAT_VERSION, 1),
             (F_COPY_INDEX, 3),
             (F_SEQUENCE, 0),
             (F_DEVICE, 0),
@@ -333,6 +353,8 @@ pub(crate) mod tests {
             (F_GENERATION, 0),
             (F_BLOCK_BYTES, 3),
             (F_SEGMENT_BYTES, 1),
+            (F_EXTENT_BYTES, 16),
+            (F_MANIFEST_HALF_BYTES, 0),
             (F_RESERVED_2, 1),
             (F_PADDING, 1),
         ];

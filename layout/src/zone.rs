@@ -28,6 +28,26 @@ pub const JOURNAL_BYTES_DEFAULT_MAX: u64 = 16 << 30;
 /// Part of a device that journals take by default: one of this many.
 pub const JOURNAL_SHARE_DEFAULT: u64 = 4;
 
+/// Smallest extent of tables, bytes.
+pub const EXTENT_BYTES_MIN: u32 = 16 << 10;
+/// Largest extent of tables, bytes.
+pub const EXTENT_BYTES_MAX: u32 = 1 << 20;
+/// Extent of a zone of 1 GiB and more by default, bytes.
+pub const EXTENT_BYTES_DEFAULT: u32 = 256 << 10;
+/// Fewest extents of a table zone.
+pub const EXTENT_COUNT_MIN: u64 = 16;
+/// Smallest half of a manifest copy, bytes.
+pub const MANIFEST_HALF_BYTES_MIN: u32 = 16 << 10;
+/// Largest half of a manifest copy, bytes.
+pub const MANIFEST_HALF_BYTES_MAX: u32 = 64 << 20;
+/// Copies of a manifest.
+pub const MANIFEST_COPY_COUNT: u64 = 2;
+/// Halves of a copy.
+pub const MANIFEST_HALF_COUNT: u64 = 2;
+/// Smallest table zone, bytes: the smallest manifest and the fewest of the smallest extents.
+pub const TABLES_BYTES_MIN: u64 = MANIFEST_COPY_COUNT * MANIFEST_HALF_COUNT * MANIFEST_HALF_BYTES_MIN as u64
+    + EXTENT_COUNT_MIN * EXTENT_BYTES_MIN as u64;
+
 /// A contiguous part of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Range {
@@ -59,6 +79,63 @@ pub struct ShardZones {
     pub journal: Range,
     /// Extents of tables.
     pub tables: Range,
+}
+
+/// How a table zone is cut: | manifest copy 0, half 0 | copy 0, half 1 | copy 1, half 0 | copy 1, half 1 | extents ..
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableGeometry {
+    /// Bytes of an extent: a power of two from 16 KiB to 1 MiB.
+    pub extent_bytes: u32,
+    /// Bytes of one half of one copy of the manifest: a multiple of 4096 from 16 KiB to 64 MiB.
+    pub manifest_half_bytes: u32,
+}
+
+impl TableGeometry {
+    /// The default for a zone of this size: extents of a 4096th of it, at most 256 KiB; halves of a 256th, at
+    /// least 64 KiB in a zone of 2 MiB and more.
+    #[must_use]
+    pub fn for_zone(tables_bytes: u64) -> TableGeometry {
+        let least = if tables_bytes < 2 << 20 { MANIFEST_HALF_BYTES_MIN } else { 64 << 10 };
+        let half = (tables_bytes / 256).clamp(u64::from(least), u64::from(MANIFEST_HALF_BYTES_MAX));
+        let share = (tables_bytes / 4096).clamp(u64::from(EXTENT_BYTES_MIN), u64::from(EXTENT_BYTES_DEFAULT));
+        TableGeometry {
+            extent_bytes: 1 << share.ilog2(),
+            manifest_half_bytes: (half - half % BLOCK_BYTES as u64) as u32,
+        }
+    }
+
+    /// Bytes of all halves of all copies.
+    #[must_use]
+    pub fn manifest_bytes(&self) -> u64 {
+        MANIFEST_COPY_COUNT * MANIFEST_HALF_COUNT * u64::from(self.manifest_half_bytes)
+    }
+
+    /// True when a zone of this size holds the manifest and enough extents, which 32 bits can number.
+    pub(crate) fn fits(&self, tables_bytes: u64) -> bool {
+        let extents = tables_bytes.checked_sub(self.manifest_bytes());
+        let count = extents.and_then(|bytes| bytes.checked_div(u64::from(self.extent_bytes)));
+        count.is_some_and(|count| (EXTENT_COUNT_MIN..=u64::from(u32::MAX)).contains(&count))
+    }
+}
+
+impl ShardZones {
+    /// Half 0 or 1 of copy 0 or 1 of the manifest.
+    #[must_use]
+    pub fn manifest_half(&self, geometry: TableGeometry, copy: usize, half: usize) -> Range {
+        assert!((copy as u64) < MANIFEST_COPY_COUNT && (half as u64) < MANIFEST_HALF_COUNT, "two times two");
+        let number = copy as u64 * MANIFEST_HALF_COUNT + half as u64;
+        let bytes = u64::from(geometry.manifest_half_bytes);
+        Range { offset: self.tables.offset.plus(number * bytes), bytes }
+    }
+
+    /// Where extent 0 starts, and how many there are.
+    #[must_use]
+    pub fn extents(&self, geometry: TableGeometry) -> (DiskOffset, u32) {
+        let bytes = self.tables.bytes - geometry.manifest_bytes();
+        let count = u32::try_from(bytes / u64::from(geometry.extent_bytes));
+        let offset = self.tables.offset.plus(geometry.manifest_bytes());
+        (offset, count.expect("a superblock numbers its extents with 32 bits"))
+    }
 }
 
 /// Why a device cannot be cut as asked, and what to do.
@@ -107,7 +184,7 @@ pub enum PlanError {
 ///
 /// `journal_bytes` is per shard and is rounded down to whole segments; `None` takes a quarter of the
 /// device for all journals, at most 16 GiB each and at least four segments each. What is left is
-/// shared evenly as table zones; a zone of tables has at least one segment's size.
+/// shared evenly as table zones; a zone of tables has at least one segment's size and [`TABLES_BYTES_MIN`].
 pub fn plan(
     device_bytes: u64,
     block_bytes: u32,
@@ -138,7 +215,7 @@ pub fn plan(
     };
     let journal = wanted - wanted % segment_bytes;
     let least = journal
-        .checked_add(segment_bytes)
+        .checked_add(segment_bytes.max(TABLES_BYTES_MIN))
         .and_then(|per_shard| per_shard.checked_mul(shards))
         .and_then(|all| all.checked_add(HEADER_AREA_BYTES))
         .unwrap_or(u64::MAX);
@@ -165,6 +242,17 @@ pub(crate) fn is_block_size(block_bytes: u32) -> bool {
 pub(crate) fn is_segment_size(segment_bytes: u64) -> bool {
     (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
         && segment_bytes.is_multiple_of(BLOCK_BYTES as u64)
+}
+
+/// True for sizes that an extent can have.
+pub(crate) fn is_extent_size(extent_bytes: u32) -> bool {
+    (EXTENT_BYTES_MIN..=EXTENT_BYTES_MAX).contains(&extent_bytes) && extent_bytes.is_power_of_two()
+}
+
+/// True for sizes that a half of a manifest copy can have.
+pub(crate) fn is_manifest_half_size(half_bytes: u32) -> bool {
+    (MANIFEST_HALF_BYTES_MIN..=MANIFEST_HALF_BYTES_MAX).contains(&half_bytes)
+        && (half_bytes as usize).is_multiple_of(BLOCK_BYTES)
 }
 
 /// The first shard whose zones break the invariant of this file, if any.
@@ -233,7 +321,31 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn a_table_zone_is_cut_into_manifest_and_extents() {
+        let geometry = TableGeometry::for_zone(1 << 30);
+        assert_eq!(geometry, TableGeometry { extent_bytes: 256 << 10, manifest_half_bytes: 4 << 20 });
+        let tables = Range { offset: DiskOffset(MIB), bytes: 1 << 30 };
+        let zones = ShardZones { tables, ..ShardZones::default() };
+        let half = |copy, half| zones.manifest_half(geometry, copy, half);
+        assert_eq!(half(0, 0), Range { offset: DiskOffset(MIB), bytes: 4 * MIB });
+        assert_eq!(half(1, 0).offset.0, half(0, 1).end().expect("small"));
+        assert_eq!(half(1, 1).end(), Some(17 * MIB));
+        assert_eq!(zones.extents(geometry), (DiskOffset(17 * MIB), (1024 - 16) * 4));
+        assert!(!geometry.fits(16 * MIB + 15 * (256 << 10)) && geometry.fits(16 * MIB + 16 * (256 << 10)));
+        assert!(!TableGeometry::default().fits(1 << 30));
+    }
+
     proptest! {
+        #[test]
+        fn every_zone_has_a_geometry(tables_bytes in TABLES_BYTES_MIN..1 << 40, shift in 0u32..20) {
+            let tables_bytes = (tables_bytes >> shift).max(TABLES_BYTES_MIN);
+            let geometry = TableGeometry::for_zone(tables_bytes);
+            prop_assert!(geometry.fits(tables_bytes), "{:?}", geometry);
+            prop_assert!(is_extent_size(geometry.extent_bytes));
+            prop_assert!(is_manifest_half_size(geometry.manifest_half_bytes));
+        }
+
         #[test]
         fn every_plan_keeps_the_invariant(
             device_bytes in 0u64..1 << 42, shard_count in 1u16..=64, segment_blocks in 16u64..8192,

@@ -13,7 +13,7 @@ use layout::units::{
     TABLET_COUNT, TabletIndex, Uuid, Version,
 };
 use layout::version_cell::{Cells, HEADER_BYTES, Header, Row, TabletState, Tag};
-use layout::zone::{self, ShardZones};
+use layout::zone::{self, ShardZones, TableGeometry};
 
 const SUPERBLOCK: &[u8] = include_bytes!("../golden/superblock_copy_1.bin");
 const RECORD: &[u8] = include_bytes!("../golden/journal_record.bin");
@@ -39,6 +39,7 @@ fn superblock() -> Superblock {
         block_bytes: 512,
         device_bytes: 1 << 30,
         segment_bytes: 4 << 20,
+        tables: TableGeometry::default(),
         shard_count: 0,
         zones: [ShardZones::default(); SHARD_COUNT_MAX],
     };

@@ -11,7 +11,7 @@ use layout::superblock::{
     incarnation_next, sequence_next,
 };
 use layout::units::{Incarnation, SHARD_COUNT_MAX, Uuid};
-use layout::zone::{HEADER_AREA_BYTES, PlanError, ShardZones, plan};
+use layout::zone::{HEADER_AREA_BYTES, PlanError, ShardZones, TableGeometry, plan};
 
 /// Why a disk could not be formatted or opened.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +212,7 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
         block_bytes: geometry.block_bytes,
         device_bytes: geometry.bytes,
         segment_bytes: wanted.segment_bytes,
+        tables: TableGeometry::default(),
         shard_count: wanted.shard_count,
         zones: [ShardZones::default(); SHARD_COUNT_MAX],
     };
