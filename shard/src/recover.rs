@@ -5,7 +5,7 @@
 //! tablet had come: a journal that ends before that has lost what it had acknowledged.
 
 use crate::apply::{ApplyError, State, apply};
-use crate::journal::{Claim, Journal, JournalZone, Replayed, Tail, identity, replay};
+use crate::journal::{Claim, Journal, JournalStart, JournalZone, Replayed, Tail, identity, replay};
 use crate::limits::Limits;
 use crate::memtable::{Memtable, MemtableConfig};
 use crate::proof::Proofs;
@@ -148,7 +148,7 @@ pub(crate) async fn recover(
     let (window, block) = (arena(limits.record_bytes_max)?, arena(BLOCK_BYTES as u64)?);
     let mut proofs = Proofs::new(shard, superblock.shard_count);
     let mut full = false;
-    let replayed = replay(&disk, &zone, window, block, |record| {
+    let replayed = replay(&disk, &zone, JournalStart::FIRST, window, block, |record| {
         proofs.take(&record, |entry| match apply(&mut state, entry, &mut |_| {}) {
             Err(ApplyError::Corrupt(corrupt)) => Err(corrupt),
             Err(ApplyError::MemtableFull) => {

@@ -10,7 +10,7 @@ use layout::journal_record::RecordKind;
 use layout::key::{bucket_of, tablet_of};
 use layout::units::{Space, TabletIndex};
 use net::outcome::Outcome;
-use shard::journal::{Tail, replay};
+use shard::journal::{JournalStart, Tail, replay};
 use shard::recover::journal_zone;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,9 +62,9 @@ fn written(seed: u64, end: impl FnOnce(&Scene)) -> (Scene, Vec<Place>) {
             let buffers = (io.buffer(zone.record_bytes_max as usize).unwrap(), io.buffer(4096).unwrap());
             let mut places = Vec::new();
             let mut at = 0;
-            let replayed = replay(&disk, &zone, buffers.0, buffers.1, |record| {
+            let replayed = replay(&disk, &zone, JournalStart::FIRST, buffers.0, buffers.1, |record| {
                 let bytes = record.header.record_bytes();
-                let place = zone.place(at, bytes).unwrap();
+                let place = zone.place(at, bytes);
                 at = place + bytes;
                 let offset = zone.offset(place).0;
                 places.push(Place { offset, bytes, kind: record.header.fields.kind });

@@ -8,7 +8,7 @@ use layout::superblock::Superblock;
 use layout::superblock_copies::{choose, incarnation_next};
 use layout::units::{BLOCK_BYTES, Incarnation, LogIndex, TabletIndex};
 use serde_json::json;
-use shard::journal::{Replayed, Tail, replay};
+use shard::journal::{JournalStart, Replayed, Tail, replay};
 use shard::limits::Limits;
 use shard::proof::Proofs;
 use shard::recover::journal_zone;
@@ -66,7 +66,7 @@ fn walk(offline: &Offline, superblock: &Superblock, next: Incarnation, shard: u1
     let (window, block) = (buffer(largest as usize), buffer(BLOCK_BYTES));
     let mut proofs = Proofs::new(shard, superblock.shard_count);
     let mut operation_count = 0;
-    let walk = replay(offline.disk(), &zone, window, block, |record| {
+    let walk = replay(offline.disk(), &zone, JournalStart::FIRST, window, block, |record| {
         proofs.take(&record, |entry| {
             entry.operations().try_for_each(|operation| operation.map(drop))?;
             operation_count += u64::from(entry.header.operation_count);

@@ -173,20 +173,16 @@ fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
 
 /// How many records in a row vanished from where the journal ends.
 fn lost_in_a_row(zone: &JournalZone, end: u64, vanished: &[Vanished]) -> u64 {
-    let (mut end, mut after, mut count) = (end, Instant { ns: 0 }, 0);
+    let (mut end, mut after, mut count) = (end, None, 0);
     loop {
-        let here = (zone.left_in_segment(end) > 0).then_some(end);
-        let places = [here, zone.next_segment(end)];
+        let places = [end, zone.next_segment(end)].map(|place| zone.offset(place).0);
+        // One record is in flight at a time, so each was lost at a time of its own.
         let next = vanished
             .iter()
-            .filter(|one| one.at >= after)
-            .find(|one| places.into_iter().flatten().any(|place| zone.offset(place).0 == one.offset));
+            .filter(|one| after.is_none_or(|after| one.at > after))
+            .find(|one| places.contains(&one.offset));
         let Some(next) = next else { return count };
-        let at = next.offset - zone.range.offset.0;
-        if next.at == after && at < end {
-            return count;
-        }
-        (end, after, count) = (at + next.bytes, next.at, count + 1);
+        (end, after, count) = (next.offset - zone.range.offset.0 + next.bytes, Some(next.at), count + 1);
     }
 }
 

@@ -2,10 +2,18 @@
 //! to say; one record is in flight at a time, and the next is written only after it is durable.
 //!
 //! What must be durable before which message leaves: the record with a client's operation before that client's `Ok`.
-//! Owns the ring's position. Must never write anything after a failure: what the device holds then is not known.
+//! Owns the ring's positions. Must never write anything after a failure: what the device holds then is not known. Must
+//! never write into a segment that a replay still needs.
+//!
+//! ```text
+//! | trimmed  : start     |           | end       |
+//! | free     :   records | records   | records   :  free, from the next segment on, up to that of `start`
+//! ```
 
 mod recover;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod zone;
 
 pub use recover::{Gap, Record, Replayed, Tail, replay};
@@ -18,9 +26,9 @@ use layout::journal_record::{
 use layout::units::{BLOCK_BYTES, Incarnation, Sequence};
 use std::cell::Cell;
 
-/// Segments at the end of the zone that only deletes may use, so that a full shard can be freed.
+/// Last free segments of the ring, which only deletes may use, so that a full shard can be freed.
 const DELETE_RESERVE_SEGMENTS: u64 = 2;
-/// Segments at the very end that only the engine's own records may use: a full journal can still be opened.
+/// The very last free segments, which only the engine's own records may use: a full journal can still be opened.
 const OWN_RESERVE_SEGMENTS: u64 = 1;
 
 /// Who wants room in the journal.
@@ -34,12 +42,34 @@ pub enum Claim {
     Own,
 }
 
+/// Where a replay begins: behind the record named. Everything up to it is held elsewhere, durably.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalStart {
+    /// Place in the ring behind that record, bytes from the start of the zone.
+    pub at: u64,
+    /// Its incarnation; 0 when there is none.
+    pub incarnation: Incarnation,
+    /// Its number; 0 when there is none.
+    pub sequence: Sequence,
+}
+
+impl JournalStart {
+    /// Of a journal of which nothing was ever trimmed: the start of the zone, before the first record.
+    pub const FIRST: JournalStart =
+        JournalStart { at: 0, incarnation: Incarnation(0), sequence: Sequence(0) };
+}
+
 /// Writing end of a journal.
 pub struct Journal {
     disk: Disk,
     zone: JournalZone,
     checksum: FrameChecksum,
     incarnation: Incarnation,
+    /// Number of the record before `start`.
+    trimmed: Cell<Sequence>,
+    /// Position that replay would begin at.
+    start: Cell<u64>,
+    /// Position behind the last record.
     end: Cell<u64>,
     last: Cell<(Incarnation, Sequence)>,
     record_count: Cell<u64>,
@@ -57,7 +87,9 @@ impl Journal {
             zone,
             checksum: FrameChecksum::new(zone.identity),
             incarnation,
-            end: Cell::new(replayed.end),
+            trimmed: Cell::new(replayed.start.sequence),
+            start: Cell::new(replayed.start.at),
+            end: Cell::new(replayed.start.at + replayed.used_bytes),
             last: Cell::new(replayed.last),
             record_count: Cell::new(0),
             record_bytes: Cell::new(0),
@@ -79,7 +111,37 @@ impl Journal {
     /// Bytes of the ring, and how many of them hold records or were skipped.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
-        (self.zone.bytes(), self.end.get())
+        (self.zone.bytes(), self.end.get() - self.start.get())
+    }
+
+    /// Where a replay would begin that needs nothing of what was written so far. Valid between two records, when all
+    /// that was written is applied.
+    #[must_use]
+    pub fn position(&self) -> JournalStart {
+        let (incarnation, sequence) = self.last.get();
+        JournalStart { at: self.end.get() % self.zone.bytes(), incarnation, sequence }
+    }
+
+    /// Free everything before `start`, an earlier [`Journal::position`]: whole segments of it can be written again.
+    ///
+    /// The caller has made `start` durable as the place where replay begins. Failing history otherwise: the ring
+    /// writes over the segment where the manifest still says that replay begins, power is cut, and the replay finds
+    /// a later record there: all that is in memory only is lost.
+    pub fn trim(&self, start: JournalStart) {
+        assert!(
+            self.trimmed.get() <= start.sequence && start.sequence <= self.last(),
+            "trimmed up to a record of this journal that is not yet trimmed"
+        );
+        let bytes = self.zone.bytes();
+        let to = if start.sequence == self.last() {
+            self.end.get()
+        } else {
+            // Less than one lap ahead: a ring filled to its last byte ends where it starts, and that is the case above.
+            self.start.get() + (start.at + bytes - self.start.get() % bytes) % bytes
+        };
+        assert!(to <= self.end.get() && to % bytes == start.at, "a position of this journal: {start:?}");
+        self.start.set(to);
+        self.trimmed.set(start.sequence);
     }
 
     /// Records and bytes written since the start.
@@ -89,7 +151,8 @@ impl Journal {
     }
 
     /// True if a record with a body of `ahead` bytes, when that is not 0, and then one of `body_bytes` still fit
-    /// for `claim`.
+    /// for `claim`. Exact, with the parts of segments that these records would skip. The segment that replay begins
+    /// in is not free, also not its part before that place: so the reserves are whole segments, and take whole records.
     #[must_use]
     pub fn has_room(&self, claim: Claim, ahead: usize, body_bytes: usize) -> bool {
         let reserve = match claim {
@@ -97,16 +160,19 @@ impl Journal {
             Claim::Delete => OWN_RESERVE_SEGMENTS,
             Claim::Own => 0,
         };
-        let limit = self.zone.bytes().saturating_sub(reserve * self.zone.segment_bytes);
+        let limit = (self.limit()).saturating_sub(reserve * self.zone.segment_bytes);
         let mut end = self.end.get();
         for body_bytes in [ahead, body_bytes].into_iter().filter(|&bytes| bytes > 0) {
             let bytes = record_bytes(body_bytes);
-            match self.zone.place(end, bytes) {
-                Some(at) if at + bytes <= limit => end = at + bytes,
-                _ => return false,
-            }
+            end = self.zone.place(end, bytes) + bytes;
         }
-        true
+        end <= limit
+    }
+
+    /// Position that no record may pass: one lap behind the segment that replay begins in.
+    fn limit(&self) -> u64 {
+        let start = self.start.get();
+        start - start % self.zone.segment_bytes + self.zone.bytes()
     }
 
     /// Write one record and make it durable. `fill` appends its body; the caller has made sure by
@@ -125,7 +191,8 @@ impl Journal {
         let mut writer = RecordWriter::new(&mut buffer[..room]);
         fill(&mut writer);
         let bytes = writer.record_bytes() as u64;
-        let at = self.zone.place(self.end.get(), bytes).expect("the caller asked for room");
+        let at = self.zone.place(self.end.get(), bytes);
+        assert!(at + bytes <= self.limit(), "the caller asked for room");
         let (previous_incarnation, previous_sequence) = self.last.get();
         let sequence = previous_sequence.next();
         let fields = RecordFields {

@@ -5,11 +5,12 @@
 //! Failing history that the look ahead guards against: record 7 is lost by the device, records 8 and 9 are there;
 //! taking 7's place for a torn tail would drop acknowledged 8 and 9, and later overwrite them.
 
+use super::JournalStart;
 use super::survey::{Found, Horizon, Survey};
 use super::zone::JournalZone;
 use ioengine::{Buf, Disk, DiskError};
 use layout::journal_record::{RecordHeader, RecordKind};
-use layout::units::{DiskOffset, Incarnation, Sequence};
+use layout::units::{BLOCK_BYTES, DiskOffset, Incarnation, Sequence};
 
 /// A run of records that cannot be read, between two that can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +41,15 @@ pub enum Tail {
 /// Result of a replay.
 #[derive(Debug)]
 pub struct Replayed {
-    /// Position in the zone behind the last record.
-    pub end: u64,
-    /// The last record; 0, 0 when there is none.
+    /// Where it began.
+    pub start: JournalStart,
+    /// Bytes of the ring from there to behind the last record, those that were skipped included.
+    pub used_bytes: u64,
+    /// The last record; that of the start when none follows it.
     pub last: (Incarnation, Sequence),
-    /// Highest sequence seen anywhere: the next record takes one above.
+    /// Highest sequence seen anywhere that was looked at.
     pub sequence_max: Sequence,
-    /// Highest incarnation of any record that was read.
+    /// Highest incarnation of any record that was read, or of the start.
     pub incarnation_max: Incarnation,
     /// Records that were read.
     pub record_count: u64,
@@ -70,11 +73,13 @@ struct Replay<'a> {
     zone: &'a JournalZone,
     survey: Survey<'a>,
     state: Replayed,
-    /// Filled by the first trouble: one look at the whole ring is enough.
+    /// Position behind the last record.
+    end: u64,
+    /// Filled when the journal is damaged: one look at the whole ring is enough.
     horizon: Option<Horizon>,
 }
 
-/// Read the journal of `zone` and hand every record that can be read to `apply`, in order. `buffer` holds at least
+/// Read the journal of `zone` from `start` on and hand every record that can be read to `apply`, in order. `buffer` holds at least
 /// one whole record, `block` one block.
 ///
 /// The device is flushed once before anything is believed: what a killed process left in the device's cache can be
@@ -85,21 +90,25 @@ struct Replay<'a> {
 pub async fn replay(
     disk: &Disk,
     zone: &JournalZone,
+    start: JournalStart,
     buffer: Buf,
     block: Buf,
     mut apply: impl FnMut(Record<'_>),
 ) -> Result<Replayed, DiskError> {
+    assert!(start.at < zone.bytes() && start.at.is_multiple_of(BLOCK_BYTES as u64), "a place in the ring");
     disk.flush().await?;
     let state = Replayed {
-        end: 0,
-        last: (Incarnation(0), Sequence(0)),
-        sequence_max: Sequence(0),
-        incarnation_max: Incarnation(0),
+        start,
+        used_bytes: 0,
+        last: (start.incarnation, start.sequence),
+        sequence_max: start.sequence,
+        incarnation_max: start.incarnation,
         record_count: 0,
         gaps: Vec::new(),
         tail: Tail::Clean,
     };
-    let mut replay = Replay { zone, survey: Survey::new(disk, zone, buffer, block), state, horizon: None };
+    let survey = Survey::new(disk, zone, buffer, block);
+    let mut replay = Replay { zone, survey, state, end: start.at, horizon: None };
     loop {
         match replay.next().await {
             Step::Record { header, after_gap } => {
@@ -107,6 +116,7 @@ pub async fn replay(
             }
             Step::End(tail) => {
                 replay.state.tail = tail;
+                replay.state.used_bytes = replay.end - start.at;
                 return Ok(replay.state);
             }
         }
@@ -127,12 +137,18 @@ impl Replay<'_> {
         };
         // Nothing readable follows directly. It is the end only if nothing later exists anywhere.
         if self.horizon.is_none() {
-            self.horizon = Some(self.survey.look_ahead(expected).await);
+            let behind = self.survey.look_behind(self.end).await;
+            self.state.sequence_max = self.state.sequence_max.max(behind);
+            if behind > expected {
+                // Damage, whatever comes next: now every block counts, to lose no more records than are lost.
+                self.horizon = Some(self.survey.look_everywhere(self.state.start.at, expected).await);
+            }
         }
-        let horizon = self.horizon.as_ref().expect("just looked");
-        self.state.sequence_max = self.state.sequence_max.max(horizon.sequence_max);
-        let later: Vec<_> =
-            horizon.records.iter().copied().filter(|ahead| ahead.sequence > expected).collect();
+        let everywhere = self.horizon.as_ref();
+        let highest = everywhere.map_or(Sequence(0), |horizon| horizon.sequence_max);
+        self.state.sequence_max = self.state.sequence_max.max(highest);
+        let records = everywhere.into_iter().flat_map(|horizon| &horizon.records);
+        let later: Vec<_> = records.copied().filter(|ahead| ahead.sequence > expected).collect();
         let more = self.state.sequence_max > expected;
         if ioengine::canary("damage_as_torn_tail") {
             return Step::End(Tail::Clean);
@@ -148,7 +164,7 @@ impl Replay<'_> {
         if more {
             // Sectors of later records exist, none of them whole: what was there is damaged up to the end.
             ioengine::sometimes!("journal tail damaged beyond one record");
-            return Step::End(Tail::Damaged { at: self.zone.offset(self.state.end) });
+            return Step::End(Tail::Damaged { at: self.zone.offset(self.end) });
         }
         match tail {
             Tail::Clean => {}
@@ -161,11 +177,12 @@ impl Replay<'_> {
     /// Look where the writer would have put record `expected`: behind the last one, or at the start of the next
     /// segment if it was too long for what is left.
     async fn find_at_both(&mut self, expected: Sequence) -> Result<(RecordHeader, u64), Tail> {
-        let here = self.state.end;
+        let here = self.end;
         let (last_incarnation, last_sequence) = self.state.last;
         let mut tail = Tail::Clean;
         let left = self.zone.left_in_segment(here);
-        let next = if left == 0 { None } else { self.zone.next_segment(here) };
+        // At a segment's start no record is too long for what is left.
+        let next = (left < self.zone.segment_bytes).then(|| self.zone.next_segment(here));
         for at in [Some(here), next].into_iter().flatten() {
             match self.survey.find(at, expected, last_incarnation).await {
                 Found::Record(header) => {
@@ -211,7 +228,7 @@ impl Replay<'_> {
     fn take(&mut self, header: RecordHeader, at: u64, after_gap: bool) -> Step {
         let fields = header.fields;
         let state = &mut self.state;
-        state.end = at + header.record_bytes();
+        self.end = at + header.record_bytes();
         state.last = (fields.incarnation, fields.sequence);
         state.sequence_max = state.sequence_max.max(fields.sequence);
         state.incarnation_max = state.incarnation_max.max(fields.incarnation);

@@ -16,7 +16,12 @@ const READ_ATTEMPTS: u32 = 3;
 enum Class {
     /// Of the record expected, or of a void one with its number.
     New,
-    /// Valid, of an earlier record, or never written.
+    /// Valid, of an earlier record, also of an earlier lap, or never written.
+    ///
+    /// Why what an earlier lap left is always below what is expected, N+1: numbers only grow along the journal, and the
+    /// one number used twice is that of the single record in flight when a process ended. It is N+1 itself until an
+    /// `open` record takes it, and lies where N+1 would lie; from then on it is below what is expected. So a frame
+    /// left over is never of a later record, whatever its lap and incarnation.
     Past,
     /// Valid, of a later record.
     Future,
@@ -48,11 +53,11 @@ pub(super) enum Found {
 pub(super) struct Ahead {
     pub(super) sequence: Sequence,
     pub(super) incarnation: Incarnation,
-    /// Position in the zone.
+    /// Position, at most one lap behind the start.
     pub(super) at: u64,
 }
 
-/// Everything behind the expected record in the whole ring.
+/// Everything later than the expected record, in the whole ring.
 #[derive(Debug, Default)]
 pub(super) struct Horizon {
     /// First frames of later records, in order of sequence.
@@ -74,7 +79,7 @@ pub(super) struct Survey<'a> {
 
 struct Window {
     buffer: Option<Buf>,
-    /// Position in the zone of the buffer's first byte.
+    /// Position of the buffer's first byte.
     start: u64,
     bytes: u64,
     /// Blocks of 4096 in the window that the device could not read.
@@ -90,14 +95,19 @@ impl<'a> Survey<'a> {
         Survey { disk, zone, checksum, window, block: Some(block), body: Vec::new() }
     }
 
-    /// Make `[at, at + bytes)` of the zone readable from the window.
+    /// Make `[at, at + bytes)` of the zone readable from the window, and what follows as far as the window goes.
     async fn load(&mut self, at: u64, bytes: u64) {
+        self.load_at_most(at, bytes, u64::MAX).await;
+    }
+
+    /// The same, with at most `limit` bytes read.
+    async fn load_at_most(&mut self, at: u64, bytes: u64, limit: u64) {
         let window = &mut self.window;
         if at >= window.start && at + bytes <= window.start + window.bytes {
             return;
         }
         let buffer = window.buffer.take().expect("the window holds its buffer between loads");
-        let want = (buffer.len() as u64).min(self.zone.bytes() - at);
+        let want = (buffer.len() as u64).min(limit).min(self.zone.bytes() - at % self.zone.bytes());
         assert!(bytes <= want, "{bytes} bytes at {at} lie in the zone and fit the window");
         window.start = at;
         window.bytes = want;
@@ -179,9 +189,6 @@ impl<'a> Survey<'a> {
     /// Look for record `expected`, of incarnation `least` or later, at position `at`.
     pub(super) async fn find(&mut self, at: u64, expected: Sequence, least: Incarnation) -> Found {
         let left = self.zone.left_in_segment(at).min(self.zone.record_bytes_max);
-        if left < BLOCK_BYTES as u64 {
-            return Found::Nothing { frame_count: 0 };
-        }
         self.load(at, BLOCK_BYTES as u64).await;
         let header = self
             .header(at)
@@ -247,17 +254,52 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Look at every block of the ring for records later than `expected`.
-    pub(super) async fn look_ahead(&mut self, expected: Sequence) -> Horizon {
+    /// Highest valid sequence in the block at `at`, which is loaded; 0 when none.
+    fn block_sequence_max(&self, at: u64) -> Sequence {
+        let frames = (0..BLOCK_BYTES as u64).step_by(FRAME_BYTES);
+        let sequences = frames.map(|frame| match self.frame(at + frame) {
+            Frame::Valid { sequence, .. } => sequence,
+            Frame::Zero | Frame::Bad => Sequence(0),
+        });
+        sequences.max().expect("a block has frames")
+    }
+
+    /// The highest sequence where the journal would have gone on behind `end`: in the rest of its segment, in the whole
+    /// next one, and in the first block of every other segment.
+    ///
+    /// Why this is enough to prove that nothing later was written. The record expected begins at `end` or at the start of
+    /// the next segment, and lies in one of these two segments whole, as no record spans segments. The one after it
+    /// begins in them too, or at the start of the segment behind: records follow each other, and a segment is left
+    /// only for the start of the next. So of the first later record either all is read here, or its first block. The
+    /// same holds for each further segment that was written to: it begins with a record. Sizes of records do not
+    /// matter, so neither does a limit that was larger in an earlier start.
+    ///
+    /// What it gives up against reading the whole ring: damage that covers the expected record and, besides, every
+    /// later record of these two segments and the first block of every later segment that was written to.
+    pub(super) async fn look_behind(&mut self, end: u64) -> Sequence {
+        let segment = self.zone.segment_bytes;
+        let next = self.zone.next_segment(end);
+        let mut highest = Sequence(0);
+        for at in (end..next + segment).step_by(BLOCK_BYTES) {
+            let until = if at < next { next } else { next + segment };
+            self.load_at_most(at, BLOCK_BYTES as u64, until - at).await;
+            highest = highest.max(self.block_sequence_max(at));
+        }
+        // The segment of `end` itself is the last one of this lap: what it holds before `end` is not later than `end`.
+        let others = self.zone.bytes() / segment - 2;
+        for at in (1..=others).map(|other| next + other * segment) {
+            self.load_at_most(at, BLOCK_BYTES as u64, BLOCK_BYTES as u64).await;
+            highest = highest.max(self.block_sequence_max(at));
+        }
+        highest
+    }
+
+    /// Look at every block of the ring, from position `start` on, for records later than `expected`.
+    pub(super) async fn look_everywhere(&mut self, start: u64, expected: Sequence) -> Horizon {
         let mut horizon = Horizon::default();
-        let mut at = 0;
-        while at < self.zone.bytes() {
+        for at in (start..start + self.zone.bytes()).step_by(BLOCK_BYTES) {
             self.load(at, BLOCK_BYTES as u64).await;
-            for frame in (0..BLOCK_BYTES as u64).step_by(FRAME_BYTES) {
-                if let Frame::Valid { sequence, .. } = self.frame(at + frame) {
-                    horizon.sequence_max = horizon.sequence_max.max(sequence);
-                }
-            }
+            horizon.sequence_max = horizon.sequence_max.max(self.block_sequence_max(at));
             if let Some(header) = self.header(at).filter(|header| header.fields.sequence > expected) {
                 let RecordHeader { fields, .. } = header;
                 horizon.records.push(Ahead {
@@ -266,7 +308,6 @@ impl<'a> Survey<'a> {
                     at,
                 });
             }
-            at += BLOCK_BYTES as u64;
         }
         horizon.records.sort_unstable();
         horizon

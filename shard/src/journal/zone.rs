@@ -1,5 +1,8 @@
 //! Where a shard's journal lies and how positions in it advance. Pure: the writer and recovery both ask here, so
 //! that recovery looks exactly where the writer would have written.
+//!
+//! A position counts bytes and only grows: one lap of the ring behind another is `bytes()` further, and only
+//! [`JournalZone::offset`] turns it into a place. What is stored of a position is its place in the ring.
 
 use layout::journal_record::JournalIdentity;
 use layout::units::{BLOCK_BYTES, DiskOffset, ShardIndex, Uuid};
@@ -35,47 +38,29 @@ impl JournalZone {
         self.range.bytes / self.segment_bytes * self.segment_bytes
     }
 
-    /// Device offset of position `at` (bytes from the start of the zone).
+    /// Device offset of position `at`, whichever lap it is of.
     #[must_use]
     pub fn offset(&self, at: u64) -> DiskOffset {
-        self.range.offset.plus(at)
+        self.range.offset.plus(at % self.bytes())
     }
 
-    /// Bytes left in the segment of `at`; 0 at the end of the zone.
+    /// Bytes left in the segment of `at`; a segment's start belongs to it, so this is never 0.
     #[must_use]
     pub fn left_in_segment(&self, at: u64) -> u64 {
-        if at >= self.bytes() {
-            return 0;
-        }
         self.segment_bytes - at % self.segment_bytes
     }
 
-    /// Start of the segment behind that of `at`; `None` at the end of the zone. `at` may stand at a segment's
-    /// start, which then counts as the segment that begins there.
+    /// Start of the segment behind that of `at`: behind the last one comes the first.
     #[must_use]
-    pub fn next_segment(&self, at: u64) -> Option<u64> {
-        let next = (at / self.segment_bytes + 1) * self.segment_bytes;
-        (next < self.bytes()).then_some(next)
+    pub fn next_segment(&self, at: u64) -> u64 {
+        at + self.left_in_segment(at)
     }
 
-    /// Where a record of `record_bytes` goes when the last one ended at `at`; `None` when the zone is full.
+    /// Where a record of `record_bytes` goes when the last one ended at `at`.
     #[must_use]
-    pub fn place(&self, at: u64, record_bytes: u64) -> Option<u64> {
-        assert!(record_bytes <= self.record_bytes_max && record_bytes.is_multiple_of(BLOCK_BYTES as u64));
-        if record_bytes <= self.left_in_segment(at) {
-            return Some(at);
-        }
-        if at >= self.bytes() {
-            return None;
-        }
-        self.next_segment(at)
-    }
-
-    /// Bytes that can still be written behind `at` whatever the sizes of the records: what is left in this segment
-    /// may be skipped.
-    #[must_use]
-    pub fn room(&self, at: u64) -> u64 {
-        self.bytes().saturating_sub(at)
+    pub fn place(&self, at: u64, record_bytes: u64) -> u64 {
+        assert!(record_bytes <= self.segment_bytes && record_bytes.is_multiple_of(BLOCK_BYTES as u64));
+        if record_bytes <= self.left_in_segment(at) { at } else { self.next_segment(at) }
     }
 }
 
@@ -96,11 +81,18 @@ mod tests {
     fn a_record_never_spans_segments() {
         let zone = zone();
         assert_eq!(zone.bytes(), 4 * 65536, "the part of a segment at the end is not used");
-        assert_eq!(zone.place(0, 65536), Some(0));
-        assert_eq!(zone.place(4096, 65536 - 4096), Some(4096));
-        assert_eq!(zone.place(4096, 65536), Some(65536));
-        assert_eq!(zone.place(65536, 4096), Some(65536), "a segment's start belongs to it");
-        assert_eq!(zone.place(3 * 65536 + 4096, 65536), None, "full");
-        assert_eq!(zone.place(4 * 65536, 4096), None, "full to the last block");
+        assert_eq!(zone.place(0, 65536), 0);
+        assert_eq!(zone.place(4096, 65536 - 4096), 4096);
+        assert_eq!(zone.place(4096, 65536), 65536);
+        assert_eq!(zone.place(65536, 4096), 65536, "a segment's start belongs to it");
+    }
+
+    #[test]
+    fn behind_the_last_segment_comes_the_first() {
+        let zone = zone();
+        assert_eq!(zone.place(3 * 65536 + 4096, 65536), 4 * 65536);
+        assert_eq!(zone.offset(4 * 65536), zone.offset(0));
+        assert_eq!(zone.offset(7 * 65536 + 4096), zone.offset(3 * 65536 + 4096));
+        assert_eq!(zone.left_in_segment(4 * 65536), 65536);
     }
 }
