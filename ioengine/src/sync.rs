@@ -71,6 +71,28 @@ pub async fn race<A: Future, B: Future>(first: A, second: B) -> Either<A::Output
     .await
 }
 
+/// Runs both and resolves when both have finished.
+pub async fn join<A: Future, B: Future>(first: A, second: B) -> (A::Output, B::Output) {
+    let mut first = std::pin::pin!(first);
+    let mut second = std::pin::pin!(second);
+    let (mut one, mut two) = (None, None);
+    std::future::poll_fn(|context| {
+        if one.is_none()
+            && let Poll::Ready(out) = first.as_mut().poll(context)
+        {
+            one = Some(out);
+        }
+        if two.is_none()
+            && let Poll::Ready(out) = second.as_mut().poll(context)
+        {
+            two = Some(out);
+        }
+        if one.is_some() && two.is_some() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    (one.expect("both have finished"), two.expect("both have finished"))
+}
+
 /// Result of [`race`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Either<A, B> {

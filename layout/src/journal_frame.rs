@@ -14,8 +14,10 @@ use crate::units::{DiskOffset, Incarnation, SECTOR_BYTES, Sequence, ShardIndex, 
 pub const FRAME_BYTES: usize = 512;
 /// Bytes of a frame that carry a record.
 pub const FRAME_PAYLOAD_BYTES: usize = 496;
-/// First bytes of a frame's identity.
+/// First bytes of a journal frame's identity.
 pub const FRAME_MAGIC: [u8; 8] = *b"TCLFRAME";
+/// First bytes of a manifest frame's identity: neither is ever valid as the other.
+pub const MANIFEST_FRAME_MAGIC: [u8; 8] = *b"TCLMANFR";
 
 byte_table! {
     /// Byte table of a frame.
@@ -36,6 +38,9 @@ byte_table! {
     I_GENERATION = "generation", 30, 4;
     I_OFFSET = "device_offset", 34, 8;
 }
+
+/// The same fields for a frame of a manifest; only the magic differs.
+pub const MANIFEST_IDENTITY_TABLE: Table = Table { structure: "manifest frame identity", ..IDENTITY_TABLE };
 
 pub(crate) const FRAME_HEADER_BYTES: usize = F_PAYLOAD.offset;
 
@@ -76,8 +81,18 @@ impl FrameChecksum {
     /// Hashes what the journal's frames have in common.
     #[must_use]
     pub fn new(identity: JournalIdentity) -> FrameChecksum {
+        FrameChecksum::bound(FRAME_MAGIC, identity)
+    }
+
+    /// The same for frames of the shard's manifest.
+    #[must_use]
+    pub fn manifest(identity: JournalIdentity) -> FrameChecksum {
+        FrameChecksum::bound(MANIFEST_FRAME_MAGIC, identity)
+    }
+
+    fn bound(magic: [u8; 8], identity: JournalIdentity) -> FrameChecksum {
         let mut bytes = [0u8; I_OFFSET.offset];
-        I_MAGIC.put(&mut bytes, FRAME_MAGIC);
+        I_MAGIC.put(&mut bytes, magic);
         I_FORMAT_VERSION.put(&mut bytes, FORMAT_VERSION.to_le_bytes());
         I_DEVICE.put(&mut bytes, identity.device.0);
         I_SHARD.put(&mut bytes, identity.shard.0.to_le_bytes());
@@ -148,7 +163,7 @@ pub fn classify_frame(identity: JournalIdentity, offset: DiskOffset, frame: &[u8
 }
 
 /// The byte tables of this file, for the comparison with FORMAT.md.
-pub const TABLES: [Table; 2] = [FRAME_TABLE, IDENTITY_TABLE];
+pub const TABLES: [Table; 3] = [FRAME_TABLE, IDENTITY_TABLE, MANIFEST_IDENTITY_TABLE];
 
 #[cfg(test)]
 mod tests {

@@ -277,35 +277,74 @@ impl<'a> RecordWriter<'a> {
     /// [`RecordWriter::seal`] with the identity already hashed.
     #[must_use]
     pub fn seal_with(self, checksum: &FrameChecksum, offset: DiskOffset, fields: RecordFields) -> usize {
-        assert!(offset.0.is_multiple_of(BLOCK_BYTES as u64), "a record is written at a multiple of 4096");
-        assert!(fields.incarnation.0 > 0 && fields.sequence.0 > 0, "incarnations and sequences count from 1");
         assert!(first_wrong(&fields).is_none(), "a record we write can be read again: {fields:?}");
+        self.seal_frames(checksum, offset, fields.incarnation, fields.sequence, |header, measure| {
+            R_MAGIC.put(header, RECORD_MAGIC);
+            R_VERSION.put(header, (FORMAT_VERSION as u16).to_le_bytes());
+            R_KIND.put(header, [fields.kind.to_number()]);
+            R_FRAME_COUNT.put(header, measure.frame_count.to_le_bytes());
+            R_BODY_BYTES.put(header, measure.body_bytes.to_le_bytes());
+            R_PREVIOUS_SEQUENCE.put(header, fields.previous_sequence.0.to_le_bytes());
+            R_FLUSHED_SEQUENCE.put(header, fields.flushed_sequence.0.to_le_bytes());
+            R_PREVIOUS_INCARNATION.put(header, fields.previous_incarnation.0.to_le_bytes());
+            R_BODY_CHECKSUM.put(header, measure.body_checksum.to_le_bytes());
+        })
+    }
+
+    /// Completes a record of any kind: `fill` writes its header into [`RECORD_HEADER_BYTES`] zeros.
+    pub(crate) fn seal_frames(
+        self,
+        checksum: &FrameChecksum,
+        offset: DiskOffset,
+        incarnation: Incarnation,
+        sequence: Sequence,
+        fill: impl FnOnce(&mut [u8], &Measure),
+    ) -> usize {
+        assert!(offset.0.is_multiple_of(BLOCK_BYTES as u64), "a record is written at a multiple of 4096");
+        assert!(incarnation.0 > 0 && sequence.0 > 0, "incarnations and sequences count from 1");
         let record_bytes = self.record_bytes();
         let record = &mut self.buffer[..record_bytes];
         record[self.cursor.min(record_bytes)..].fill(0);
-        let frame_count = record_bytes / FRAME_BYTES;
-
-        let header = &mut record[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + RECORD_HEADER_BYTES];
-        header.fill(0);
-        R_MAGIC.put(header, RECORD_MAGIC);
-        R_VERSION.put(header, (FORMAT_VERSION as u16).to_le_bytes());
-        R_KIND.put(header, [fields.kind.to_number()]);
-        R_FRAME_COUNT.put(header, (frame_count as u32).to_le_bytes());
-        R_BODY_BYTES.put(header, (self.body_bytes as u32).to_le_bytes());
-        R_PREVIOUS_SEQUENCE.put(header, fields.previous_sequence.0.to_le_bytes());
-        R_FLUSHED_SEQUENCE.put(header, fields.flushed_sequence.0.to_le_bytes());
-        R_PREVIOUS_INCARNATION.put(header, fields.previous_incarnation.0.to_le_bytes());
         let mut pieces = Pieces::default();
         for_each_piece(record, self.body_bytes, |piece| pieces.add(piece));
+        let measure = Measure {
+            frame_count: (record_bytes / FRAME_BYTES) as u32,
+            body_bytes: self.body_bytes as u32,
+            body_checksum: pieces.finish(),
+        };
         let header = &mut record[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + RECORD_HEADER_BYTES];
-        R_BODY_CHECKSUM.put(header, pieces.finish().to_le_bytes());
-
+        header.fill(0);
+        fill(header, &measure);
         for (index, frame) in record.as_chunks_mut::<FRAME_BYTES>().0.iter_mut().enumerate() {
             let frame_offset = offset.plus((index * FRAME_BYTES) as u64);
-            checksum.seal(frame_offset, fields.incarnation, fields.sequence, frame);
+            checksum.seal(frame_offset, incarnation, sequence, frame);
         }
         record_bytes
     }
+}
+
+/// What sealing finds out about a record, for its header.
+pub(crate) struct Measure {
+    pub(crate) frame_count: u32,
+    pub(crate) body_bytes: u32,
+    pub(crate) body_checksum: u64,
+}
+
+/// Replaces the content of `body_out` by the body of a record whose frames were checked one by one; false, with nothing
+/// there, when its checksum or the padding is wrong.
+pub(crate) fn check_body(record: &[u8], body_bytes: usize, checksum: u64, body_out: &mut Vec<u8>) -> bool {
+    body_out.clear();
+    let mut pieces = Pieces::default();
+    for_each_piece(record, body_bytes, |piece| {
+        pieces.add(piece);
+        body_out.extend_from_slice(piece);
+    });
+    let frames = record.as_chunks::<FRAME_BYTES>().0;
+    let good = pieces.finish() == checksum && padding_is_zero(frames, body_bytes);
+    if !good {
+        body_out.clear();
+    }
+    good
 }
 
 /// Calls `piece` with each run of the body in order. `record` holds whole frames, enough for the body.

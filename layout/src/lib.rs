@@ -19,6 +19,7 @@ pub mod journal_record;
 pub mod key;
 pub mod log_entry;
 pub mod manifest;
+pub mod manifest_record;
 pub mod operation;
 pub mod superblock;
 pub mod superblock_copies;
@@ -48,6 +49,7 @@ pub fn byte_tables() -> Vec<field::Table> {
         superblock::TABLES.as_slice(),
         journal_frame::TABLES.as_slice(),
         journal_record::TABLES.as_slice(),
+        manifest_record::TABLES.as_slice(),
         log_entry::TABLES.as_slice(),
         operation::TABLES.as_slice(),
         tip::TABLES.as_slice(),

@@ -11,7 +11,7 @@ use layout::{
     version_cell, zone,
 };
 
-const DOCUMENT: &str = include_str!("../FORMAT.md");
+const DOCUMENT: &str = concat!(include_str!("../FORMAT.md"), include_str!("../FORMAT_MANIFEST.md"));
 
 /// A table of the document: its size and its rows (offset, bytes, field).
 type Documented = (usize, Vec<(usize, usize, String)>);

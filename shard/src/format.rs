@@ -1,4 +1,4 @@
-//! Making a disk ours: zeroed journals, then four superblock copies. And reading what a disk says it is.
+//! Making a disk ours: zeroed journals and manifests, then four superblock copies. And reading what a disk says it is.
 //!
 //! Must never leave a disk that looks formatted and is not: the superblock goes last, and the copies of an earlier
 //! format are destroyed first. Failing history: a format that wrote its superblock before it zeroed the journals, cut
@@ -10,8 +10,8 @@ use layout::superblock::{
     COPY_COUNT, ChooseError, Copies, Role, SUPERBLOCK_BYTES, Superblock, UpdatePlan, choose, copy_offset,
     incarnation_next, sequence_next,
 };
-use layout::units::{Incarnation, SHARD_COUNT_MAX, Uuid};
-use layout::zone::{HEADER_AREA_BYTES, PlanError, ShardZones, TableGeometry, plan};
+use layout::units::{DiskOffset, Incarnation, SHARD_COUNT_MAX, Uuid};
+use layout::zone::{HEADER_AREA_BYTES, PlanError, Range, ShardZones, TableGeometry, plan};
 
 /// Why a disk could not be formatted or opened.
 #[derive(Debug, thiserror::Error)]
@@ -191,11 +191,6 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
         wanted.segment_bytes,
     )
     .map_err(|source| FormatError::Plan { name, source })?;
-    // No copy of an earlier life may win over what comes.
-    zero(io, disk, 0, SUPERBLOCKS_BYTES).await?;
-    for zone in &zones {
-        zero(io, disk, zone.journal.offset.0, zone.journal.bytes).await?;
-    }
     let highest = copies.iter().flatten();
     let generation = highest.map(|copy| copy.generation).max().unwrap_or(0) + 1;
     let mut uuid = [0; 16];
@@ -217,6 +212,14 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
         zones: [ShardZones::default(); SHARD_COUNT_MAX],
     };
     superblock.set_zones(&zones);
+    // No copy of an earlier life may win over what comes.
+    zero(io, disk, [Range { offset: DiskOffset(0), bytes: SUPERBLOCKS_BYTES }]).await?;
+    zero(io, disk, zones.iter().map(|zone| zone.journal)).await?;
+    let tables = superblock.tables;
+    let halves = |zone: &ShardZones| {
+        [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(copy, half)| zone.manifest_half(tables, copy, half))
+    };
+    zero(io, disk, zones.iter().flat_map(halves)).await?;
     write_copies(io, disk, &superblock, UpdatePlan::ALL_EQUAL).await?;
     Ok(superblock)
 }
@@ -226,19 +229,27 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
 /// # Errors
 /// [`FormatError::Disk`], [`FormatError::Arena`]; the disk may then have lost some of its copies.
 pub async fn wipe(io: &Io, disk: &Disk) -> Result<(), FormatError> {
-    zero(io, disk, 0, HEADER_AREA_BYTES.min(disk.geometry().bytes)).await
+    let bytes = HEADER_AREA_BYTES.min(disk.geometry().bytes);
+    zero(io, disk, [Range { offset: DiskOffset(0), bytes }]).await
 }
 
-async fn zero(io: &Io, disk: &Disk, offset: u64, bytes: u64) -> Result<(), FormatError> {
-    let mut block = buffer(io, ZERO_BYTES.min(bytes as usize))?;
+/// Zero parts of a disk and flush: where the frames of a journal or of a manifest will stand, zeros mean that nothing was
+/// ever written.
+///
+/// # Errors
+/// [`FormatError::Disk`], [`FormatError::Arena`].
+pub async fn zero(io: &Io, disk: &Disk, ranges: impl IntoIterator<Item = Range>) -> Result<(), FormatError> {
+    let mut block = buffer(io, ZERO_BYTES)?;
     block.fill(0);
-    let mut at = offset;
-    while at < offset + bytes {
-        let count = (block.len() as u64).min(offset + bytes - at) as usize;
-        let (result, back) = disk.write(block, at, count).await;
-        block = back;
-        result?;
-        at += count as u64;
+    for range in ranges {
+        let mut at = 0;
+        while at < range.bytes {
+            let count = (block.len() as u64).min(range.bytes - at) as usize;
+            let (result, back) = disk.write(block, range.offset.plus(at).0, count).await;
+            block = back;
+            result?;
+            at += count as u64;
+        }
     }
     disk.flush().await?;
     Ok(())

@@ -12,6 +12,7 @@ mod gather;
 mod get;
 pub mod journal;
 pub mod limits;
+pub mod manifest;
 pub mod memtable;
 mod mesh;
 pub mod node;
