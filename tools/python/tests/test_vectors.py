@@ -146,10 +146,10 @@ class Streams(unittest.TestCase):
 
 
 class Examples(unittest.TestCase):
-    """The worked examples of the document."""
+    """The worked examples beside the document."""
 
     def test_each_is_the_vector_of_its_name(self):
-        with open(os.path.join(REPOSITORY, "net", "PROTOCOL.md"), encoding="utf-8") as document:
+        with open(os.path.join(REPOSITORY, "net", "EXAMPLES.md"), encoding="utf-8") as document:
             blocks = re.findall(r"```hex (\S+)\n(.*?)```", document.read(), re.DOTALL)
         by_name = {vector["name"]: vector["hex"] for vector in GOLDEN["vectors"]}
         self.assertGreaterEqual(len(blocks), 9)
