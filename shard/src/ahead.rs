@@ -49,7 +49,7 @@ impl Ahead {
 
     fn look(&mut self, shard: &Shard, input: &[u8], from: usize) {
         let state = shard.state.borrow();
-        let memtable = &state.memtable;
+        let memtable = &state.memtables.active;
         (self.count, self.next) = (0, 0);
         let mut at = from;
         while self.count < AHEAD_COUNT

@@ -2,7 +2,8 @@
 //! disk. Order inside one write: version cell first, then the memtable makes it visible, then the outcome is
 //! remembered.
 
-use crate::memtable::Memtable;
+use crate::lsm::{Capture, Tables};
+use crate::memtables::Memtables;
 use crate::recent::Answer;
 use crate::requests::{Outcome, Seen};
 use crate::tablet::Tablet;
@@ -16,8 +17,11 @@ use layout::units::{LogIndex, LogTime, RequestId, STREAM_BYTES_MAX, TabletIndex,
 pub(crate) struct State {
     /// By tablet index; `None` for tablets of other cores.
     pub(crate) tablets: Vec<Option<Tablet>>,
-    pub(crate) memtable: Memtable,
+    pub(crate) memtables: Memtables,
+    pub(crate) tables: Tables,
     pub(crate) versions: Versions,
+    /// The tablets as they were when a memtable was frozen, until they are written down.
+    pub(crate) capture: Option<Capture>,
 }
 
 impl State {
@@ -85,6 +89,7 @@ pub(crate) fn apply(
     decided: &mut impl FnMut(Decided),
 ) -> Result<(), ApplyError> {
     let header = entry.header;
+    state.capture(header.tablet);
     let tablet = state.tablets[header.tablet.index()].as_mut().ok_or(Corrupt {
         structure: "log entry",
         field: "tablet of another core",
@@ -204,9 +209,10 @@ fn apply_write(
         // A cell cannot say when it stops being true.
         (Some(_), _) => state.versions.forget(&place),
     }
-    let hash = state.memtable.key_hash(key);
+    let hash = state.memtables.key_hash(key);
     state
-        .memtable
+        .memtables
+        .active
         .put(tablet, key.bucket(), hash, key, version, write.expiry_us, value)
         .map_err(|_| ApplyError::MemtableFull)?;
     state.tablet_mut(tablet).recent.note(compare_hash(key), index);

@@ -45,7 +45,27 @@ pub(crate) async fn run(shard: Rc<Shard>, mut buffer: Buf, mut scratch: Vec<u8>)
             Ok(back) => buffer = back,
             Err(error) => return fail(&shard, &error),
         }
+        freeze_if_due(&shard, journal);
         shard.settled.notify();
+    }
+}
+
+/// Between two records: is the memtable, or the journal, so full that it is time to flush?
+fn freeze_if_due(shard: &Shard, journal: &Journal) {
+    let mut state = shard.state.borrow_mut();
+    if !state.memtables.can_freeze() {
+        return;
+    }
+    let usage = state.memtables.active.usage();
+    let config = shard.limits.memtable();
+    let is_full =
+        usage.used_bytes > config.bytes / 4 * 3 || usage.record_count > config.record_count_max / 4 * 3;
+    if is_full || journal.wants_trim() {
+        ioengine::sometimes!("a memtable is frozen");
+        state.memtables.freeze();
+        state.begin_capture();
+        shard.keeper.frozen_at.set(Some(journal.position()));
+        shard.keeper.froze.notify();
     }
 }
 
@@ -164,7 +184,7 @@ fn settle(shard: &Shard, heads: &Heads, scratch: &mut Vec<u8>) {
             }
         });
         applied.expect("what was staged decodes, and its room was reserved");
-        state.memtable.release(charge);
+        state.memtables.active.release(charge);
     }
 }
 

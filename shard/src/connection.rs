@@ -393,6 +393,7 @@ pub(crate) async fn watch(shard: Rc<Shard>) {
         }
         shard.publish_counters();
         crate::commit::answer_overdue(&shard, now);
+        crate::parked::answer_overdue(&shard, now);
         crate::gather::answer_overdue(&shard, now);
     }
 }

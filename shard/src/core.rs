@@ -7,7 +7,9 @@ use crate::counters::Counters;
 use crate::gather::Gathers;
 use crate::journal::Journal;
 use crate::limits::Limits;
+use crate::lsm::Keeper;
 use crate::mesh::Peers;
+use crate::parked::Parking;
 use crate::staging::Batch;
 use crate::tablet::Tablet;
 use ioengine::Io;
@@ -85,6 +87,8 @@ pub(crate) struct Shard {
     pub(crate) connections: Connections,
     pub(crate) gathers: Gathers,
     pub(crate) peers: Peers,
+    pub(crate) parking: Parking,
+    pub(crate) keeper: Keeper,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -102,7 +106,9 @@ impl Shard {
     /// Nothing waits for the journal, and a mark says so.
     pub(crate) fn is_settled(&self) -> bool {
         let ended = self.journal.is_none() || self.failed.get();
-        ended || (self.batch.borrow().is_empty() && self.flying_bytes.get() == 0 && self.marked.get())
+        self.parking.is_empty()
+            && (ended
+                || (self.batch.borrow().is_empty() && self.flying_bytes.get() == 0 && self.marked.get()))
     }
 
     /// The stamp that an entry of the tablet would have now.
@@ -132,10 +138,20 @@ impl Shard {
     pub(crate) fn publish_counters(&self) {
         let counters = &self.counters;
         let state = self.state.borrow();
-        let usage = state.memtable.usage();
+        let usage = state.memtables.usage();
         counters.memtable_records.set(usage.record_count as u64);
         counters.memtable_used_bytes.set(usage.used_bytes as u64);
         counters.memtable_bytes.set(self.limits.memtable_bytes as u64);
+        let (tables, bytes, memory) = state.tables.sizes();
+        counters.tables.set(tables);
+        counters.table_bytes.set(bytes);
+        counters.table_memory_bytes.set(memory);
+        let (extents, free) = self.keeper.zone.extents().borrow().counts();
+        counters.extents.set(u64::from(extents));
+        counters.extents_free.set(u64::from(free));
+        let (reads, written) = self.keeper.zone.counts();
+        counters.disk_reads.set(reads);
+        counters.table_written_bytes.set(written);
         if let Some(journal) = &self.journal {
             let (bytes, used) = journal.bytes();
             let (records, written) = journal.written();

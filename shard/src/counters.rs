@@ -93,6 +93,28 @@ pub struct Counters {
     pub replayed_entries: Counter,
     /// 1 when the version cache of an earlier process was kept.
     pub versions_kept: Counter,
+    /// Memtables flushed.
+    pub flushes: Counter,
+    /// Merges done.
+    pub merges: Counter,
+    /// Tables, and their bytes on the device.
+    pub tables: Counter,
+    /// Bytes of the tables.
+    pub table_bytes: Counter,
+    /// Indexes and filters of the tables, in memory.
+    pub table_memory_bytes: Counter,
+    /// Extents free.
+    pub extents_free: Counter,
+    /// Extents in all.
+    pub extents: Counter,
+    /// Bytes written to tables.
+    pub table_written_bytes: Counter,
+    /// Reads of tables, by gets and scans, flushes and merges.
+    pub disk_reads: Counter,
+    /// Requests that met a block that cannot be read.
+    pub disk_read_errors: Counter,
+    /// Gets that asked the disk.
+    pub disk_gets: Counter,
     /// Aligned buffers in use, bytes.
     pub arena_used_bytes: Counter,
 }

@@ -7,8 +7,9 @@ use crate::apply::Decided;
 use crate::connection::Connection;
 use crate::core::{Phase, Shard};
 use crate::gather;
-use crate::get::{self, Asked};
+use crate::get::{self, Asked, Looked};
 use crate::mesh::Kind;
+use crate::parked::Work;
 use crate::put::{self, Admitted, Wanted};
 use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
 use crate::scan::{self, Span};
@@ -119,8 +120,8 @@ fn answer(
         Request::Delete(delete) => answer_write(shard, out, to, &Wanted::Delete(*delete)),
         Request::CompareAndSet(compare) => answer_write(shard, out, to, &Wanted::CompareAndSet(*compare)),
         Request::Batch(batch) => answer_write(shard, out, to, &Wanted::Batch(*batch)),
-        Request::Scan(scan) => answer_span(shard, out, to, &Span::from(*scan)),
-        Request::Head(head) => answer_span(shard, out, to, &Span::from(*head)),
+        Request::Scan(scan) => answer_span(shard, out, to, &Span::from(*scan), request),
+        Request::Head(head) => answer_span(shard, out, to, &Span::from(*head), request),
         Request::Streams(streams) => answer_streams(shard, out, to, streams),
         Request::Ping(echo) => {
             write(shard, out, to, reply_bytes_payload(echo.len()), |bytes| Some(encode_echo(bytes, echo)))
@@ -163,7 +164,11 @@ fn answer_get(
     let log_time = state.tablet(tablet).log_time;
     let served =
         match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local, hash }) {
-            Ok(found) => {
+            Looked::Disk => {
+                drop(state);
+                return park(shard, out, to, &Request::Get(*get));
+            }
+            Looked::Found(found) => {
                 if get::wants_tick(&found, || shard.clock(state.tablet(tablet))) {
                     shard.want_tick(tablet);
                 }
@@ -172,7 +177,7 @@ fn answer_get(
                 })
                 .served()
             }
-            Err(other) => outcome(shard, out, to, log_time, &other),
+            Looked::Not(other) => outcome(shard, out, to, log_time, &other),
         };
     if served == Served::Done {
         shard.counters.gets.add(1);
@@ -180,16 +185,48 @@ fn answer_get(
     served
 }
 
-fn answer_span(shard: &Shard, out: Out<'_>, to: &ReplyTo, span: &Span<'_>) -> Served {
-    let state = shard.state.borrow();
-    let log_time = state.tablet(span.tablet()).log_time;
-    let frame = body_bytes_max(shard, out);
-    let page = match span.byte_limit {
-        0 => PAGE_BYTES,
-        limit => limit as usize,
+/// Park a request: the disk has to be asked.
+fn park(shard: &Shard, out: Out<'_>, to: &ReplyTo, request: &Request<'_>) -> Served {
+    if !shard.parking.has_room() {
+        ioengine::sometimes!("no place for one more disk read");
+        let busy = Outcome::Busy { limit: Limit::Queue, hint_ms: 5 };
+        return outcome(shard, out, to, LogTime(0), &busy);
+    }
+    if let Out::Here(connection) = out
+        && !connection.outbox.borrow_mut().reserve(&shard.io)
+    {
+        return Served::NoRoom;
+    }
+    shard.parking.park(*to, Work::Request, shard.io.now(), |body| request.encode(body));
+    Served::Done
+}
+
+/// Bytes of a page, and of the largest answer, for a late answer to `to`.
+pub(crate) fn page_bytes(shard: &Shard, to: &ReplyTo, byte_limit: u32) -> (usize, usize) {
+    let connection = if to.core == shard.index { shard.connections.find(to) } else { None };
+    let frame = match &connection {
+        Some(connection) => body_bytes_max(shard, Out::Here(connection)),
+        None => body_bytes_max(shard, Out::There),
     };
+    (page_of(byte_limit).clamp(4096, frame), frame)
+}
+
+fn page_of(byte_limit: u32) -> usize {
+    if byte_limit == 0 { PAGE_BYTES } else { byte_limit as usize }
+}
+
+fn answer_span(shard: &Shard, out: Out<'_>, to: &ReplyTo, span: &Span<'_>, request: &Request<'_>) -> Served {
+    let state = shard.state.borrow();
+    let tablet = span.tablet();
+    if state.tables.overlap(tablet, span.from, span.to)
+        && (span.local || state.tablet(tablet).damage.is_none())
+    {
+        return park(shard, out, to, request);
+    }
+    let log_time = state.tablet(tablet).log_time;
+    let frame = body_bytes_max(shard, out);
     // A page if possible, else all that a frame can hold: one record may be larger than a page.
-    for bytes in [page.clamp(4096, frame), frame] {
+    for bytes in [page_of(span.byte_limit).clamp(4096, frame), frame] {
         let mut refused = None;
         let wrote = write(shard, out, to, bytes, |room| match scan::records(&state, span, room)? {
             Ok(bytes) => Some(bytes),
@@ -219,6 +256,9 @@ fn answer_streams(shard: &Shard, out: Out<'_>, to: &ReplyTo, asked: &Streams<'_>
         return outcome(shard, out, to, LogTime(0), &Outcome::WrongGroup { epoch });
     }
     let state = shard.state.borrow();
+    if state.tables.overlap(asked.tablet, 0, u64::MAX) && state.tablet(asked.tablet).damage.is_none() {
+        return park(shard, out, to, &Request::Streams(*asked));
+    }
     let mut refused = None;
     let bytes = PAGE_BYTES.min(body_bytes_max(shard, out));
     let wrote = write(shard, out, to, bytes, |room| match scan::streams(&state, asked, room) {
@@ -247,21 +287,32 @@ fn answer_write(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, wanted: &Wanted<'
     {
         return Served::NoRoom;
     }
-    let refused = match put::admit(shard, wanted, *to) {
-        Admitted::Staged => {
-            shard.counters.writes_staged.add(1);
+    let mut admitted = put::admit(shard, wanted, *to, None);
+    if let (Admitted::Disk, Wanted::CompareAndSet(compare)) = (&admitted, wanted) {
+        if shard.parking.has_room() {
+            let body = |body: &mut Vec<u8>| Request::CompareAndSet(*compare).encode(body);
+            shard.parking.park(*to, Work::Request, shard.io.now(), body);
             return Served::Done;
         }
+        admitted = Admitted::Refused(Outcome::Busy { limit: Limit::Queue, hint_ms: 5 });
+    }
+    end_write(shard, to, wanted, admitted);
+    Served::Done
+}
+
+/// A write has been to the door, and room for its answer is reserved: answer it unless its entry will.
+pub(crate) fn end_write(shard: &Shard, to: &ReplyTo, wanted: &Wanted<'_>, admitted: Admitted) {
+    let refused = match admitted {
+        Admitted::Staged => return shard.counters.writes_staged.add(1),
         Admitted::Decided(decided) => {
-            answer_decided(shard, to, decided, wanted.tablet(), wanted.operation_count());
-            return Served::Done;
+            return answer_decided(shard, to, decided, wanted.tablet(), wanted.operation_count());
         }
         Admitted::Refused(outcome) => outcome,
+        Admitted::Disk => panic!("only a compare-and-set reads, and its record was read"),
     };
     shard.counters.writes_refused.add(1);
     let log_time = shard.state.borrow().tablet(wanted.tablet()).log_time;
     tell(shard, to, |out| encode_outcome(out, log_time, &refused));
-    Served::Done
 }
 
 /// Answer a write that was decided: at the door, or when its entry was applied. The tablets' state is borrowed by the
@@ -399,6 +450,46 @@ fn write_fitting(
             })
         }
     }
+}
+
+/// Write a late answer, whose small room was reserved when its request was parked.
+pub(crate) fn write_late(
+    shard: &Shard,
+    to: &ReplyTo,
+    bytes_max: usize,
+    encode: impl FnOnce(&mut [u8]) -> Option<usize>,
+) -> Wrote {
+    let epoch = shard.facts.map_epoch;
+    let large = |frame_bytes: usize| {
+        let large = Outcome::TooLarge { limit: Limit::Frame };
+        (bytes_max > frame_bytes).then(|| tell(shard, to, |out| encode_outcome(out, LogTime(0), &large)))
+    };
+    if to.core != shard.index {
+        if large(body_bytes_max(shard, Out::There)).is_some() {
+            return Wrote::Done;
+        }
+        return shard.peers.answer(shard, to.core, Kind::Reply, to, HEADER_BYTES + bytes_max, |frame| {
+            to.try_frame(epoch, frame, encode)
+        });
+    }
+    // Gone: the client has closed its connection, and learns nothing.
+    let Some(connection) = shard.connections.find(to) else { return Wrote::Done };
+    if large(body_bytes_max(shard, Out::Here(&connection))).is_some() {
+        return Wrote::Done;
+    }
+    let mut outbox = connection.outbox.borrow_mut();
+    if !outbox.make_room(&shard.io, HEADER_BYTES + bytes_max) {
+        return Wrote::NoRoom;
+    }
+    let Some(bytes) = to.try_frame(epoch, &mut outbox.room()[..HEADER_BYTES + bytes_max], encode) else {
+        return Wrote::Nothing;
+    };
+    outbox.advance(bytes);
+    outbox.release();
+    drop(outbox);
+    connection.answered(shard);
+    connection.wake_writer();
+    Wrote::Done
 }
 
 fn outcome(shard: &Shard, out: Out<'_>, to: &ReplyTo, log_time: LogTime, outcome: &Outcome) -> Served {

@@ -5,8 +5,9 @@
 use crate::connection::Connection;
 use crate::core::Shard;
 use crate::door::{self, Served, Wrote};
-use crate::get::{self, Asked};
+use crate::get::{self, Asked, Looked};
 use crate::mesh::Kind;
+use crate::parked::Work;
 use crate::reply::ReplyTo;
 use ioengine::Instant;
 use layout::units::LogTime;
@@ -47,7 +48,9 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
     }
     let head_bytes = reply_bytes_multi_get(0, 0);
     let frame_bytes = connection.session.borrow().frame_bytes() as usize;
-    let own = |get: &Get<'_>| shard.owns(get.key.tablet());
+    // With one key on the disk, all keys of this core become a part of its own.
+    let late = many.gets().any(|get| shard.owns(get.key.tablet()) && needs_disk(shard, &get));
+    let own = |get: &Get<'_>| !late && shard.owns(get.key.tablet());
     let bytes: usize = many.gets().filter(own).map(|get| item_bytes(shard, &get)).sum();
     let mut gather = Gather {
         to: *to,
@@ -96,7 +99,14 @@ fn ask_parts(shard: &Shard, gather: &mut Gather, to: &ReplyTo, parts: &BTreeMap<
             request: number,
             operation: Operation::MultiGet,
         };
-        if shard.peers.ask(shard, owner, Kind::Part, &part_to, &[part]) {
+        if owner == shard.index {
+            if shard.parking.has_room() {
+                shard.parking.park(part_to, Work::Part, shard.io.now(), |body| body.extend_from_slice(part));
+                gather.parts_left += 1;
+            } else {
+                gather.failed = Some(Outcome::Busy { limit: Limit::Queue, hint_ms: 5 });
+            }
+        } else if shard.peers.ask(shard, owner, Kind::Part, &part_to, &[part]) {
             gather.parts_left += 1;
         } else {
             ioengine::sometimes!("a part of a multi-get finds a full ring");
@@ -117,14 +127,23 @@ impl Gathers {
 /// Bytes that an item takes at most.
 fn item_bytes(shard: &Shard, get: &Get<'_>) -> usize {
     let state = shard.state.borrow();
-    let value_bytes = get::look(
-        &state,
-        get.key.tablet(),
-        get.key,
-        Asked { if_newer: get.if_newer, local: get.local, hash: None },
-    )
-    .map_or(0, |found| found.value.len());
+    item_bytes_of(match get::look(&state, get.key.tablet(), get.key, asked(get)) {
+        Looked::Found(found) => found.value.len(),
+        Looked::Not(_) | Looked::Disk => 0,
+    })
+}
+
+/// Bytes that an item with a value of this size takes at most.
+pub(crate) fn item_bytes_of(value_bytes: usize) -> usize {
     reply_bytes_multi_get(1, reply_bytes_get_ok(value_bytes)) - reply_bytes_multi_get(0, 0)
+}
+
+fn asked(get: &Get<'_>) -> Asked {
+    Asked { if_newer: get.if_newer, local: get.local, hash: None }
+}
+
+fn needs_disk(shard: &Shard, get: &Get<'_>) -> bool {
+    get::look(&shard.state.borrow(), get.key.tablet(), get.key, asked(get)) == Looked::Disk
 }
 
 fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_>) -> bool {
@@ -138,19 +157,28 @@ fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_
     if unmodified {
         return writer.outcome(index, log_time, &Outcome::NotModified);
     }
-    match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local, hash: None }) {
-        Ok(found) => {
+    match get::look(&state, tablet, get.key, asked(get)) {
+        Looked::Disk => panic!("parts with keys on the disk are parked"),
+        Looked::Found(found) => {
             if get::wants_tick(&found, || shard.clock(state.tablet(tablet))) {
                 shard.want_tick(tablet);
             }
             writer.record(index, log_time, found.version, found.expiry_us, found.value)
         }
-        Err(other) => writer.outcome(index, log_time, &other),
+        Looked::Not(other) => writer.outcome(index, log_time, &other),
     }
 }
 
 /// A part of another core's multi-get: keys of this core's tablets.
 pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
+    if part_gets(part).any(|(_, get)| needs_disk(shard, &get)) {
+        if shard.parking.has_room() {
+            shard.parking.park(*to, Work::Part, shard.io.now(), |body| body.extend_from_slice(part));
+        } else {
+            shard.peers.tell(to.core, Kind::PartReply, to, &[]);
+        }
+        return;
+    }
     let bytes_max = part_gets(part).map(|(_, get)| item_bytes(shard, &get)).sum();
     let wrote = shard.peers.answer(shard, to.core, Kind::PartReply, to, bytes_max, |out| {
         let mut writer = MultiGetWriter::items_only(out);
@@ -166,7 +194,7 @@ pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
 }
 
 /// The gets of a part, each with its place in the whole.
-fn part_gets(part: &[u8]) -> impl Iterator<Item = (u16, Get<'_>)> {
+pub(crate) fn part_gets(part: &[u8]) -> impl Iterator<Item = (u16, Get<'_>)> {
     let mut rest = part;
     std::iter::from_fn(move || {
         let (head, tail) = rest.split_first_chunk::<4>()?;
@@ -181,7 +209,7 @@ fn part_gets(part: &[u8]) -> impl Iterator<Item = (u16, Get<'_>)> {
 }
 
 /// Items came from another core.
-pub(crate) fn take_part(shard: &Rc<Shard>, to: &ReplyTo, items: &[u8]) {
+pub(crate) fn take_part(shard: &Shard, to: &ReplyTo, items: &[u8]) {
     let mut open = shard.gathers.open.borrow_mut();
     // Gone: it was answered for want of time.
     let Some(gather) = open.get_mut(&to.request) else { return };
@@ -227,7 +255,7 @@ fn finish(shard: &Shard, mut gather: Gather) {
 }
 
 /// Answer gathers whose parts are overdue.
-pub(crate) fn answer_overdue(shard: &Rc<Shard>, now: Instant) {
+pub(crate) fn answer_overdue(shard: &Shard, now: Instant) {
     let overdue: Vec<u64> = shard
         .gathers
         .open

@@ -1,9 +1,11 @@
-//! Life of a get on the core that owns its tablet: version cell, memtable, answer. Plain functions: no task, no wait,
-//! no allocation.
+//! Life of a get on the core that owns its tablet: version cell, memtables, blocks of tables that are in memory, answer.
+//! Plain functions: no task, no wait, no allocation. What lies on the disk only is left to `late`.
 //!
 //! The version cell answers "has it changed?" alone; it is asked first, because later the record may lie on a disk.
 
 use crate::apply::State;
+use crate::lsm::Probe;
+use crate::memtable::Record;
 use layout::key::Key;
 use layout::units::{LogTime, TabletIndex, Version};
 use net::outcome::Outcome;
@@ -28,25 +30,43 @@ pub(crate) struct Asked {
     pub(crate) hash: Option<u64>,
 }
 
-/// The record of `key`, or why there is none to show.
-pub(crate) fn look<'a>(
-    state: &'a State,
-    tablet: TabletIndex,
-    key: Key<'_>,
-    asked: Asked,
-) -> Result<Visible<'a>, Outcome> {
+/// What memory says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looked<'a> {
+    /// It is there.
+    Found(Visible<'a>),
+    /// There is none to show, and this is why.
+    Not(Outcome),
+    /// The disk has to be asked.
+    Disk,
+}
+
+/// The record of `key`, as far as memory knows.
+#[inline]
+pub(crate) fn look<'a>(state: &'a State, tablet: TabletIndex, key: Key<'_>, asked: Asked) -> Looked<'a> {
     let own = state.tablet(tablet);
     if own.damage.is_some() && !asked.local {
-        return Err(Outcome::Corrupt);
+        return Looked::Not(Outcome::Corrupt);
     }
-    let hash = asked.hash.unwrap_or_else(|| state.memtable.key_hash(key));
-    let record = state.memtable.get(hash, key);
-    let visible = record.and_then(|record| visible(record, own.log_time));
-    match (visible, asked.if_newer) {
-        (None, Some(Version::ABSENT)) => Err(Outcome::NotModified),
-        (None, _) => Err(Outcome::NotFound),
-        (Some(visible), Some(asked)) if visible.version == asked => Err(Outcome::NotModified),
-        (Some(visible), _) => Ok(visible),
+    let hash = asked.hash.unwrap_or_else(|| state.memtables.key_hash(key));
+    let record = match state.memtables.get(hash, key) {
+        Some(record) => Some(record),
+        None => match state.tables.look(tablet, key) {
+            Probe::Absent => None,
+            Probe::Record(record) => Some(record),
+            Probe::Disk => return Looked::Disk,
+        },
+    };
+    judge(record, own.log_time, asked.if_newer)
+}
+
+/// What a client that asks for `if_newer` is shown of the newest record of a key.
+pub(crate) fn judge(record: Option<Record<'_>>, now: LogTime, if_newer: Option<Version>) -> Looked<'_> {
+    match (record.and_then(|record| visible(record, now)), if_newer) {
+        (None, Some(Version::ABSENT)) => Looked::Not(Outcome::NotModified),
+        (None, _) => Looked::Not(Outcome::NotFound),
+        (Some(visible), Some(asked)) if visible.version == asked => Looked::Not(Outcome::NotModified),
+        (Some(visible), _) => Looked::Found(visible),
     }
 }
 
@@ -61,7 +81,7 @@ pub(crate) fn is_unmodified(state: &mut State, tablet: TabletIndex, key: Key<'_>
 }
 
 /// What a record looks like at log time `now`: a deleted or expired one is absent.
-pub(crate) fn visible(record: crate::memtable::Record<'_>, now: LogTime) -> Option<Visible<'_>> {
+pub(crate) fn visible(record: Record<'_>, now: LogTime) -> Option<Visible<'_>> {
     let expired = record.expiry_us != 0 && record.expiry_us <= now.0;
     match record.value {
         Some(value) if !expired => {

@@ -13,10 +13,22 @@ pub struct Limits {
     pub arena_bytes: usize,
     /// Operations of disk and network in flight.
     pub operation_count_max: usize,
-    /// Bytes of the memtable: records, lists and index together.
+    /// Bytes of the two memtables together: while one is written to tables, the other is filled.
     pub memtable_bytes: usize,
-    /// Records in the memtable.
+    /// Records in the two memtables together.
     pub memtable_record_count_max: usize,
+    /// Bytes of the block cache: blocks of tables as they were read, decompressed.
+    pub block_cache_bytes: usize,
+    /// Bytes of a table's block before compression: what one get reads.
+    pub block_bytes: u32,
+    /// Level of zstd for the blocks of runs; 0 = not compressed.
+    pub run_level: i32,
+    /// Runs of one level that are merged into one of the next.
+    pub merge_fan_in: usize,
+    /// Requests that read the disk at once.
+    pub reader_count: usize,
+    /// Requests that wait to read the disk.
+    pub parked_count_max: usize,
     /// Rows of 64 bytes in the version cache, 4 keys each; a power of two.
     pub version_row_count: usize,
     /// Connections.
@@ -64,6 +76,12 @@ impl Default for Limits {
             operation_count_max: 8192,
             memtable_bytes: 512 << 20,
             memtable_record_count_max: 2 << 20,
+            block_cache_bytes: 256 << 20,
+            block_bytes: 4096,
+            run_level: 1,
+            merge_fan_in: 8,
+            reader_count: 64,
+            parked_count_max: 4096,
             version_row_count: 1 << 18,
             connection_count_max: 4096,
             in_flight_max: 1024,
@@ -101,6 +119,10 @@ impl Limits {
             operation_count_max: 256,
             memtable_bytes: 2 << 20,
             memtable_record_count_max: 8192,
+            block_cache_bytes: 32 << 10,
+            block_bytes: 1024,
+            reader_count: 4,
+            parked_count_max: 32,
             version_row_count: 256,
             connection_count_max: 64,
             in_flight_max: 64,
@@ -146,9 +168,27 @@ impl Limits {
         // Large buffers come from three quarters of the arena: the commit task's record, and a frame received and one
         // answered, else a page that fills a frame can never be sent.
         let large = self.record_bytes_max.next_power_of_two() as usize + 2 * frame.next_power_of_two();
+        // Two records of the manifest stay; a flush, a merge and a reader each have one piece in flight.
+        let tables = 2 * crate::lsm::open::RECORD_BYTES_MAX + 3 * crate::lsm::build::WRITE_BYTES;
         need(
-            self.arena_bytes / 4 * 3 >= large,
-            "three quarters of arena_bytes must hold a journal record and two frames",
+            self.arena_bytes / 4 * 3 >= large + tables,
+            "three quarters of arena_bytes must hold a journal record, two frames, and 896 KiB for tables",
+        )?;
+        // What was staged before a freeze is applied after it, uncharged deletes included.
+        need(
+            self.memtable_bytes / 2 >= 2 * self.staging_bytes,
+            "memtable_bytes must hold staging_bytes four times",
+        )?;
+        need(
+            self.memtable_record_count_max / 2 >= 2 * self.staging_count_max,
+            "memtable_record_count_max must hold staging_count_max four times",
+        )?;
+        need((512..=65_536).contains(&self.block_bytes), "block_bytes is from 512 to 65,536")?;
+        need((2..=32).contains(&self.merge_fan_in), "merge_fan_in is from 2 to 32")?;
+        need((0..=19).contains(&self.run_level), "run_level is from 0 to 19")?;
+        need(
+            self.reader_count > 0 && self.parked_count_max > 0,
+            "reader_count and parked_count_max are at least 1",
         )?;
         need(self.version_row_count.is_power_of_two(), "version_row_count is a power of two")?;
         need(
@@ -157,13 +197,18 @@ impl Limits {
         )
     }
 
-    /// Layout of the memtable, but for its seed.
+    /// Layout of one of the two memtables, but for its seed.
     pub(crate) fn memtable(&self) -> MemtableConfig {
         MemtableConfig {
-            bytes: self.memtable_bytes,
-            record_count_max: self.memtable_record_count_max,
+            bytes: self.memtable_bytes / 2,
+            record_count_max: self.memtable_record_count_max / 2,
             seed: 0,
         }
+    }
+
+    /// Largest block that the cache keeps: a block ends behind the record that fills it.
+    pub(crate) fn block_slot_bytes(&self) -> usize {
+        self.block_bytes as usize / 2 * 3
     }
 
     /// Layout of a tablet's request ids.
@@ -180,7 +225,8 @@ impl Limits {
     pub fn memory(&self, core_count: usize) -> Vec<(&'static str, usize)> {
         vec![
             ("buffers", self.arena_bytes),
-            ("memtable", self.memtable().footprint_bytes()),
+            ("memtables", 2 * self.memtable().footprint_bytes()),
+            ("block cache", self.block_cache_bytes),
             ("version cache (shared memory)", self.version_row_count * 64),
             ("writes waiting for the journal", 2 * (self.staging_bytes + self.staging_count_max * 64)),
             ("request ids", self.requests().footprint_bytes() * TABLET_COUNT / core_count.max(1)),

@@ -9,7 +9,9 @@ use crate::core::{NodeFacts, Phase, Shard};
 use crate::counters::Counters;
 use crate::format;
 use crate::limits::Limits;
+use crate::lsm;
 use crate::mesh::{self, Peers};
+use crate::parked::{self, Parking};
 use crate::recover::{Recovered, recover, region_name};
 use crate::staging::Batch;
 use crate::versions::Versions;
@@ -241,7 +243,7 @@ async fn start_shard(
     let bytes = Versions::region_bytes(limits.version_row_count);
     let region =
         io.region(&region_name(superblock.device, index), bytes).map_err(|error| error.to_string())?;
-    let Recovered { state, journal, buffer, report } =
+    let Recovered { state, keeper, journal, buffer, report } =
         recover(io, disk, superblock, opened.previous, index, limits, region)
             .await
             .map_err(|e| e.to_string())?;
@@ -289,12 +291,21 @@ async fn start_shard(
         ticks_wanted: Cell::new(0),
         connections: connection::Connections::default(),
         gathers: crate::gather::Gathers::default(),
+        keeper,
+        parking: Parking::new(limits.reader_count, limits.parked_count_max),
         peers: Peers::new(senders, limits.frame_bytes_max as usize + net::frame::HEADER_BYTES),
         counters,
     });
     let scratch = Vec::with_capacity(ENTRY_BODY_BYTES_MAX.min(limits.staging_bytes));
     io.spawn(Queue::Foreground, commit::run(Rc::clone(&shard), buffer, scratch));
+    if shard.journal.is_some() {
+        io.spawn(Queue::Maintenance, lsm::flush::run(Rc::clone(&shard)));
+        io.spawn(Queue::Maintenance, lsm::merge::run(Rc::clone(&shard)));
+    }
     io.spawn(Queue::Foreground, connection::watch(Rc::clone(&shard)));
+    for reader in 0..limits.reader_count {
+        io.spawn(Queue::Foreground, parked::work(Rc::clone(&shard), reader));
+    }
     for (peer, receiver) in receivers {
         io.spawn(Queue::Foreground, mesh::receive(Rc::clone(&shard), peer, receiver));
     }

@@ -59,6 +59,12 @@ impl Proofs {
         Proofs { shard: ShardIndex(shard), shard_count, tablets, strange_count: 0 }
     }
 
+    /// This tablet had come to `applied`, and had this damage, where the replay begins.
+    pub fn begin_at(&mut self, tablet: TabletIndex, applied: LogIndex, damage: Option<Damage>) {
+        let proof = &mut self.tablets[tablet.index()];
+        (proof.applied, proof.damage) = (applied, damage);
+    }
+
     /// The next record of the journal. Each entry that stands where it should goes to `apply`, which says whether its
     /// operations can be understood.
     pub fn take(&mut self, record: &Record<'_>, mut apply: impl FnMut(&Entry<'_>) -> Result<(), Corrupt>) {
@@ -83,6 +89,11 @@ impl Proofs {
                 }
             }
         }
+    }
+
+    /// Nothing is known of any tablet.
+    pub fn lose_all(&mut self) {
+        self.strange_count += 1;
     }
 
     fn owns(&self, tablet: TabletIndex) -> bool {

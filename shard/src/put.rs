@@ -3,7 +3,7 @@
 
 use crate::apply::{Decided, State};
 use crate::core::Shard;
-use crate::get::{Asked, look};
+use crate::get::{Asked, Looked, look};
 use crate::journal::Claim;
 use crate::memtable::Charge;
 use crate::reply::ReplyTo;
@@ -37,14 +37,16 @@ pub(crate) enum Admitted {
     Decided(Decided),
     /// Nothing was done.
     Refused(Outcome),
+    /// Nothing was done: the disk has to be asked for the record that is compared.
+    Disk,
 }
 
 /// What a compare-and-set observed: the version, and the log index applied at that moment.
-#[derive(Clone, Copy)]
-struct Observed {
-    version: Version,
-    index: LogIndex,
-    expiry_us: u64,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Observed {
+    pub(crate) version: Version,
+    pub(crate) index: LogIndex,
+    pub(crate) expiry_us: u64,
 }
 
 /// A write that nothing about its tablet stops.
@@ -58,10 +60,11 @@ struct Checked {
     operation_count: usize,
 }
 
-/// Admit a write to the batch that waits for the journal. `to` is who is answered later.
-pub(crate) fn admit(shard: &Shard, wanted: &Wanted<'_>, to: ReplyTo) -> Admitted {
+/// Admit a write to the batch that waits for the journal. `to` is who is answered later; `observed` what was read from
+/// the disk for a compare-and-set.
+pub(crate) fn admit(shard: &Shard, wanted: &Wanted<'_>, to: ReplyTo, observed: Option<Observed>) -> Admitted {
     let mut state = shard.state.borrow_mut();
-    let checked = match check(shard, &mut state, wanted) {
+    let checked = match check(shard, &mut state, wanted, observed) {
         Ok(checked) => checked,
         Err(admitted) => return admitted,
     };
@@ -82,7 +85,12 @@ pub(crate) fn admit(shard: &Shard, wanted: &Wanted<'_>, to: ReplyTo) -> Admitted
 }
 
 /// Everything about the tablet and the request itself.
-fn check(shard: &Shard, state: &mut State, wanted: &Wanted<'_>) -> Result<Checked, Admitted> {
+fn check(
+    shard: &Shard,
+    state: &mut State,
+    wanted: &Wanted<'_>,
+    observed: Option<Observed>,
+) -> Result<Checked, Admitted> {
     let tablet = wanted.tablet();
     let own = state.tablet_mut(tablet);
     // A tablet that lost part of its log cannot know what it promised: it takes no writes.
@@ -100,17 +108,11 @@ fn check(shard: &Shard, state: &mut State, wanted: &Wanted<'_>) -> Result<Checke
         Seen::TooOld => return Err(Admitted::Decided(Decided::TooOld)),
         Seen::Full => return Err(busy(Limit::RequestIds, HINT_LATER_MS)),
     }
-    let mut observed = Observed { version: Version::ABSENT, index: own.applied, expiry_us: 0 };
-    if let Wanted::CompareAndSet(compare) = wanted {
-        (observed.version, observed.expiry_us) = match look(state, tablet, compare.key, Asked::default()) {
-            Ok(visible) => (visible.version, visible.expiry_us),
-            Err(Outcome::NotFound) => (Version::ABSENT, 0),
-            Err(other) => return Err(Admitted::Refused(other)),
-        };
-        if observed.version != compare.expected {
-            return Err(Admitted::Decided(Decided::Mismatch(Some(observed.version))));
-        }
-    }
+    let nothing = Observed { version: Version::ABSENT, index: own.applied, expiry_us: 0 };
+    let observed = match wanted {
+        Wanted::CompareAndSet(compare) => observe(state, compare, observed)?,
+        _ => nothing,
+    };
     let latest = now.0.saturating_add(shard.limits.time_ahead_max.as_micros() as u64);
     let mut checked = Checked { tablet, observed, charge: Charge::NONE, bytes: 0, operation_count: 0 };
     let mut too_far = None;
@@ -134,6 +136,27 @@ fn check(shard: &Shard, state: &mut State, wanted: &Wanted<'_>) -> Result<Checke
     Ok(checked)
 }
 
+/// What a compare-and-set meets now, if it is what it expects.
+fn observe(
+    state: &State,
+    compare: &CompareAndSet<'_>,
+    from_disk: Option<Observed>,
+) -> Result<Observed, Admitted> {
+    let tablet = compare.key.tablet();
+    let index = state.tablet(tablet).applied;
+    let observed = match look(state, tablet, compare.key, Asked::default()) {
+        Looked::Found(visible) => Observed { version: visible.version, index, expiry_us: visible.expiry_us },
+        Looked::Not(Outcome::NotFound) => Observed { version: Version::ABSENT, index, expiry_us: 0 },
+        Looked::Not(other) => return Err(Admitted::Refused(other)),
+        // Still not in memory, so nobody has written it since; and if, the list of recent keys knows.
+        Looked::Disk => from_disk.ok_or(Admitted::Disk)?,
+    };
+    if observed.version != compare.expected {
+        return Err(Admitted::Decided(Decided::Mismatch(Some(observed.version))));
+    }
+    Ok(observed)
+}
+
 /// Room in the batch, the journal and the memtable; the memtable's is reserved.
 fn reserve(
     shard: &Shard,
@@ -154,7 +177,7 @@ fn reserve(
         ioengine::sometimes!("journal full");
         return Err(full(Limit::Space, HINT_LATER_MS));
     }
-    state.memtable.admit(checked.charge).map_err(|_| {
+    state.memtables.active.admit(checked.charge).map_err(|_| {
         ioengine::sometimes!("memtable full");
         full(Limit::Memory, HINT_LATER_MS)
     })
@@ -169,7 +192,7 @@ fn busy(limit: Limit, hint_ms: u32) -> Admitted {
 fn charge(state: &State, write: &Write<'_>) -> Charge {
     let key = write.key;
     match write.value() {
-        None if state.memtable.get(state.memtable.key_hash(key), key).is_some() => Charge::NONE,
+        None if state.memtables.active.get(state.memtables.key_hash(key), key).is_some() => Charge::NONE,
         value => Charge::write(key.stream.len(), value.unwrap_or_default().len()),
     }
 }

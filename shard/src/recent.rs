@@ -77,6 +77,11 @@ impl RecentKeys {
         }
     }
 
+    /// An empty list like `other`, which knows of all writes above `floor`.
+    pub(crate) fn restored(other: &RecentKeys, floor: LogIndex) -> RecentKeys {
+        RecentKeys::new(other.ring.len(), floor, other.seed)
+    }
+
     /// Memory that a list of this capacity takes at start, bytes.
     #[must_use]
     pub fn footprint_bytes(capacity: usize) -> usize {

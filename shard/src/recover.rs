@@ -5,9 +5,11 @@
 //! tablet had come: a journal that ends before that has lost what it had acknowledged.
 
 use crate::apply::{ApplyError, State, apply};
-use crate::journal::{Claim, Journal, JournalStart, JournalZone, Replayed, Tail, identity, replay};
+use crate::journal::{Claim, Journal, JournalZone, Record, Replayed, Tail, identity, replay};
 use crate::limits::Limits;
-use crate::memtable::{Memtable, MemtableConfig};
+use crate::lsm::{self, Keeper, OpenError, Opened};
+use crate::memtable::{Charge, MemtableConfig};
+use crate::memtables::Memtables;
 use crate::proof::Proofs;
 use crate::recent::RecentKeys;
 use crate::requests::RequestTable;
@@ -15,11 +17,10 @@ use crate::tablet::Tablet;
 use crate::versions::{Attached, Versions, VersionsOwner};
 use ioengine::{Buf, Disk, DiskError, Io, Region};
 use layout::journal_record::RecordKind;
+use layout::log_entry::{EntryIter, Operation};
 use layout::superblock::Superblock;
 use layout::tip::{self, TIP_BYTES};
-use layout::units::{
-    BLOCK_BYTES, Incarnation, LogIndex, LogTime, ShardIndex, TABLET_COUNT, TabletIndex, Uuid,
-};
+use layout::units::{BLOCK_BYTES, Incarnation, LogIndex, LogTime, ShardIndex, TabletIndex, Uuid};
 
 /// Why a shard cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum RecoverError {
     /// The device said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The tables cannot be opened at all.
+    #[error(transparent)]
+    Tables(#[from] OpenError),
     /// Memory is laid out smaller than what the disk holds.
     #[error(
         "shard {shard}: the journal holds more than the memtable: raise memtable_bytes or memtable_record_count_max"
@@ -106,6 +110,7 @@ pub fn device_of_region(name: &str) -> Option<Uuid> {
 /// A shard ready to run.
 pub(crate) struct Recovered {
     pub(crate) state: State,
+    pub(crate) keeper: Keeper,
     pub(crate) journal: Option<Journal>,
     /// Holds a record; the commit task goes on with it.
     pub(crate) buffer: Buf,
@@ -135,38 +140,60 @@ pub(crate) async fn recover(
         previous_incarnation: previous,
     };
     let (versions, attached) = Versions::attach(region, &owner, io.random());
-    let known: Vec<LogIndex> = match attached {
-        Attached::Kept => TabletIndex::all().map(|tablet| versions.coherent_index(tablet)).collect(),
-        Attached::Emptied { .. } => vec![LogIndex(0); TABLET_COUNT],
-    };
+    // Also of a region whose cells were not believed: how far the tablets had come it knows all the same.
+    let known: Vec<LogIndex> = TabletIndex::all().map(|tablet| versions.coherent_index(tablet)).collect();
+    let mut tablets = tablets(io, shard, superblock.shard_count, limits);
+    let Opened { keeper, tables, start, is_lost, is_fresh } =
+        lsm::open(io, &disk, superblock, shard, limits, zone.bytes(), &mut tablets).await?;
     let mut state = State {
-        tablets: tablets(io, shard, superblock.shard_count, limits),
-        memtable: Memtable::new(MemtableConfig { seed: io.random(), ..limits.memtable() }),
+        tablets,
+        memtables: Memtables::new(MemtableConfig { seed: io.random(), ..limits.memtable() }),
+        tables,
         versions,
+        capture: None,
     };
     let arena = |bytes: u64| io.buffer(bytes as usize).ok_or(RecoverError::Arena { bytes });
     let (window, block) = (arena(limits.record_bytes_max)?, arena(BLOCK_BYTES as u64)?);
     let mut proofs = Proofs::new(shard, superblock.shard_count);
-    let mut full = false;
-    let replayed = replay(&disk, &zone, JournalStart::FIRST, window, block, |record| {
-        proofs.take(&record, |entry| match apply(&mut state, entry, &mut |_| {}) {
-            Err(ApplyError::Corrupt(corrupt)) => Err(corrupt),
-            Err(ApplyError::MemtableFull) => {
-                full = true;
-                Ok(())
+    for tablet in TabletIndex::all() {
+        if let Some(own) = &state.tablets[tablet.index()] {
+            proofs.begin_at(tablet, own.applied, own.damage);
+            if known[tablet.index()] < own.applied {
+                // The cells have missed entries that no replay brings.
+                state.versions.raise_generation(tablet);
+                state.versions.set_coherent_index(tablet, own.applied);
             }
-            Ok(()) => Ok(()),
-        });
-    })
-    .await?;
+        }
+    }
+    let mut full = false;
+    let replayed = if is_lost {
+        // Where it begins is not known, and nothing it says could be applied.
+        proofs.lose_all();
+        Replayed::nothing(start)
+    } else {
+        replay(&disk, &zone, start, window, block, |record| {
+            make_room(&mut state, &proofs, &keeper, &record);
+            proofs.take(&record, |entry| match apply(&mut state, entry, &mut |_| {}) {
+                Err(ApplyError::Corrupt(corrupt)) => Err(corrupt),
+                Err(ApplyError::MemtableFull) => {
+                    full = true;
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            });
+        })
+        .await?
+    };
+    if is_fresh && replayed.sequence_max.0 > 0 {
+        // Every start commits its manifest before its first record: both copies are gone.
+        ioengine::sometimes!("a journal without its manifest");
+        proofs.lose_all();
+    }
     if full {
         return Err(RecoverError::MemtableFull { shard });
     }
     proofs.judge(&replayed, superblock.incarnation, |tablet| known[tablet.index()]);
-    for tablet in TabletIndex::all() {
-        let Some(own) = &mut state.tablets[tablet.index()] else { continue };
-        own.damage = proofs.tablet(tablet).damage;
-    }
+    note_damage(&mut state, &proofs);
     let damaged: Vec<TabletIndex> = TabletIndex::all()
         .filter(|tablet| state.tablets[tablet.index()].as_ref().is_some_and(|own| own.damage.is_some()))
         .collect();
@@ -174,10 +201,43 @@ pub(crate) async fn recover(
         state.versions.raise_generation(tablet);
     }
     let buffer = arena(limits.record_bytes_max)?;
-    let (journal, buffer) =
-        open_journal(disk, zone, superblock.incarnation, &replayed, &state, buffer).await?;
+    let (journal, buffer) = if is_lost {
+        (None, buffer)
+    } else {
+        open_journal(disk, zone, superblock.incarnation, &replayed, &state, buffer).await?
+    };
     let report = Report { replayed, entry_count: proofs.entry_count(), damaged, versions: attached };
-    Ok(Recovered { state, journal, buffer, report })
+    Ok(Recovered { state, keeper, journal, buffer, report })
+}
+
+fn note_damage(state: &mut State, proofs: &Proofs) {
+    for tablet in TabletIndex::all() {
+        if let Some(own) = &mut state.tablets[tablet.index()] {
+            own.damage = proofs.tablet(tablet).damage;
+        }
+    }
+}
+
+/// Before a record of the journal is applied: if it might not fit the memtable, freeze that one, as it happened before.
+fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Record<'_>) {
+    if record.header.fields.kind != RecordKind::Entries || !state.memtables.can_freeze() {
+        return;
+    }
+    let entries = EntryIter::new(record.body).filter_map(Result::ok);
+    let mut charge = Charge::NONE;
+    for operation in entries.flat_map(|entry| entry.operations().filter_map(Result::ok).collect::<Vec<_>>()) {
+        if let Operation::Write(write) = operation {
+            let value_bytes = write.value().map_or(0, <[u8]>::len);
+            charge = charge.plus(Charge::write(write.key.stream.len(), value_bytes));
+        }
+    }
+    if state.memtables.active.room_to_replay(charge).is_err() {
+        ioengine::sometimes!("a memtable is frozen in a replay");
+        note_damage(state, proofs);
+        state.memtables.freeze();
+        state.begin_capture();
+        keeper.frozen_at.set(Some(record.before));
+    }
 }
 
 fn tablets(io: &Io, shard: u16, shard_count: u16, limits: &Limits) -> Vec<Option<Tablet>> {

@@ -144,6 +144,24 @@ impl RequestTable {
         }
     }
 
+    /// An empty table like `other`, which has forgotten everything below `floor`.
+    pub(crate) fn restored(other: &RequestTable, floor: LogTime) -> RequestTable {
+        RequestTable { floor: floor.0, ..RequestTable::new(other.limits, other.seed) }
+    }
+
+    /// Put back the next id of a table that was written down, oldest first. What a smaller table cannot hold, it forgets.
+    pub(crate) fn restore(&mut self, request: AppliedRequest) {
+        if self.count == self.ring.len() {
+            self.forget_oldest();
+        }
+        let position = self.position(self.count);
+        self.ring[position] = request;
+        self.count += 1;
+        self.log_time = self.log_time.max(request.log_time);
+        self.sum = self.sum.wrapping_add(request.hash());
+        self.index.insert(self.hash(&request.id), position);
+    }
+
     fn hash(&self, id: &RequestId) -> u64 {
         xxh3_64_with_seed(&id.to_bytes(), self.seed)
     }

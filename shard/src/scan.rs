@@ -1,14 +1,16 @@
-//! Scans of a stream's times, the newest of a stream, and the streams of a tablet: read from the memtable into the
-//! reply, as much as fits, with where to go on.
+//! Scans of a stream's times, the newest of a stream, and the streams of a tablet: from the memtables, and from what was
+//! gathered of tables before, into the reply, as much as fits, with where to go on.
 
 use crate::apply::State;
 use crate::get::visible;
-use crate::memtable::{Direction, Look};
+use crate::lsm::Gathered;
+use crate::memtable::{Direction, Look, Record};
 use layout::key::{bucket_of, tablet_of};
 use layout::units::{BUCKET_COUNT, Space, TABLET_COUNT, TabletIndex};
 use net::outcome::Outcome;
 use net::reply::{RecordsWriter, StreamsWriter};
 use net::request::{Head, Scan, Streams};
+use std::cmp::Ordering;
 
 /// Records looked at in one turn at most: a stream of tombstones must not hold up everyone else.
 const LOOKED_AT_MAX: u32 = 65_536;
@@ -72,21 +74,36 @@ impl Span<'_> {
     }
 }
 
-/// Records of a span into `out`, a reply body. `None` when not even one record fits, though there is one.
-/// The span's byte limit never keeps back the first record.
+/// Records of a span that memory alone can answer into `out`, a reply body. `None` when not even one record fits,
+/// though there is one. The span's byte limit never keeps back the first record.
 pub(crate) fn records(state: &State, span: &Span<'_>, out: &mut [u8]) -> Option<Result<usize, Outcome>> {
-    let limit = span.byte_limit as usize;
-    if limit == 0 || limit >= out.len() {
-        return page(state, span, out);
-    }
-    let least = net::reply::reply_bytes_records();
-    if let Some(done) = page(state, span, &mut out[..limit.max(least)]) {
-        return Some(done);
-    }
-    page(state, &Span { record_limit: 1, ..*span }, out)
+    records_with(state, span, &Gathered::NONE, out)
 }
 
-fn page(state: &State, span: &Span<'_>, out: &mut [u8]) -> Option<Result<usize, Outcome>> {
+/// As [`records`], with what was gathered of tables.
+pub(crate) fn records_with(
+    state: &State,
+    span: &Span<'_>,
+    gathered: &Gathered,
+    out: &mut [u8],
+) -> Option<Result<usize, Outcome>> {
+    let limit = span.byte_limit as usize;
+    if limit == 0 || limit >= out.len() {
+        return page(state, span, gathered, out);
+    }
+    let least = net::reply::reply_bytes_records();
+    if let Some(done) = page(state, span, gathered, &mut out[..limit.max(least)]) {
+        return Some(done);
+    }
+    page(state, &Span { record_limit: 1, ..*span }, gathered, out)
+}
+
+fn page(
+    state: &State,
+    span: &Span<'_>,
+    gathered: &Gathered,
+    out: &mut [u8],
+) -> Option<Result<usize, Outcome>> {
     let bucket = bucket_of(span.space, span.stream);
     let tablet = tablet_of(bucket);
     let own = state.tablet(tablet);
@@ -95,14 +112,22 @@ fn page(state: &State, span: &Span<'_>, out: &mut [u8]) -> Option<Result<usize, 
         return Some(Err(Outcome::Corrupt));
     }
     let mut writer = RecordsWriter::new(out, own.log_time, own.applied);
-    let times = span.from..=span.to;
-    let range = state.memtable.stream_range(tablet, bucket, span.space, span.stream, times, span.direction);
-    for (looked_at, entry) in (0..).zip(range) {
-        let time = entry.key.time;
+    // Beyond what was gathered, what memory has is not all.
+    let times = match (gathered.resume, span.direction) {
+        (None, _) => span.from..=span.to,
+        (Some(resume), Direction::Forward) => span.from..=resume.saturating_sub(1),
+        (Some(resume), Direction::Backward) => resume.saturating_add(1)..=span.to,
+    };
+    let memory = state
+        .memtables
+        .stream_range(tablet, bucket, span.space, span.stream, times, span.direction)
+        .map(|entry| (entry.key.time, entry.record));
+    let range = newest_of(memory, gathered.records(), span.direction);
+    for (looked_at, (time, record)) in (0..).zip(range) {
         if looked_at == LOOKED_AT_MAX || (span.record_limit > 0 && writer.count() == span.record_limit) {
             return Some(Ok(writer.finish(Some(time))));
         }
-        if let Some(record) = visible(entry.record, own.log_time)
+        if let Some(record) = visible(record, own.log_time)
             && !writer.push(time, record.version, record.expiry_us, record.value)
         {
             if writer.count() == 0 {
@@ -112,11 +137,44 @@ fn page(state: &State, span: &Span<'_>, out: &mut [u8]) -> Option<Result<usize, 
             return Some(Ok(writer.finish(Some(time.saturating_add(skip)))));
         }
     }
-    Some(Ok(writer.finish(None)))
+    Some(Ok(writer.finish(gathered.resume)))
 }
 
-/// Streams of a tablet in key order into `out`, a reply body.
+/// Records of memory and of tables in one order of time; of a time that both have, memory's is the newer.
+fn newest_of<'a>(
+    memory: impl Iterator<Item = (u64, Record<'a>)>,
+    tables: impl Iterator<Item = (u64, Record<'a>)>,
+    direction: Direction,
+) -> impl Iterator<Item = (u64, Record<'a>)> {
+    let (mut memory, mut tables) = (memory.peekable(), tables.peekable());
+    std::iter::from_fn(move || {
+        let (Some((a, _)), Some((b, _))) = (memory.peek(), tables.peek()) else {
+            return memory.next().or_else(|| tables.next());
+        };
+        let order = if direction == Direction::Forward { a.cmp(b) } else { b.cmp(a) };
+        match order {
+            Ordering::Less => memory.next(),
+            Ordering::Greater => tables.next(),
+            Ordering::Equal => {
+                tables.next();
+                memory.next()
+            }
+        }
+    })
+}
+
+/// Streams of a tablet in key order that memory alone knows into `out`, a reply body.
 pub(crate) fn streams(state: &State, asked: &Streams<'_>, out: &mut [u8]) -> Result<usize, Outcome> {
+    streams_with(state, asked, &Gathered::NONE, out)
+}
+
+/// As [`streams`], with what was gathered of tables.
+pub(crate) fn streams_with(
+    state: &State,
+    asked: &Streams<'_>,
+    gathered: &Gathered,
+    out: &mut [u8],
+) -> Result<usize, Outcome> {
     let tablet = asked.tablet;
     let own = state.tablet(tablet);
     if own.damage.is_some() {
@@ -124,15 +182,37 @@ pub(crate) fn streams(state: &State, asked: &Streams<'_>, out: &mut [u8]) -> Res
     }
     let mut writer = StreamsWriter::new(out, own.log_time);
     let after = asked.after.map(|(space, stream)| (bucket_of(space, stream), space, stream));
-    for (looked_at, look) in (0..).zip(state.memtable.streams(tablet, after, asked.space)) {
+    let mut memory = state.memtables.streams(tablet, after, asked.space).peekable();
+    let mut tables = gathered.streams().peekable();
+    for looked_at in 0.. {
         // A page of none could not say where to go on; looks that find nothing are at most two per bucket.
         if looked_at >= SEARCHES_MAX && writer.count() > 0 {
             ioengine::sometimes!("a page of streams ends for want of time");
             return Ok(writer.finish(true));
         }
-        let Look::Stream(space, stream) = look else { continue };
+        let in_memory = match memory.peek() {
+            Some(Look::Passed) => {
+                memory.next();
+                continue;
+            }
+            Some(Look::Stream(space, stream)) => Some((bucket_of(*space, stream), *space, *stream)),
+            None => None,
+        };
+        let (bucket, space, stream) = match (in_memory, tables.peek().copied()) {
+            // Behind the last stream that was gathered, what memory has is not all.
+            (_, None) if gathered.more_streams => return Ok(writer.finish(true)),
+            (None, None) => break,
+            (Some(a), Some(b)) => a.min(b),
+            (Some(one), None) | (None, Some(one)) => one,
+        };
         if (asked.limit > 0 && writer.count() == asked.limit) || !writer.push(space, stream) {
             return Ok(writer.finish(true));
+        }
+        if in_memory == Some((bucket, space, stream)) {
+            memory.next();
+        }
+        if tables.peek() == Some(&(bucket, space, stream)) {
+            tables.next();
         }
     }
     Ok(writer.finish(false))

@@ -131,6 +131,7 @@ fn small() -> Folder {
         "limits.record_bytes_max=64KiB",
         "limits.memtable_bytes=16MiB",
         "limits.memtable_record_count_max=10000",
+        "limits.staging_count_max=2000",
         "limits.arena_bytes=32MiB",
     ] {
         serve.extend(["--set", setting]);

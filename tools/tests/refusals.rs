@@ -129,6 +129,8 @@ fn a_full_disk_refuses_writes_and_goes_on_reading() {
         "--set",
         "limits.memtable_record_count_max=10000",
         "--set",
+        "limits.staging_count_max=2000",
+        "--set",
         "limits.arena_bytes=32 MiB",
     ];
     let server = Server::start(&folder, &small);

@@ -84,7 +84,7 @@ pub fn run(seed: u64, limit: u64, canaries: &[String]) -> CrashReport {
         block_bytes: *random.pick(&[512, 4096]),
         limits: Limits {
             memtable_bytes: 256 << 10,
-            memtable_record_count_max: 256,
+            memtable_record_count_max: 1024,
             request_count_max: 64,
             version_row_count: 16,
             mark_after: Duration::from_millis(5 + random.below(50)),

@@ -12,17 +12,22 @@ use ioengine::Instant;
 use ioengine::sim::{DiskImage, FaultKind};
 use layout::journal_record::{FRAME_BYTES, Frame, FrameChecksum, RecordHeader, RecordKind, read_record};
 use layout::log_entry::EntryIter;
+use layout::manifest::{Edit, EditIter, SetJournalStart};
 use layout::superblock::Superblock;
 use layout::tip::TipIter;
-use layout::units::{BLOCK_BYTES, ShardIndex, TABLET_COUNT, TabletIndex};
+use layout::units::{BLOCK_BYTES, Sequence, ShardIndex, TABLET_COUNT, TabletIndex};
 use layout::version_file;
-use shard::journal::JournalZone;
+use layout::zone::Range;
+use shard::journal::{JournalStart, JournalZone, identity};
+use shard::manifest::{ManifestZones, read_image};
 use shard::recover::region_name;
 use std::collections::BTreeMap;
 
 /// Where a journal ends, and the last index of each tablet in it.
 struct Ending {
     end: u64,
+    /// Of the last record.
+    sequence: u64,
     applied: [u64; TABLET_COUNT],
 }
 
@@ -42,8 +47,25 @@ pub(super) struct Found {
     tablets: Vec<(TabletIndex, u64, u64)>,
 }
 
+/// By shard and tablet: the highest index that shared memory has known since it was last gone. A process that makes it
+/// forget is wrong, and excused from nothing.
+#[derive(Default)]
+pub(super) struct Remembered(BTreeMap<u16, [u64; TABLET_COUNT]>);
+
+impl Remembered {
+    fn look(&mut self, scene: &Scene, superblock: &Superblock, shard: u16) -> [u64; TABLET_COUNT] {
+        let now = surviving(scene, superblock, shard);
+        let before = self.0.entry(shard).or_insert([0; TABLET_COUNT]);
+        let is_gone = scene.store.region_words(&region_name(superblock.device, shard)).is_none();
+        for (before, now) in before.iter_mut().zip(now) {
+            *before = if is_gone { 0 } else { now.max(*before) };
+        }
+        *before
+    }
+}
+
 /// What the start that comes now finds. Faults before `since` belong to an earlier format.
-pub(super) fn look(scene: &Scene, start: Order, since: Instant) -> Found {
+pub(super) fn look(scene: &Scene, start: Order, since: Instant, remembered: &mut Remembered) -> Found {
     let mut found = Found { start, tablets: Vec::new() };
     let vanished: Vec<Vanished> = scene
         .world
@@ -53,11 +75,13 @@ pub(super) fn look(scene: &Scene, start: Order, since: Instant) -> Found {
         .filter(|fault| matches!(fault.kind, FaultKind::WriteLost | FaultKind::WriteMisdirected { .. }))
         .map(|fault| Vanished { at: fault.at, offset: fault.offset, bytes: fault.bytes })
         .collect();
+    let image = scene.disk.snapshot();
+    let Some(superblock) = superblock(&image) else { return found };
+    let known: Vec<_> =
+        (0..superblock.shard_count).map(|shard| remembered.look(scene, &superblock, shard)).collect();
     if vanished.is_empty() {
         return found;
     }
-    let image = scene.disk.snapshot();
-    let Some(superblock) = superblock(&image) else { return found };
     for shard in 0..superblock.shard_count {
         let zones = superblock.shard_zones()[usize::from(shard)];
         let zone = JournalZone {
@@ -70,9 +94,15 @@ pub(super) fn look(scene: &Scene, start: Order, since: Instant) -> Found {
             segment_bytes: superblock.segment_bytes,
             record_bytes_max: scene.config.limits.record_bytes_max,
         };
-        let ending = read(&image, &zone);
+        let mut ending = read(&image, &zone);
+        // The last record may be gone because nobody needs it any more.
+        if let Some(start) = journal_start(&image, &superblock, shard)
+            && start.sequence.0 > ending.sequence
+        {
+            ending.end = start.at;
+        }
         let in_a_row = lost_in_a_row(&zone, ending.end, &vanished);
-        let known = surviving(scene, &superblock, shard);
+        let known = known[usize::from(shard)];
         for tablet in TabletIndex::all().filter(|tablet| tablet.shard(superblock.shard_count).0 == shard) {
             let is = ending.applied[tablet.index()];
             if in_a_row > 0 && known[tablet.index()] <= is {
@@ -84,13 +114,17 @@ pub(super) fn look(scene: &Scene, start: Order, since: Instant) -> Found {
 }
 
 /// Tablets, one bit each, of which some start found less than what clients were told of, by the exception. Told by the
-/// processes before that start: also when the answer was still on its way while the node began again.
+/// processes before that start: also when the answer was still on its way while the node began again. Of an answer that
+/// came after the start nobody knows which process gave it: one that names more than was lost is of the new one.
 pub(super) fn excused(history: &History, found: &[Found]) -> u64 {
     let mut excused = 0;
     for found in found.iter().filter(|found| !found.tablets.is_empty()) {
         let told = told(history, found.start);
         for &(tablet, is, in_a_row) in &found.tablets {
-            if (is + 1..=is + in_a_row).contains(&told[tablet.index()]) {
+            let of_tablet = || told.iter().filter(move |told| told.tablet == tablet);
+            let lost = is + 1..=is + in_a_row;
+            let none_beyond = of_tablet().all(|told| !told.before || told.index <= *lost.end());
+            if none_beyond && of_tablet().any(|told| lost.contains(&told.index)) {
                 excused |= 1 << tablet.index();
             }
         }
@@ -98,25 +132,51 @@ pub(super) fn excused(history: &History, found: &[Found]) -> u64 {
     excused
 }
 
-/// By tablet: the highest log index that any answer to what was sent before `start` named.
-fn told(history: &History, start: Order) -> [u64; TABLET_COUNT] {
-    let mut told = [0; TABLET_COUNT];
-    let mut raise = |tablet: TabletIndex, index: u64| {
-        let told = &mut told[tablet.index()];
-        *told = (*told).max(index);
+/// A log index that an answer named.
+struct Told {
+    tablet: TabletIndex,
+    index: u64,
+    /// The answer came before the start, too.
+    before: bool,
+}
+
+/// The log indexes that answers to what was sent before `start` named.
+fn told(history: &History, start: Order) -> Vec<Told> {
+    let mut all = Vec::new();
+    let mut add = |tablet: TabletIndex, index: u64, returned: Order| {
+        all.push(Told { tablet, index, before: returned < start });
     };
     for write in history.writes.iter().filter(|write| write.sent < start) {
         if let Fate::Acked { first, .. } = write.fate {
-            raise(history.keys.facts(write.stream).tablet, first.log_index(0).0);
+            add(history.keys.facts(write.stream).tablet, first.log_index(0).0, write.returned);
         }
     }
     for read in history.reads.iter().filter(|read| read.invoked < start) {
-        raise(history.keys.tablet(read.key), read.seen.version().log_index(0).0);
+        add(history.keys.tablet(read.key), read.seen.version().log_index(0).0, read.returned);
     }
     for page in history.pages.iter().filter(|page| page.invoked < start) {
-        raise(history.keys.facts(page.stream).tablet, page.log_index.0);
+        add(history.keys.facts(page.stream).tablet, page.log_index.0, page.returned);
     }
-    told
+    all
+}
+
+/// Where the manifest says that replay begins, and the record before.
+fn journal_start(image: &DiskImage, superblock: &Superblock, shard: u16) -> Option<JournalStart> {
+    let zones = superblock.shard_zones()[usize::from(shard)];
+    let half = |copy, half| zones.manifest_half(superblock.tables, copy, half);
+    let copies = [[half(0, 0), half(0, 1)], [half(1, 0), half(1, 1)]];
+    let identity = identity(superblock.device, ShardIndex(shard), superblock.generation);
+    let bytes =
+        |range: &Range| image.get(range.offset.0, usize::try_from(range.bytes).expect("a small zone"));
+    let halves = copies.each_ref().map(|halves| halves.each_ref().map(bytes));
+    let reading = read_image(&ManifestZones { identity, copies }, halves);
+    let mut start = None;
+    for edit in reading.snapshot.iter().chain(&reading.edits).flat_map(|body| EditIter::new(body)) {
+        if let Ok(Edit::SetJournalStart(SetJournalStart { at, incarnation, sequence })) = edit {
+            start = Some(JournalStart { at, incarnation, sequence: Sequence(sequence.0.saturating_sub(1)) });
+        }
+    }
+    start
 }
 
 /// Every whole record of the zone, wherever it stands; the one with the highest number that is not void is the last.
@@ -152,9 +212,10 @@ fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
         let fields = &header.fields;
         opens.iter().any(|open| open.0 > fields.incarnation && fields.sequence > open.1)
     };
-    let mut ending = Ending { end: 0, applied: [0; TABLET_COUNT] };
+    let mut ending = Ending { end: 0, sequence: 0, applied: [0; TABLET_COUNT] };
     for (header, at, body) in records.into_values().filter(|(header, ..)| !is_void(header)) {
         ending.end = at + header.record_bytes();
+        ending.sequence = header.fields.sequence.0;
         let mut raise = |tablet: TabletIndex, index: u64| {
             let applied = &mut ending.applied[tablet.index()];
             *applied = (*applied).max(index);

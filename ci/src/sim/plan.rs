@@ -227,9 +227,17 @@ fn limits(random: &mut Random) -> Limits {
     let frame_bytes_max = *random.pick(&[8 << 10, 40 << 10, 64 << 10]);
     let forward_count_max = if tight { 1 << random.below(4) } else { small.forward_count_max };
     let frame = frame_bytes_max as usize + net::frame::HEADER_BYTES;
+    let memtable_steps = if random.coin() { 3 } else { 8 };
     let mut limits = Limits {
-        memtable_bytes: if random.chance(100_000) { 128 << 10 } else { 16 << 20 },
-        memtable_record_count_max: 1 << (10 + random.below(5)),
+        // Mostly so small that a life has many flushes and merges.
+        memtable_bytes: (4 * staging_bytes).max((64 << 10) << random.below(memtable_steps)),
+        memtable_record_count_max: 1 << (11 + random.below(4)),
+        block_cache_bytes: (4 << 10) << random.below(6),
+        block_bytes: *random.pick(&[512, 1024, 4096]),
+        run_level: random.below(3) as i32,
+        merge_fan_in: 2 + random.below(4) as usize,
+        reader_count: 1 + random.below(6) as usize,
+        parked_count_max: 1 << random.below(7),
         version_row_count: 1 << random.below(9),
         connection_count_max: if few { 5 } else { 64 },
         in_flight_max: 1 + random.below(16) as u32,
@@ -270,7 +278,8 @@ fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {
             jitter_ns: usual.jitter_ns << random.below(6),
             ..usual
         },
-        ..DiskConfig::new((journals_bytes + (4 << 20)).next_multiple_of(1 << 20))
+        // The least leaves tables so little room that flushes find none.
+        ..DiskConfig::new((journals_bytes + (*random.pick(&[4, 32, 64, 64]) << 20)).next_multiple_of(1 << 20))
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Scene {
     pub(super) formatted_at: Instant,
     /// What each start found on the disk, where lies may have shortened it.
     pub(super) found: Vec<lies::Found>,
+    /// What shared memory has known since the last loss of power, whatever processes made of it.
+    pub(super) remembered: lies::Remembered,
     events: Arc<Mutex<Vec<Event>>>,
     node: Option<Node>,
 }
@@ -128,6 +130,7 @@ impl Scene {
             history: Rc::new(RefCell::new(History::new(0))),
             formatted_at: Instant { ns: 0 },
             found: Vec::new(),
+            remembered: lies::Remembered::default(),
             events: Arc::default(),
             node: None,
         }
@@ -146,6 +149,7 @@ impl Scene {
         *self.history.borrow_mut() = History::new(life);
         self.formatted_at = self.world.now();
         self.found.clear();
+        self.remembered = lies::Remembered::default();
         formatted
     }
 
@@ -154,7 +158,9 @@ impl Scene {
         assert!(!self.store.is_running(), "one process at a time");
         let order = self.history.borrow_mut().tick();
         self.history.borrow_mut().starts.push(order);
-        self.found.push(lies::look(self, order, self.formatted_at));
+        let mut remembered = std::mem::take(&mut self.remembered);
+        self.found.push(lies::look(self, order, self.formatted_at, &mut remembered));
+        self.remembered = remembered;
         let events = Arc::clone(&self.events);
         events.lock().expect("one thread").clear();
         let listener = Arc::new(move |event| events.lock().expect("one thread").push(event));

@@ -144,6 +144,13 @@ impl Journal {
         self.trimmed.set(start.sequence);
     }
 
+    /// Half of what writes may use, the segment that replay begins in and the reserves apart, is used.
+    #[must_use]
+    pub fn wants_trim(&self) -> bool {
+        let (bytes, used) = self.bytes();
+        used > (bytes - (DELETE_RESERVE_SEGMENTS + 1) * self.zone.segment_bytes) / 2
+    }
+
     /// Records and bytes written since the start.
     #[must_use]
     pub fn written(&self) -> (u64, u64) {

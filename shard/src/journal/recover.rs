@@ -59,6 +59,23 @@ pub struct Replayed {
     pub tail: Tail,
 }
 
+impl Replayed {
+    /// Of a replay that was not made.
+    #[must_use]
+    pub fn nothing(start: JournalStart) -> Replayed {
+        Replayed {
+            start,
+            used_bytes: 0,
+            last: (start.incarnation, start.sequence),
+            sequence_max: start.sequence,
+            incarnation_max: start.incarnation,
+            record_count: 0,
+            gaps: Vec::new(),
+            tail: Tail::Clean,
+        }
+    }
+}
+
 /// One record, handed to the caller in order.
 pub struct Record<'a> {
     /// Its header.
@@ -67,6 +84,8 @@ pub struct Record<'a> {
     pub body: &'a [u8],
     /// Records before this one are missing.
     pub after_gap: bool,
+    /// Where a replay would begin with this record.
+    pub before: JournalStart,
 }
 
 struct Replay<'a> {
@@ -97,22 +116,15 @@ pub async fn replay(
 ) -> Result<Replayed, DiskError> {
     assert!(start.at < zone.bytes() && start.at.is_multiple_of(BLOCK_BYTES as u64), "a place in the ring");
     disk.flush().await?;
-    let state = Replayed {
-        start,
-        used_bytes: 0,
-        last: (start.incarnation, start.sequence),
-        sequence_max: start.sequence,
-        incarnation_max: start.incarnation,
-        record_count: 0,
-        gaps: Vec::new(),
-        tail: Tail::Clean,
-    };
+    let state = Replayed::nothing(start);
     let survey = Survey::new(disk, zone, buffer, block);
     let mut replay = Replay { zone, survey, state, end: start.at, horizon: None };
     loop {
+        let (incarnation, sequence) = replay.state.last;
+        let before = JournalStart { at: replay.end % zone.bytes(), incarnation, sequence };
         match replay.next().await {
             Step::Record { header, after_gap } => {
-                apply(Record { header: &header, body: &replay.survey.body, after_gap });
+                apply(Record { header: &header, body: &replay.survey.body, after_gap, before });
             }
             Step::End(tail) => {
                 replay.state.tail = tail;
@@ -174,6 +186,21 @@ impl Replay<'_> {
         Step::End(tail)
     }
 
+    /// The damaged mark itself cost nobody an entry. The record behind it may have: is there damage where that would
+    /// stand? Failing history: one rotten stretch covers the end of a mark and all records behind it; taking the mark
+    /// for the end drops them, and nobody is told.
+    async fn damage_behind(&mut self, behind: u64, expected: Sequence) -> Option<DiskOffset> {
+        let last_incarnation = self.state.last.0;
+        let same = (!behind.is_multiple_of(self.zone.segment_bytes)).then_some(behind);
+        for at in [same, Some(self.zone.next_segment(behind - 1))].into_iter().flatten() {
+            if let Found::Damaged { at } = self.survey.find(at, expected, last_incarnation).await {
+                ioengine::sometimes!("damage goes on behind a damaged mark");
+                return Some(at);
+            }
+        }
+        None
+    }
+
     /// Look where the writer would have put record `expected`: behind the last one, or at the start of the next
     /// segment if it was too long for what is left.
     async fn find_at_both(&mut self, expected: Sequence) -> Result<(RecordHeader, u64), Tail> {
@@ -202,9 +229,12 @@ impl Replay<'_> {
                     ioengine::sometimes!("journal void record");
                 }
                 Found::Nothing { frame_count: 0 } => {}
-                Found::DamagedMark => {
+                Found::DamagedMark { bytes } => {
                     ioengine::sometimes!("journal ends in a damaged mark");
-                    if tail == Tail::Clean {
+                    let behind = self.damage_behind(at + bytes, expected.next()).await;
+                    if let Some(damaged) = behind {
+                        tail = Tail::Damaged { at: damaged };
+                    } else if tail == Tail::Clean {
                         tail = Tail::Torn { frame_count: 1 };
                     }
                 }

@@ -45,7 +45,10 @@ pub(super) enum Found {
         at: DiskOffset,
     },
     /// A record that cannot be read whole, but whose first frame says that it carried no entries.
-    DamagedMark,
+    DamagedMark {
+        /// Its bytes, as its first frame says.
+        bytes: u64,
+    },
 }
 
 /// A record's first frame found while looking ahead.
@@ -205,7 +208,7 @@ impl<'a> Survey<'a> {
             // The first frame is whole, so its word about the kind can be believed: nobody lost an entry here.
             return match header.fields.kind {
                 RecordKind::Entries => Found::Damaged { at: self.zone.offset(at + frame) },
-                RecordKind::Open | RecordKind::Mark => Found::DamagedMark,
+                RecordKind::Open | RecordKind::Mark => Found::DamagedMark { bytes: extent },
             };
         }
         let mut body = std::mem::take(&mut self.body);

@@ -21,11 +21,15 @@ pub use read::{Reading, Verdict};
 
 use crate::journal::record_bytes;
 use ioengine::sync::join;
-use ioengine::{Buf, Disk, DiskError};
+use ioengine::{Buf, Disk, DiskError, Io};
 use layout::journal_record::{FrameChecksum, RecordWriter, body_bytes_max};
 use layout::manifest_record::{ManifestKind, seal};
 use layout::units::{Incarnation, Sequence};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// How long to wait before a record that found no space is written again.
+const SPACE_RETRY: Duration = Duration::from_millis(100);
 
 /// How a write to the manifest went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,7 @@ pub enum Wrote {
 
 /// Writing end of a manifest.
 pub struct Manifest {
+    io: Io,
     zones: ManifestZones,
     checksum: FrameChecksum,
     incarnation: Incarnation,
@@ -82,6 +87,14 @@ pub async fn read(disk: &Disk, zones: &ManifestZones, buffer: Buf) -> Result<(Re
     Ok((reading, buffer))
 }
 
+/// What the bytes of the halves say, by copy, then by half: for checkers that have an image of a device.
+#[must_use]
+pub fn read_image(zones: &ManifestZones, halves: [[Vec<u8>; 2]; 2]) -> Reading {
+    let [[a, b], [c, d]] = halves;
+    let sort = |copy, half, bytes| area::Area::sort(zones, copy, half, bytes, &[]);
+    read::judge(&[[sort(0, 0, a), sort(1, 0, c)], [sort(0, 1, b), sort(1, 1, d)]])
+}
+
 impl Manifest {
     /// Read a manifest and take it over for this start. Both buffers have one size, that of the largest record; a half
     /// holds at least two of them.
@@ -92,6 +105,7 @@ impl Manifest {
     /// # Errors
     /// [`DiskError`] when the flush fails.
     pub async fn open(
+        io: &Io,
         disk: &Disk,
         zones: ManifestZones,
         incarnation: Incarnation,
@@ -108,6 +122,7 @@ impl Manifest {
         }
         let damaged = matches!(reading.verdict, Verdict::Damaged { .. });
         let manifest = (!damaged).then(|| Manifest {
+            io: io.clone(),
             zones,
             checksum: FrameChecksum::manifest(zones.identity),
             incarnation,
@@ -227,16 +242,26 @@ impl Manifest {
             let bytes = seal(writer, checksum, offset, incarnation, sequence, kind);
             disk.write(buffer, offset.0, bytes)
         };
-        let [first, second] =
-            self.buffers.each_mut().map(|buffer| buffer.take().expect("one write at a time"));
-        let first = copy(0, first);
-        let ((first, buffer), second) = if ioengine::canary("manifest_one_copy") {
-            (first.await, (Ok(()), second))
-        } else {
-            join(first, copy(1, second)).await
-        };
-        self.buffers = [Some(buffer), Some(second.1)];
-        first.and(second.0)?;
+        loop {
+            let [first, second] =
+                self.buffers.each_mut().map(|buffer| buffer.take().expect("one write at a time"));
+            let first = copy(0, first);
+            let ((first, buffer), second) = if ioengine::canary("manifest_one_copy") {
+                (first.await, (Ok(()), second))
+            } else {
+                join(first, copy(1, second)).await
+            };
+            self.buffers = [Some(buffer), Some(second.1)];
+            match first.and(second.0) {
+                // Part of it may be there: the same bytes go to the same place until there is space.
+                Err(DiskError::Full { .. }) => {
+                    ioengine::sometimes!("a manifest record finds no space");
+                    self.io.sleep(SPACE_RETRY).await;
+                }
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
+        }
         self.failed = false;
         Ok(())
     }

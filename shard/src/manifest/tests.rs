@@ -89,7 +89,7 @@ fn stage(seed: u64, canary: Option<&str>) -> (World, NodeHandle, DiskHandle) {
 
 async fn open(io: &Io, disk: &Disk, incarnation: u32) -> Opened {
     let buffers = [io.buffer(RECORD).unwrap(), io.buffer(RECORD).unwrap()];
-    Manifest::open(disk, zones(), Incarnation(incarnation), buffers).await.unwrap()
+    Manifest::open(io, disk, zones(), Incarnation(incarnation), buffers).await.unwrap()
 }
 
 async fn play(

@@ -222,10 +222,20 @@ impl Lists {
 
     /// Forget the nodes of a tablet.
     pub(super) fn clear(&mut self, tablet: TabletIndex) {
+        self.clear_heads(tablet);
+        // Some name nodes that are in no list any more.
+        self.clear_hints();
+    }
+
+    /// Empty the list of a tablet; the hints still name its nodes.
+    pub(super) fn clear_heads(&mut self, tablet: TabletIndex) {
         self.heads[tablet.index()] = [NONE; LEVEL_COUNT];
         self.tails[tablet.index()] = NONE;
         self.level_counts[tablet.index()] = 1;
-        // Some name nodes that are in no list any more.
+    }
+
+    /// Forget all hints.
+    pub(super) fn clear_hints(&mut self) {
         self.hints.fill(NONE);
     }
 }

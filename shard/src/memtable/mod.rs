@@ -234,6 +234,37 @@ impl Memtable {
         self.admitted.record_count -= charge.record_count;
     }
 
+    /// Take over what was admitted to `other` and is not applied yet. This one is empty and as large, so it has the room.
+    pub(crate) fn take_admitted(&mut self, other: &mut Memtable) {
+        assert!(self.record_count == 0, "only an empty memtable takes over");
+        self.admitted = self.admitted.plus(std::mem::take(&mut other.admitted));
+    }
+
+    /// Would this charge fit if the slack were used too? For a replay, which admits nothing.
+    pub(crate) fn room_to_replay(&self, charge: Charge) -> Result<(), Full> {
+        if charge.bytes > self.arena.free_units() * UNIT_BYTES {
+            return Err(Full { limit: LIMIT_BYTES });
+        }
+        if self.record_count + charge.record_count > self.record_count_max {
+            return Err(Full { limit: LIMIT_RECORDS });
+        }
+        Ok(())
+    }
+
+    /// Forget all records of all tablets.
+    pub(crate) fn clear(&mut self) {
+        for tablet in TabletIndex::all() {
+            if self.record_counts[tablet.index()] > 0 {
+                self.lists.clear_heads(tablet);
+            }
+        }
+        self.lists.clear_hints();
+        self.record_counts = [0; TABLET_COUNT];
+        self.record_count = 0;
+        self.arena.reset();
+        self.index.reset();
+    }
+
     /// Apply a write. Only the newest version of a key is kept: one that is not newer than what is there changes
     /// nothing, because a replay may repeat. `Full` only without admission (a replay into a smaller memtable).
     ///

@@ -247,8 +247,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
     },
     size!(arena_bytes, "aligned buffers of a core, for connections and journal records"),
     count!(operation_count_max, "operations of disk and network in flight per core; a connection uses two"),
-    size!(memtable_bytes, "records of a core in memory. Without tables on disk this is what a core can hold"),
-    count!(memtable_record_count_max, "records of a core in memory; the index is laid out for them at start"),
+    size!(memtable_bytes, "the two memtables of a core: while one is written to tables, the other is filled"),
+    count!(
+        memtable_record_count_max,
+        "records in the two memtables of a core; their indexes are laid out at start"
+    ),
+    size!(block_cache_bytes, "blocks of tables of a core that were read lately, decompressed"),
+    count!(block_bytes, "a block of a table before compression: what one get from the disk reads"),
+    count!(run_level, "level of zstd for the blocks of runs; 0 = not compressed"),
+    count!(
+        merge_fan_in,
+        "runs of one level that become one of the next: more means less rewriting and more to ask"
+    ),
+    count!(reader_count, "requests of a core that read the disk at once"),
+    count!(parked_count_max, "requests of a core that wait to read the disk; more are Busy"),
     count!(version_row_count, "rows of 64 bytes and 4 keys in the version cache of a core; a power of two"),
     count!(connection_count_max, "connections per core; more are turned away"),
     count!(in_flight_max, "requests in flight on one connection; more are Busy"),

@@ -9,6 +9,12 @@ const NAME: &str = "bounds";
 /// Bytes of buffers that a connection may hold while it is idle: its receive buffer and what it sends from.
 const CONNECTION_BYTES: u64 = 128 << 10;
 
+/// The largest record of a manifest.
+const MANIFEST_BYTES: u64 = 64 << 10;
+
+/// What a flush, a merge or a reader has in flight at most.
+const BACKGROUND_BYTES: u64 = 256 << 10;
+
 /// Check the status text of a node with no more than a few idle connections.
 #[must_use]
 pub fn check(status: &str, limits: &Limits) -> Vec<Violation> {
@@ -20,8 +26,10 @@ pub fn check(status: &str, limits: &Limits) -> Vec<Violation> {
     for (core, counters) in status["cores"].as_array().into_iter().flatten().enumerate() {
         let number = |name: &str| counters[name].as_u64().unwrap_or(u64::MAX);
         let connections = number("connections");
-        // The buffer of the journal's records, and those of connections.
-        let arena = limits.record_bytes_max.next_power_of_two() + connections * CONNECTION_BYTES;
+        // The buffers of the journal's and the manifest's records, those of connections, and what flushes, merges and
+        // readers have in flight.
+        let background = 2 * MANIFEST_BYTES + (2 + limits.reader_count as u64) * BACKGROUND_BYTES;
+        let arena = limits.record_bytes_max.next_power_of_two() + connections * CONNECTION_BYTES + background;
         let bounds = [
             ("arena_used_bytes", arena.min(limits.arena_bytes as u64)),
             ("connections", limits.connection_count_max as u64),

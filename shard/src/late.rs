@@ -1,0 +1,305 @@
+//! Life of a request that memory alone cannot answer: reads the disk, then ends as its quick sibling would. Each kind of
+//! request is one async function that reads top-down; what it decides, it decides with the functions of `get`, `scan`
+//! and `put`.
+//!
+//! What is read from the disk was true when its tables were looked up; what has been written since lies in the
+//! memtables. A get answers for the moment of the look-up, which lies inside the request. A page joins both in one turn,
+//! and begins again if records have moved from a memtable into tables in between.
+
+use crate::apply::State;
+use crate::core::Shard;
+use crate::door::{self, Wrote};
+use crate::gather;
+use crate::get::{self, Asked, Looked, Visible};
+use crate::lsm::{self, ReadError, Reader};
+use crate::memtable::Record;
+use crate::mesh::Kind;
+use crate::parked::{Parked, Work};
+use crate::put::{self, Admitted, Observed, Wanted};
+use crate::reply::ReplyTo;
+use crate::scan::{self, Span};
+use layout::key::Key;
+use layout::units::{LogTime, TabletIndex, Version};
+use net::outcome::{Limit, Outcome};
+use net::reply::{MultiGetWriter, encode_get_ok, encode_outcome, reply_bytes_get_ok};
+use net::request::{CompareAndSet, Get, Request, Streams};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long to wait before room for an answer is asked for again.
+const ROOM_RETRY: Duration = Duration::from_millis(2);
+
+/// Serve a parked request to its end.
+pub(crate) async fn serve(shard: &Rc<Shard>, parked: &Parked, reader: &mut Reader) {
+    let to = &parked.to;
+    if parked.work == Work::Part {
+        return part(shard, to, &parked.body, reader).await;
+    }
+    match Request::decode(to.operation, &parked.body).expect("the door has decoded it before") {
+        Request::Get(get) => record(shard, to, &get, reader).await,
+        Request::CompareAndSet(compare) => compare_and_set(shard, to, &compare, reader).await,
+        Request::Scan(scan) => span(shard, to, &Span::from(scan), reader).await,
+        Request::Head(head) => span(shard, to, &Span::from(head), reader).await,
+        Request::Streams(asked) => streams(shard, to, &asked, reader).await,
+        other => panic!("nothing of {other:?} lies on a disk"),
+    }
+}
+
+/// The newest record of a key, wherever it lies. Its value is in `reader.value`.
+async fn find(
+    shard: &Shard,
+    key: Key<'_>,
+    asked: Asked,
+    reader: &mut Reader,
+) -> (LogTime, Result<(Version, u64), Outcome>) {
+    let tablet = key.tablet();
+    let log_time = {
+        let state = shard.state.borrow();
+        let log_time = state.tablet(tablet).log_time;
+        match get::look(&state, tablet, key, asked) {
+            Looked::Found(found) => return (log_time, Ok(reader.keep(&found))),
+            Looked::Not(outcome) => return (log_time, Err(outcome)),
+            Looked::Disk => state.tables.list(tablet, reader),
+        }
+        log_time
+    };
+    let judged = match lsm::fetch(shard, key, reader).await {
+        Ok(found) => {
+            let record = found.map(|found| Record {
+                version: found.version,
+                expiry_us: found.expiry_us,
+                value: (!found.is_tombstone).then_some(reader.value.as_slice()),
+            });
+            match get::judge(record, log_time, asked.if_newer) {
+                Looked::Found(Visible { version, expiry_us, .. }) => Ok((version, expiry_us)),
+                Looked::Not(outcome) => Err(outcome),
+                Looked::Disk => panic!("the disk was asked"),
+            }
+        }
+        Err(error) => {
+            shard.counters.disk_read_errors.add(1);
+            tracing::error!(%error, tablet = tablet.get(), "a record cannot be read");
+            Err(Outcome::Corrupt)
+        }
+    };
+    (log_time, judged)
+}
+
+async fn record(shard: &Rc<Shard>, to: &ReplyTo, get: &Get<'_>, reader: &mut Reader) {
+    let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
+    let (log_time, found) = find(shard, get.key, asked, reader).await;
+    if !shard.parking.claim(reader.number) {
+        return;
+    }
+    shard.counters.gets.add(1);
+    match found {
+        Ok((version, expiry_us)) => {
+            let value = std::mem::take(&mut reader.value);
+            wants_tick(shard, get.key, Visible { version, expiry_us, value: &value });
+            answer(shard, to, reply_bytes_get_ok(value.len()), |out| {
+                encode_get_ok(out, log_time, version, expiry_us, &value)
+            })
+            .await;
+            reader.value = value;
+        }
+        Err(outcome) => door::tell(shard, to, |out| encode_outcome(out, log_time, &outcome)),
+    }
+}
+
+fn wants_tick(shard: &Shard, key: Key<'_>, visible: Visible<'_>) {
+    let tablet = key.tablet();
+    if get::wants_tick(&visible, || shard.clock(shard.state.borrow().tablet(tablet))) {
+        shard.want_tick(tablet);
+    }
+}
+
+async fn compare_and_set(shard: &Rc<Shard>, to: &ReplyTo, compare: &CompareAndSet<'_>, reader: &mut Reader) {
+    let index = shard.state.borrow().tablet(compare.key.tablet()).applied;
+    let (_, found) = find(shard, compare.key, Asked::default(), reader).await;
+    // Before it is staged: once it is, its entry answers.
+    if !shard.parking.claim(reader.number) {
+        return;
+    }
+    let wanted = Wanted::CompareAndSet(*compare);
+    let admitted = match found {
+        Ok((version, expiry_us)) => {
+            put::admit(shard, &wanted, *to, Some(Observed { version, index, expiry_us }))
+        }
+        Err(Outcome::NotFound) => {
+            put::admit(shard, &wanted, *to, Some(Observed { version: Version::ABSENT, index, expiry_us: 0 }))
+        }
+        Err(other) => Admitted::Refused(other),
+    };
+    door::end_write(shard, to, &wanted, admitted);
+}
+
+/// Write an answer of at most `bytes_max`, waiting for room; without room in time, `Busy`.
+async fn answer(shard: &Shard, to: &ReplyTo, bytes_max: usize, encode: impl Fn(&mut [u8]) -> usize) {
+    let deadline = shard.io.now().after(shard.limits.request_deadline);
+    while door::write_late(shard, to, bytes_max, |out| Some(encode(out))) == Wrote::NoRoom {
+        ioengine::sometimes!("a late answer waits for room");
+        if shard.io.now() >= deadline {
+            return no_room(shard, to);
+        }
+        shard.io.sleep(ROOM_RETRY).await;
+    }
+}
+
+fn no_room(shard: &Shard, to: &ReplyTo) {
+    shard.counters.replies_refused.add(1);
+    let busy = Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 100 };
+    door::tell(shard, to, |out| encode_outcome(out, LogTime(0), &busy));
+}
+
+/// What came of joining what was gathered with the memtables.
+enum Joined {
+    /// Records have moved from a memtable into tables meanwhile: what was gathered may miss them.
+    Stale,
+    /// Answered, or there was no room, or not even one record fitted.
+    Wrote(Wrote),
+    /// There is nothing to show, for this reason.
+    Refused(LogTime, Outcome),
+}
+
+/// A page of records of which some lie on the disk.
+async fn span(shard: &Rc<Shard>, to: &ReplyTo, span: &Span<'_>, reader: &mut Reader) {
+    let tablet = span.tablet();
+    let deadline = shard.io.now().after(shard.limits.request_deadline);
+    let (page_bytes, frame_bytes) = door::page_bytes(shard, to, span.byte_limit);
+    let (mut bytes, mut claimed) = (page_bytes, false);
+    loop {
+        let moved = shard.state.borrow().tables.moved_count(tablet);
+        let gathered = lsm::gather(shard, span, bytes, reader).await;
+        claimed = claimed || shard.parking.claim(reader.number);
+        if !claimed {
+            return;
+        }
+        let joined = join(shard, to, tablet, moved, gathered, bytes, |state, room| {
+            scan::records_with(state, span, &reader.gathered, room)
+        });
+        match joined {
+            Joined::Stale => {}
+            Joined::Wrote(Wrote::Done) => return shard.counters.scans.add(1),
+            Joined::Wrote(Wrote::NoRoom) if shard.io.now() < deadline => shard.io.sleep(ROOM_RETRY).await,
+            Joined::Wrote(Wrote::NoRoom) => return no_room(shard, to),
+            // Not even one record fits a page: try with all that a frame can hold.
+            Joined::Wrote(Wrote::Nothing) if bytes < frame_bytes => bytes = frame_bytes,
+            Joined::Wrote(Wrote::Nothing) => {
+                let large = Outcome::TooLarge { limit: Limit::Frame };
+                return door::tell(shard, to, |out| encode_outcome(out, LogTime(0), &large));
+            }
+            Joined::Refused(log_time, outcome) => {
+                return door::tell(shard, to, |out| encode_outcome(out, log_time, &outcome));
+            }
+        }
+    }
+}
+
+/// Streams of a tablet of which some lie on the disk.
+async fn streams(shard: &Rc<Shard>, to: &ReplyTo, asked: &Streams<'_>, reader: &mut Reader) {
+    let tablet = asked.tablet;
+    let deadline = shard.io.now().after(shard.limits.request_deadline);
+    let (bytes, _) = door::page_bytes(shard, to, 0);
+    let mut claimed = false;
+    loop {
+        let moved = shard.state.borrow().tables.moved_count(tablet);
+        let gathered = lsm::gather_streams(shard, asked, bytes, reader).await;
+        claimed = claimed || shard.parking.claim(reader.number);
+        if !claimed {
+            return;
+        }
+        let joined = join(shard, to, tablet, moved, gathered, bytes, |state, room| {
+            Some(scan::streams_with(state, asked, &reader.gathered, room))
+        });
+        match joined {
+            Joined::Stale => {}
+            Joined::Wrote(Wrote::NoRoom) if shard.io.now() < deadline => shard.io.sleep(ROOM_RETRY).await,
+            Joined::Wrote(Wrote::NoRoom) => return no_room(shard, to),
+            Joined::Wrote(Wrote::Done | Wrote::Nothing) => return shard.counters.scans.add(1),
+            Joined::Refused(log_time, outcome) => {
+                return door::tell(shard, to, |out| encode_outcome(out, log_time, &outcome));
+            }
+        }
+    }
+}
+
+/// One turn: `fill` joins what was gathered with the memtables and writes the answer, of at most `bytes`.
+fn join(
+    shard: &Shard,
+    to: &ReplyTo,
+    tablet: TabletIndex,
+    moved: u64,
+    gathered: Result<(), ReadError>,
+    bytes: usize,
+    fill: impl FnOnce(&State, &mut [u8]) -> Option<Result<usize, Outcome>>,
+) -> Joined {
+    let state = shard.state.borrow();
+    if state.tables.moved_count(tablet) != moved {
+        ioengine::sometimes!("records moved into tables under a scan");
+        return Joined::Stale;
+    }
+    let log_time = state.tablet(tablet).log_time;
+    if let Err(error) = gathered {
+        shard.counters.disk_read_errors.add(1);
+        tracing::error!(%error, tablet = tablet.get(), "a range cannot be read");
+        return Joined::Refused(log_time, Outcome::Corrupt);
+    }
+    let mut refused = None;
+    let wrote = door::write_late(shard, to, bytes, |room| match fill(&state, room)? {
+        Ok(bytes) => Some(bytes),
+        Err(other) => {
+            refused = Some(other);
+            None
+        }
+    });
+    refused.map_or(Joined::Wrote(wrote), |outcome| Joined::Refused(log_time, outcome))
+}
+
+/// Keys of a multi-get, some of which lie on the disk.
+async fn part(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8], reader: &mut Reader) {
+    let mut items = Vec::new();
+    for (index, get) in gather::part_gets(body) {
+        let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
+        let (log_time, found) = find(shard, get.key, asked, reader).await;
+        shard.counters.gets.add(1);
+        let begin = items.len();
+        let value_bytes = if found.is_ok() { reader.value.len() } else { 0 };
+        items.resize(begin + gather::item_bytes_of(value_bytes), 0);
+        let mut writer = MultiGetWriter::items_only(&mut items[begin..]);
+        let fits = match found {
+            Ok((version, expiry_us)) => {
+                wants_tick(shard, get.key, Visible { version, expiry_us, value: &reader.value });
+                writer.record(index, log_time, version, expiry_us, &reader.value)
+            }
+            Err(outcome) => writer.outcome(index, log_time, &outcome),
+        };
+        assert!(fits, "room was measured");
+        let bytes = writer.finish();
+        items.truncate(begin + bytes);
+    }
+    if shard.parking.claim(reader.number) {
+        give_part(shard, to, &items);
+    }
+}
+
+fn give_part(shard: &Rc<Shard>, to: &ReplyTo, items: &[u8]) {
+    if to.core == shard.index {
+        return gather::take_part(shard, to, items);
+    }
+    let wrote = shard.peers.answer(shard, to.core, Kind::PartReply, to, items.len(), |out| {
+        out[..items.len()].copy_from_slice(items);
+        Some(items.len())
+    });
+    if wrote != Wrote::Done {
+        shard.peers.tell(to.core, Kind::PartReply, to, &[]);
+    }
+}
+
+/// A part cannot be given: an empty one says so.
+pub(crate) fn refuse_part(shard: &Shard, to: &ReplyTo) {
+    if to.core == shard.index {
+        gather::take_part(shard, to, &[]);
+    } else {
+        shard.peers.tell(to.core, Kind::PartReply, to, &[]);
+    }
+}

@@ -1,0 +1,168 @@
+//! Writing a table to extents, as its bytes are made. Nothing refers to it before the manifest does; given up, it gives
+//! its extents back.
+
+use super::extents::{ExtentRange, Purpose};
+use super::zone::Zone;
+use ioengine::DiskError;
+use layout::table::{TableOptions, TableSummary, TableWriter};
+use layout::table_seal::{Compressor, TableIdentity};
+use layout::units::{BLOCK_BYTES, Version};
+use std::rc::Rc;
+
+/// Bytes of one write.
+pub(crate) const WRITE_BYTES: usize = 256 << 10;
+
+/// Why a table cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    /// The device said no.
+    #[error(transparent)]
+    Disk(DiskError),
+    /// What was just written cannot be read.
+    #[error(transparent)]
+    Read(#[from] super::zone::ReadError),
+    /// No extents are left for this purpose.
+    #[error("the tables' zone is full")]
+    Space,
+}
+
+impl From<DiskError> for BuildError {
+    /// Want of space passes; every other refusal does not.
+    fn from(error: DiskError) -> BuildError {
+        match error {
+            DiskError::Full { .. } => BuildError::Space,
+            other => BuildError::Disk(other),
+        }
+    }
+}
+
+/// A finished table: its bytes are given to the device, and not flushed yet.
+pub(crate) struct Built {
+    pub(crate) summary: TableSummary,
+    pub(crate) ranges: Vec<ExtentRange>,
+}
+
+/// A string of bytes on its way into extents.
+pub(crate) struct Sink {
+    zone: Rc<Zone>,
+    ranges: Vec<ExtentRange>,
+    offset: u64,
+    purpose: Purpose,
+    /// What is left to come, as far as anyone knows.
+    expected_bytes: u64,
+}
+
+impl Sink {
+    pub(crate) fn new(zone: Rc<Zone>, purpose: Purpose, expected_bytes: u64) -> Sink {
+        Sink { zone, ranges: Vec::new(), offset: 0, purpose, expected_bytes }
+    }
+
+    /// Write the first bytes of `pending`, whole blocks and at most one write; with `last`, all that is left of it, the
+    /// last block filled up with zeros. Bytes taken.
+    pub(crate) async fn write(&mut self, pending: &[u8], last: bool) -> Result<usize, BuildError> {
+        if self.zone.bytes_of(&self.ranges) == self.offset {
+            let want = self.expected_bytes.max(pending.len() as u64);
+            if !self.zone.grow(&mut self.ranges, want, self.purpose) {
+                return Err(BuildError::Space);
+            }
+        }
+        let (_, together) = self.zone.place(&self.ranges, self.offset).expect("just grown");
+        let room = usize::try_from(together).unwrap_or(usize::MAX).min(WRITE_BYTES);
+        let take = pending.len().min(room);
+        let take = if last { take } else { take / BLOCK_BYTES * BLOCK_BYTES };
+        if take == 0 {
+            return Ok(0);
+        }
+        let whole = take.next_multiple_of(BLOCK_BYTES);
+        let mut buffer = self.zone.buffer(whole).await;
+        buffer[..take].copy_from_slice(&pending[..take]);
+        buffer[take..whole].fill(0);
+        self.zone.write(&self.ranges, self.offset, buffer, whole).await?;
+        self.offset += whole as u64;
+        self.expected_bytes = self.expected_bytes.saturating_sub(whole as u64);
+        Ok(take)
+    }
+
+    /// Done: the extents, without those at the end that were not needed.
+    pub(crate) fn finish(mut self) -> Vec<ExtentRange> {
+        let mut ranges = std::mem::take(&mut self.ranges);
+        let mut spare = (self.zone.bytes_of(&ranges) - self.offset) / self.zone.extent_bytes();
+        while spare > 0 {
+            let last = ranges.last_mut().expect("what is spare stands in a range");
+            let count = u64::from(last.count).min(spare) as u32;
+            last.count -= count;
+            let rest = ExtentRange { first: last.first + last.count, count };
+            self.zone.give(&[rest]);
+            spare -= u64::from(count);
+            if last.count == 0 {
+                ranges.pop();
+            }
+        }
+        ranges
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.zone.give(&self.ranges);
+    }
+}
+
+/// A table that is being written.
+pub(crate) struct TableBuilder {
+    writer: TableWriter,
+    sink: Sink,
+}
+
+impl TableBuilder {
+    pub(crate) fn new(
+        zone: Rc<Zone>,
+        identity: TableIdentity,
+        options: TableOptions<'_>,
+        compressor: Compressor,
+        purpose: Purpose,
+        expected_bytes: u64,
+    ) -> TableBuilder {
+        TableBuilder {
+            writer: TableWriter::new(identity, options, compressor),
+            sink: Sink::new(zone, purpose, expected_bytes),
+        }
+    }
+
+    /// Append a record; keys ascend.
+    pub(crate) fn push(&mut self, key: &[u8], version: Version, expiry_us: u64, value: Option<&[u8]>) {
+        self.writer.push(key, version, expiry_us, value);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writer.is_empty()
+    }
+
+    /// Enough was made for a write.
+    pub(crate) fn is_due(&self) -> bool {
+        self.writer.pending().len() >= WRITE_BYTES
+    }
+
+    /// Write what makes whole writes.
+    pub(crate) async fn write(&mut self) -> Result<(), BuildError> {
+        while self.is_due() {
+            let taken = self.sink.write(self.writer.pending(), false).await?;
+            self.writer.consume(taken);
+        }
+        Ok(())
+    }
+
+    /// End the table and write the rest. The compressor comes back for the next one.
+    pub(crate) async fn finish(mut self) -> Result<(Built, Compressor), BuildError> {
+        while self.writer.step() {
+            ioengine::sync::yield_now().await;
+        }
+        let summary = self.writer.finish();
+        while !self.writer.pending().is_empty() {
+            let taken = self.sink.write(self.writer.pending(), true).await?;
+            self.writer.consume(taken);
+        }
+        let built = Built { summary, ranges: self.sink.finish() };
+        Ok((built, self.writer.into_compressor()))
+    }
+}

@@ -1,0 +1,224 @@
+//! Life of a full memtable: frozen between two journal records, written as one run per tablet, made durable, named by the
+//! manifest together with the state of the tablets at the freeze and the place where replay begins from then on, shown,
+//! emptied, and only then is the journal trimmed.
+//!
+//! Order, and what a crash between two steps leaves: tables and state written and flushed (before: extents that nobody
+//! names, free at the next start); manifest edit durable (before: the journal replays all of it); tables shown and the
+//! frozen memtable emptied (memory only); journal trimmed (before: replay would begin at the new start all the same).
+
+use super::build::{BuildError, Sink, TableBuilder};
+use super::extents::Purpose;
+use super::names::{NamedState, start_edit};
+use super::publish::Made;
+use super::zone::Zone;
+use crate::core::Shard;
+use crate::journal::JournalStart;
+use crate::memtable::Direction;
+use layout::key::Key;
+use layout::manifest::Edit;
+use layout::table_key::encode_key;
+use layout::table_seal::{Compressor, Decompressor};
+use layout::tablet_state::{StateIdentity, StateWriter};
+use layout::units::{BucketIndex, STREAM_BYTES_MAX, Space, TabletIndex};
+use std::ops::Bound;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Records taken from the memtable between two looks at other work.
+const STEP_COUNT: usize = 128;
+/// How long to wait before a flush that found no space is tried again.
+const SPACE_RETRY: Duration = Duration::from_millis(200);
+
+/// The last record taken from the memtable.
+struct Place {
+    bucket: BucketIndex,
+    space: Space,
+    stream: [u8; STREAM_BYTES_MAX],
+    stream_bytes: usize,
+    time: u64,
+}
+
+impl Place {
+    fn key(&self) -> Key<'_> {
+        Key { space: self.space, stream: &self.stream[..self.stream_bytes], time: self.time }
+    }
+}
+
+/// Flush frozen memtables until the core ends.
+pub(crate) async fn run(shard: Rc<Shard>) {
+    loop {
+        let froze = shard.keeper.froze.notified();
+        let Some(start) = shard.keeper.frozen_at.get() else {
+            froze.await;
+            continue;
+        };
+        match flush(&shard, start).await {
+            Ok(()) => {
+                shard.counters.flushes.add(1);
+                shard.keeper.merge_due.notify();
+                // Who was refused for want of room may try again, and the next freeze may be due.
+                shard.staged.notify();
+                shard.settled.notify();
+            }
+            Err(BuildError::Space) => {
+                ioengine::sometimes!("a flush finds no space");
+                shard.keeper.merge_due.notify();
+                shard.io.sleep(SPACE_RETRY).await;
+            }
+            Err(BuildError::Read(error)) => {
+                tracing::error!(%error, "a table that was just written cannot be read: the flush is tried again");
+                shard.io.sleep(SPACE_RETRY).await;
+            }
+            Err(BuildError::Disk(error)) => return shard.keeper.end(&shard, &error),
+        }
+    }
+}
+
+async fn flush(shard: &Rc<Shard>, start: JournalStart) -> Result<(), BuildError> {
+    let keeper = &shard.keeper;
+    let mut made = Vec::new();
+    let (mut compressor, mut unpack) = (Compressor::new(), Decompressor::new());
+    for tablet in TabletIndex::all() {
+        let count = shard.state.borrow().memtables.frozen().map_or(0, |frozen| frozen.record_count(tablet));
+        if count > 0 {
+            let (built, back) = write_run(shard, tablet, compressor).await?;
+            compressor = back;
+            made.push(built.open(&keeper.zone, &mut unpack).await?);
+        }
+    }
+    let state = write_state(shard).await?;
+    // Nothing that the manifest names may be lost by a power cut.
+    if !ioengine::canary("manifest_before_data") {
+        keeper.zone.disk().flush().await?;
+    }
+    let before = keeper.state();
+    let mut edits: Vec<Edit<'_>> = made.iter().map(Made::edit).collect();
+    edits.extend([state.named.edit(), start_edit(start)]);
+    keeper.commit(&edits).await?;
+    drop(edits);
+    state.keep();
+    show(shard, made);
+    if let Some(before) = before {
+        keeper.zone.give(&before.ranges);
+    }
+    shard.journal.as_ref().expect("only a shard with a journal freezes").trim(start);
+    Ok(())
+}
+
+/// The frozen records can be found in tables from now on.
+fn show(shard: &Shard, made: Vec<Made>) {
+    let mut state = shard.state.borrow_mut();
+    for run in made {
+        run.table.set_named(true);
+        state.tables.add(run.facts.tablet, run.table);
+    }
+    state.tables.moved();
+    state.memtables.thaw();
+    state.end_capture();
+    shard.keeper.frozen_at.set(None);
+}
+
+/// Write the frozen records of a tablet as a run.
+async fn write_run(
+    shard: &Shard,
+    tablet: TabletIndex,
+    compressor: Compressor,
+) -> Result<(super::publish::Written, Compressor), BuildError> {
+    let keeper = &shard.keeper;
+    let id = keeper.next_table();
+    let identity = keeper.owner.identity(tablet, id);
+    let options = keeper.options(&shard.limits);
+    let expected = shard.state.borrow().memtables.frozen().map_or(0, |frozen| {
+        let usage = frozen.usage();
+        (usage.used_bytes * frozen.record_count(tablet) / usage.record_count.max(1)) as u64 / 2
+    });
+    let zone = Rc::clone(&keeper.zone);
+    let mut output = TableBuilder::new(zone, identity, options, compressor, Purpose::Flush, expected);
+    let mut place: Option<Place> = None;
+    let mut key = Vec::new();
+    while take(shard, tablet, &mut place, &mut key, &mut output) {
+        output.write().await?;
+        ioengine::sync::yield_now().await;
+    }
+    let (built, compressor) = output.finish().await?;
+    Ok((super::publish::Written { id, tablet, level: 0, identity, built }, compressor))
+}
+
+/// Take the next records of the frozen memtable. False when there are no more.
+fn take(
+    shard: &Shard,
+    tablet: TabletIndex,
+    place: &mut Option<Place>,
+    key: &mut Vec<u8>,
+    output: &mut TableBuilder,
+) -> bool {
+    let state = shard.state.borrow();
+    let frozen = state.memtables.frozen().expect("it is flushed now");
+    let from = match place {
+        None => Bound::Unbounded,
+        Some(place) => Bound::Excluded((place.bucket, place.key())),
+    };
+    let mut last = None;
+    for entry in frozen.range(tablet, from, Direction::Forward).take(STEP_COUNT) {
+        key.clear();
+        encode_key(key, entry.bucket, entry.key);
+        output.push(key, entry.record.version, entry.record.expiry_us, entry.record.value);
+        last = Some(entry);
+    }
+    let Some(entry) = last else { return false };
+    let mut stream = [0; STREAM_BYTES_MAX];
+    stream[..entry.key.stream.len()].copy_from_slice(entry.key.stream);
+    let Key { space, stream: name, time } = entry.key;
+    *place = Some(Place { bucket: entry.bucket, space, stream, stream_bytes: name.len(), time });
+    true
+}
+
+/// A blob in its extents; given up, they are free again.
+struct WrittenState {
+    zone: Rc<Zone>,
+    named: NamedState,
+    kept: bool,
+}
+
+impl WrittenState {
+    /// The manifest names it.
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for WrittenState {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.zone.give(&self.named.ranges);
+        }
+    }
+}
+
+/// Write the state that the tablets had at the freeze.
+async fn write_state(shard: &Shard) -> Result<WrittenState, BuildError> {
+    let keeper = &shard.keeper;
+    let blob = keeper.next_table();
+    let super::keeper::RunOwner { device, shard: index, generation } = keeper.owner;
+    let identity = StateIdentity { device, shard: index, generation, blob };
+    let count = shard.state.borrow().capture_count();
+    let mut writer = StateWriter::new(&identity, count);
+    let mut sink = Sink::new(Rc::clone(&keeper.zone), Purpose::Flush, 0);
+    for tablet in TabletIndex::all() {
+        let captured = shard.state.borrow_mut().captured(tablet);
+        let Some(captured) = captured else { continue };
+        captured.write(&mut writer);
+        while writer.pending().len() >= super::build::WRITE_BYTES {
+            let taken = sink.write(writer.pending(), false).await?;
+            writer.consume(taken);
+        }
+        ioengine::sync::yield_now().await;
+    }
+    let summary = writer.finish();
+    while !writer.pending().is_empty() {
+        let taken = sink.write(writer.pending(), true).await?;
+        writer.consume(taken);
+    }
+    let named = NamedState { blob, ranges: sink.finish(), bytes: summary.bytes, checksum: summary.checksum };
+    Ok(WrittenState { zone: Rc::clone(&keeper.zone), named, kept: false })
+}

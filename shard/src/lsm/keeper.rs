@@ -1,0 +1,162 @@
+//! What the tasks that change a shard's tables share: the extents, the manifest, and what waits for what.
+//!
+//! Owns the order of commits: one at a time is on its way. Must never give a table a number that was used before on this
+//! device.
+
+use super::build::BuildError;
+use super::names::{NamedState, Names};
+use super::zone::Zone;
+use crate::core::Shard;
+use crate::journal::{JournalStart, record_bytes};
+use crate::limits::Limits;
+use crate::manifest::{Manifest, Wrote};
+use ioengine::sync::Notify;
+use ioengine::{Disk, DiskError};
+use layout::manifest::{Edit, EditWriter};
+use layout::table::TableOptions;
+use layout::table_seal::TableIdentity;
+use layout::units::{ShardIndex, TableId, TabletIndex, Uuid};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// What identifies the runs of a shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunOwner {
+    pub(crate) device: Uuid,
+    pub(crate) shard: ShardIndex,
+    pub(crate) generation: u32,
+}
+
+impl RunOwner {
+    /// Identity of the blocks of a run.
+    pub(crate) fn identity(&self, tablet: TabletIndex, table: TableId) -> TableIdentity {
+        let RunOwner { device, shard, generation } = *self;
+        TableIdentity::Run { device, shard, generation, tablet, table }
+    }
+}
+
+/// Changes the tables of a shard.
+pub(crate) struct Keeper {
+    pub(crate) zone: Rc<Zone>,
+    pub(crate) owner: RunOwner,
+    /// What the manifest says, as last made durable.
+    names: RefCell<Names>,
+    /// Taken while a commit is on its way; never there when the manifest was lost.
+    manifest: RefCell<Option<Manifest>>,
+    given_back: Notify,
+    next_table: Cell<u64>,
+    /// Where replay begins once the frozen memtable is flushed: set while one waits.
+    pub(crate) frozen_at: Cell<Option<JournalStart>>,
+    /// A memtable was frozen.
+    pub(crate) froze: Notify,
+    /// There may be something to merge.
+    pub(crate) merge_due: Notify,
+}
+
+impl Keeper {
+    pub(crate) fn new(
+        zone: Rc<Zone>,
+        owner: RunOwner,
+        names: Names,
+        manifest: Option<Manifest>,
+        next_table: u64,
+    ) -> Keeper {
+        Keeper {
+            zone,
+            owner,
+            names: RefCell::new(names),
+            manifest: RefCell::new(manifest),
+            given_back: Notify::new(),
+            next_table: Cell::new(next_table),
+            frozen_at: Cell::new(None),
+            froze: Notify::new(),
+            merge_due: Notify::new(),
+        }
+    }
+
+    /// A number for a new table, or for a blob.
+    pub(crate) fn next_table(&self) -> TableId {
+        let id = self.next_table.get();
+        self.next_table.set(id + 1);
+        TableId(id)
+    }
+
+    /// How a run is made.
+    pub(crate) fn options(&self, limits: &Limits) -> TableOptions<'static> {
+        TableOptions {
+            block_bytes: limits.block_bytes,
+            level: (limits.run_level > 0).then_some(limits.run_level),
+            extent_bytes: u32::try_from(self.zone.extent_bytes()).expect("the superblock says it in 32 bits"),
+            dictionary: None,
+        }
+    }
+
+    /// Make edits durable in both copies of the manifest, all or none.
+    ///
+    /// # Errors
+    /// [`BuildError::Space`] when the manifest would be larger than its place; [`BuildError::Disk`].
+    pub(crate) async fn commit(&self, edits: &[Edit<'_>]) -> Result<(), BuildError> {
+        let mut manifest = loop {
+            let given_back = self.given_back.notified();
+            let taken = self.manifest.borrow_mut().take();
+            match taken {
+                Some(manifest) => break manifest,
+                None => given_back.await,
+            }
+        };
+        let mut names = self.names.borrow().clone();
+        let mut body = EditWriter::new();
+        for edit in edits {
+            names.apply(edit).expect("the tables' tasks make edits that follow from what is there");
+            body.append(edit);
+        }
+        // What does not fit a snapshot could not be read again by the next start.
+        let fits = snapshot_bytes(&names, &manifest) <= manifest.snapshot_bytes_max();
+        if !fits {
+            ioengine::sometimes!("the manifest is full");
+            *self.manifest.borrow_mut() = Some(manifest);
+            self.given_back.notify();
+            return Err(BuildError::Space);
+        }
+        let wrote = write(self.zone.disk(), &mut manifest, body.bytes(), &names).await;
+        if let Err(error) = wrote {
+            // Half of it may be there.
+            self.zone.close();
+            return Err(BuildError::Disk(error));
+        }
+        *self.manifest.borrow_mut() = Some(manifest);
+        self.given_back.notify();
+        if let Ok(Wrote::Full) = wrote {
+            return Err(BuildError::Space);
+        }
+        *self.names.borrow_mut() = names;
+        Ok(())
+    }
+
+    /// The blob that the manifest names.
+    pub(crate) fn state(&self) -> Option<NamedState> {
+        self.names.borrow().state.clone()
+    }
+
+    /// The device has failed under the tables: nothing is written any more. What is there can be read.
+    pub(crate) fn end(&self, shard: &Shard, error: &DiskError) {
+        tracing::error!(%error, "tables are written no more until restart");
+        shard.counters.device_ended.set(1);
+        shard.failed.set(true);
+        shard.staged.notify();
+    }
+}
+
+/// Bytes of a snapshot of these names.
+fn snapshot_bytes(names: &Names, manifest: &Manifest) -> u64 {
+    names.bodies(manifest.body_bytes_max()).iter().map(|body| record_bytes(body.len())).sum()
+}
+
+/// Append an edit; when the half is full, write the manifest anew.
+async fn write(disk: &Disk, manifest: &mut Manifest, body: &[u8], names: &Names) -> Result<Wrote, DiskError> {
+    if body.len() <= manifest.body_bytes_max() && manifest.append(disk, body).await? == Wrote::Durable {
+        return Ok(Wrote::Durable);
+    }
+    ioengine::sometimes!("the manifest is written anew");
+    manifest.rewrite(disk, names.bodies(manifest.body_bytes_max())).await
+}

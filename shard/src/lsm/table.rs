@@ -1,0 +1,142 @@
+//! A table that can be read: what the manifest says of it, its footer, index and filter, in memory.
+//!
+//! Held by `Rc`: whoever reads goes on with it though a merge has replaced it. Its extents are free again when the last
+//! one who holds it has let go, unless the manifest names it: then they are kept for the next start.
+
+use super::extents::ExtentRange;
+use super::zone::{ReadError, Zone};
+use layout::table_filter::Filter;
+use layout::table_footer::{FOOTER_BYTES, Footer, open_filter, open_index};
+use layout::table_index::{BlockHandle, Index};
+use layout::table_seal::{BlockChecksum, BlockKind, Decompressor, TableIdentity, open_block};
+use layout::units::TableId;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// What is needed to open a table.
+pub(crate) struct TablePlace {
+    pub(crate) id: TableId,
+    pub(crate) level: u8,
+    pub(crate) identity: TableIdentity,
+    pub(crate) ranges: Vec<ExtentRange>,
+    /// Bytes of the table.
+    pub(crate) bytes: u64,
+}
+
+/// What is in memory of a table that can be read.
+pub(crate) struct Parts {
+    pub(crate) footer: Footer,
+    pub(crate) index: Index,
+    filter: Filter,
+}
+
+/// A table in use.
+pub(crate) struct Table {
+    pub(crate) place: TablePlace,
+    checksum: BlockChecksum,
+    /// `None`: its footer, index or filter cannot be read, and what it holds is not known.
+    parts: Option<Parts>,
+    zone: Rc<Zone>,
+    /// The manifest names it: its extents are not free.
+    named: Cell<bool>,
+}
+
+impl Table {
+    /// Open a table: read its footer, index and filter.
+    ///
+    /// # Errors
+    /// [`ReadError`]; the extents are given back then unless `named`.
+    pub(crate) async fn open(
+        zone: &Rc<Zone>,
+        place: TablePlace,
+        named: bool,
+        unpack: &mut Decompressor,
+    ) -> (Table, Result<(), ReadError>) {
+        let checksum = BlockChecksum::new(&place.identity);
+        let mut table =
+            Table { checksum, parts: None, zone: Rc::clone(zone), named: Cell::new(named), place };
+        let result = table.load(unpack).await;
+        (table, result)
+    }
+
+    async fn load(&mut self, unpack: &mut Decompressor) -> Result<(), ReadError> {
+        let corrupt = |corrupt| ReadError::Corrupt { table: self.place.id, corrupt };
+        let end = self.place.bytes;
+        let mut bytes = Vec::new();
+        let outside = ReadError::Outside { table: self.place.id, offset: end };
+        let at = end.checked_sub(FOOTER_BYTES as u64).ok_or(outside)?;
+        self.read(at, FOOTER_BYTES, &mut bytes).await?;
+        let whole = bytes.first_chunk().expect("all of it was read");
+        let footer = Footer::decode(&self.place.identity, end, whole).map_err(corrupt)?;
+        // Index and filter stand one behind the other.
+        bytes.clear();
+        let (index_at, filter_at) = (footer.index_offset(), footer.filter_offset());
+        let index_bytes = footer.index_bytes as usize;
+        self.read(index_at, index_bytes + footer.filter_bytes as usize, &mut bytes).await?;
+        debug_assert_eq!(index_at + footer.index_bytes, filter_at, "the sections follow each other");
+        let index = open_index(&self.checksum, &footer, &bytes[..index_bytes], unpack).map_err(corrupt)?;
+        let filter = open_filter(&self.checksum, &footer, &bytes[index_bytes..], unpack).map_err(corrupt)?;
+        self.parts = Some(Parts { footer, index, filter });
+        Ok(())
+    }
+
+    /// Its footer, index or filter cannot be read.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.parts.is_none()
+    }
+
+    /// What is in memory of a table that is not broken.
+    pub(crate) fn parts(&self) -> &Parts {
+        self.parts.as_ref().expect("whoever reads a table has seen that it is not broken")
+    }
+
+    /// May it hold records of these times? A broken one may.
+    pub(crate) fn may_hold_times(&self, from: u64, to: u64) -> bool {
+        self.parts.as_ref().is_none_or(|parts| parts.footer.time_min <= to && from <= parts.footer.time_max)
+    }
+
+    /// The block that has this key if the table has it; `None` when it has not.
+    #[inline]
+    pub(crate) fn block_of(&self, time: u64, key: &[u8], hash: u64) -> Option<(u32, BlockHandle)> {
+        let Parts { footer, index, filter } = self.parts.as_ref()?;
+        if !(footer.time_min..=footer.time_max).contains(&time) || !filter.contains(hash) {
+            return None;
+        }
+        index.find(key)
+    }
+
+    /// Append bytes of the table to `out`.
+    pub(crate) async fn read(&self, offset: u64, bytes: usize, out: &mut Vec<u8>) -> Result<(), ReadError> {
+        self.zone.read(self.place.id, &self.place.ranges, offset, bytes, out).await
+    }
+
+    /// Check a stored block and append what it holds to `out`.
+    pub(crate) fn unpack(
+        &self,
+        offset: u64,
+        stored: &[u8],
+        unpack: &mut Decompressor,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let block = open_block(&self.checksum, offset, BlockKind::Data, stored, None, unpack, out);
+        block.map_err(|corrupt| ReadError::Corrupt { table: self.place.id, corrupt })
+    }
+
+    /// Memory of index and filter, bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.parts.as_ref().map_or(0, |parts| parts.index.memory_bytes() + parts.filter.memory_bytes())
+    }
+
+    /// The manifest names it, or names it no more.
+    pub(crate) fn set_named(&self, named: bool) {
+        self.named.set(named);
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if !self.named.get() {
+            self.zone.give(&self.place.ranges);
+        }
+    }
+}
