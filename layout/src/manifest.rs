@@ -7,11 +7,13 @@
 //! | header 8 | body | header 8 | body | ..        body of add table and set state: fixed part, then extent ranges 8 each
 //! ```
 
+use crate::FORMAT_VERSION;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::units::{Incarnation, LogIndex, Sequence, TableId, TabletIndex};
 
-/// Version of the bytes of edits.
-pub const EDIT_VERSION: u8 = 1;
+/// The format version, as an edit carries it.
+const EDIT_VERSION: u8 = FORMAT_VERSION as u8;
+const _: () = assert!(EDIT_VERSION as u32 == FORMAT_VERSION, "an edit has one byte for it");
 
 const HEADER_BYTES: usize = 8;
 const RANGE_BYTES: usize = 8;

@@ -7,12 +7,11 @@
 //! | data blocks, padding between | dictionary? | index | filter? | footer 512 |
 //! ```
 
+use crate::FORMAT_VERSION;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::table_filter::Filter;
 use crate::table_index::Index;
-use crate::table_seal::{
-    BlockChecksum, BlockKind, Decompressor, Dictionary, TABLE_VERSION, TableIdentity, open_section,
-};
+use crate::table_seal::{BlockChecksum, BlockKind, Decompressor, Dictionary, TableIdentity, open_section};
 use crate::units::{LogIndex, SECTOR_BYTES};
 
 /// Bytes of a footer.
@@ -133,7 +132,7 @@ impl Footer {
     pub fn encode(&self, identity: &TableIdentity) -> [u8; FOOTER_BYTES] {
         let mut bytes = [0; FOOTER_BYTES];
         F_MAGIC.put(&mut bytes, FOOTER_MAGIC);
-        F_FORMAT_VERSION.put(&mut bytes, TABLE_VERSION.to_le_bytes());
+        F_FORMAT_VERSION.put(&mut bytes, FORMAT_VERSION.to_le_bytes());
         put_identity(identity, &mut bytes);
         F_BLOCK_COUNT.put(&mut bytes, self.block_count.to_le_bytes());
         F_BLOCK_BYTES.put(&mut bytes, self.block_bytes.to_le_bytes());
@@ -241,7 +240,7 @@ pub(crate) fn wrong_fields(
     let offset = table_bytes.saturating_sub(FOOTER_BYTES as u64);
     let right = [
         (F_MAGIC, F_MAGIC.array(bytes) == FOOTER_MAGIC),
-        (F_FORMAT_VERSION, F_FORMAT_VERSION.u32(bytes) == TABLE_VERSION),
+        (F_FORMAT_VERSION, F_FORMAT_VERSION.u32(bytes) == FORMAT_VERSION),
         (F_CHECKSUM, F_CHECKSUM.u32(bytes) == checksum(&BlockChecksum::new(identity), offset, bytes)),
         (F_KIND, same(F_KIND)),
         (F_TABLET, same(F_TABLET)),

@@ -9,6 +9,7 @@
 
 use zstd_safe::{CCtx, CDict, DCtx, DDict};
 
+use crate::FORMAT_VERSION;
 use crate::checksum::Crc;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::table_block::BLOCK_RAW_BYTES_MAX;
@@ -20,8 +21,6 @@ pub const BLOCK_HEADER_BYTES: usize = 16;
 pub const BLOCK_STORED_BYTES_MAX: usize = BLOCK_HEADER_BYTES + BLOCK_RAW_BYTES_MAX;
 /// Most raw bytes of a part of the index or the filter, and of a dictionary.
 pub const PART_BYTES_MAX: usize = 1 << 20;
-/// Version of the bytes of tables.
-pub const TABLE_VERSION: u32 = 1;
 /// First bytes of the identity of a run's blocks.
 pub const RUN_MAGIC: [u8; 8] = *b"TCLRUNBK";
 /// First bytes of the identity of a sealed table's blocks.
@@ -121,7 +120,7 @@ impl BlockChecksum {
             TableIdentity::Run { device, shard, generation, tablet, table } => {
                 let mut bytes = [0; RUN_IDENTITY_BYTES];
                 R_MAGIC.put(&mut bytes, RUN_MAGIC);
-                R_FORMAT_VERSION.put(&mut bytes, TABLE_VERSION.to_le_bytes());
+                R_FORMAT_VERSION.put(&mut bytes, FORMAT_VERSION.to_le_bytes());
                 R_DEVICE.put(&mut bytes, device.0);
                 R_SHARD.put(&mut bytes, shard.0.to_le_bytes());
                 R_GENERATION.put(&mut bytes, generation.to_le_bytes());
@@ -132,7 +131,7 @@ impl BlockChecksum {
             TableIdentity::Sealed { cluster, tablet, window_from, window_to, window_generation } => {
                 let mut bytes = [0; SEALED_IDENTITY_BYTES];
                 S_MAGIC.put(&mut bytes, SEALED_MAGIC);
-                S_FORMAT_VERSION.put(&mut bytes, TABLE_VERSION.to_le_bytes());
+                S_FORMAT_VERSION.put(&mut bytes, FORMAT_VERSION.to_le_bytes());
                 S_CLUSTER.put(&mut bytes, cluster.0);
                 S_TABLET.put(&mut bytes, [tablet.get()]);
                 S_WINDOW_FROM.put(&mut bytes, window_from.to_le_bytes());

@@ -9,6 +9,7 @@
 
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::FORMAT_VERSION;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::units::{
     LogIndex, LogTime, RequestId, ShardIndex, TABLET_COUNT, TableId, TabletIndex, Uuid, Version,
@@ -16,8 +17,6 @@ use crate::units::{
 
 /// First bytes of a blob.
 pub const STATE_MAGIC: [u8; 8] = *b"TCLSTATE";
-/// Version of the bytes of a blob.
-pub const STATE_VERSION: u32 = 1;
 
 const HEADER_BYTES: usize = 16;
 const TABLET_BYTES: usize = 72;
@@ -99,7 +98,7 @@ impl StateIdentity {
     fn hasher(&self) -> Xxh3Default {
         let mut bytes = [0; IDENTITY_BYTES];
         I_MAGIC.put(&mut bytes, STATE_MAGIC);
-        I_FORMAT_VERSION.put(&mut bytes, STATE_VERSION.to_le_bytes());
+        I_FORMAT_VERSION.put(&mut bytes, FORMAT_VERSION.to_le_bytes());
         I_DEVICE.put(&mut bytes, self.device.0);
         I_SHARD.put(&mut bytes, self.shard.0.to_le_bytes());
         I_GENERATION.put(&mut bytes, self.generation.to_le_bytes());
@@ -306,7 +305,7 @@ impl StateWriter {
         let mut writer = StateWriter { hasher: identity.hasher(), expected, out: Vec::new(), bytes: 0 };
         let mut header = [0; HEADER_BYTES];
         H_MAGIC.put(&mut header, STATE_MAGIC);
-        H_FORMAT_VERSION.put(&mut header, STATE_VERSION.to_le_bytes());
+        H_FORMAT_VERSION.put(&mut header, FORMAT_VERSION.to_le_bytes());
         H_TABLET_COUNT.put(&mut header, (tablet_count as u32).to_le_bytes());
         writer.append(&header);
         writer
@@ -417,7 +416,7 @@ impl StateReader {
             let tablets = H_TABLET_COUNT.u32(header);
             let right = [
                 (H_MAGIC, H_MAGIC.array(header) == STATE_MAGIC),
-                (H_FORMAT_VERSION, H_FORMAT_VERSION.u32(header) == STATE_VERSION),
+                (H_FORMAT_VERSION, H_FORMAT_VERSION.u32(header) == FORMAT_VERSION),
                 (H_TABLET_COUNT, tablets as usize <= TABLET_COUNT),
             ];
             if let Some((field, _)) = right.into_iter().find(|(_, right)| !right) {

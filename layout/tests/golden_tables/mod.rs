@@ -1,0 +1,222 @@
+//! The images of what a flush leaves: a table, a state blob, a manifest record with its edits. Owns the values they are
+//! made from and how each is written and read; the comparison is `golden.rs`'. Nothing here is compressed, so that no image
+//! depends on the version of zstd.
+
+use layout::journal_frame::{FRAME_BYTES, FrameChecksum};
+use layout::journal_record::{JournalIdentity, RecordWriter};
+use layout::key::Key;
+use layout::manifest::{
+    AddTable, Edit, EditIter, EditWriter, ExtentRange, Extents, SetJournalStart, SetState, TableKind,
+};
+use layout::manifest_record::{ManifestHeader, ManifestKind, seal};
+use layout::table::{
+    Block, BlockChecksum, BlockKind, Compressor, Decompressor, FOOTER_BYTES, Footer, TableIdentity,
+    TableOptions, TableWriter, encode_key, open_block, open_index,
+};
+use layout::tablet_state::{
+    StateIdentity, StateItem, StateReader, StateRecent, StateRequest, StateWriter, TabletHead,
+};
+use layout::units::{
+    BucketIndex, DiskOffset, Incarnation, LogIndex, LogTime, RequestId, Sequence, ShardIndex, Space, TableId,
+    TabletIndex, Uuid, Version,
+};
+
+const DEVICE: Uuid = Uuid([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+const MANIFEST: JournalIdentity = JournalIdentity { device: DEVICE, shard: ShardIndex(1), generation: 3 };
+const MANIFEST_AT: DiskOffset = DiskOffset(0x0200_1000);
+const STATE: StateIdentity =
+    StateIdentity { device: DEVICE, shard: ShardIndex(1), generation: 3, blob: TableId(7) };
+const RANGES: [ExtentRange; 2] = [ExtentRange { first: 2, count: 1 }, ExtentRange { first: 0, count: 2 }];
+
+fn tablet() -> TabletIndex {
+    TabletIndex::new(1).expect("below 64")
+}
+
+fn table_identity() -> TableIdentity {
+    TableIdentity::Run {
+        device: DEVICE,
+        shard: ShardIndex(1),
+        generation: 3,
+        tablet: tablet(),
+        table: TableId(6),
+    }
+}
+
+/// Key, version, expiry, value.
+type Kept = (Vec<u8>, u64, u64, Option<Vec<u8>>);
+
+/// The records of the table: more than one block, a tombstone, an expiry.
+fn records() -> Vec<Kept> {
+    let key = |time| {
+        let mut out = Vec::new();
+        let bucket = BucketIndex::new(65).expect("below 2^17");
+        encode_key(&mut out, bucket, Key { space: Space(2), stream: b"user-1", time });
+        out
+    };
+    vec![
+        (key(100), (7 << 16) + 1, 0, Some(b"first".to_vec())),
+        (key(101), (7 << 16) + 2, 1_800_000_000_000_000, Some(Vec::new())),
+        (key(102), 8 << 16, 0, None),
+        (key(103), (8 << 16) + 1, 0, Some((0..=255).cycle().take(600).collect())),
+        (key(u64::MAX), 9 << 16, 0, Some(b"last".to_vec())),
+    ]
+}
+
+fn table() -> Vec<u8> {
+    let options = TableOptions { block_bytes: 512, level: None, extent_bytes: 1 << 14, dictionary: None };
+    let mut writer = TableWriter::new(table_identity(), options, Compressor::new());
+    for (key, version, expiry, value) in records() {
+        writer.push(&key, Version(version), expiry, value.as_deref());
+    }
+    writer.finish();
+    writer.pending().to_vec()
+}
+
+fn state_items() -> Vec<StateItem> {
+    let head = |index, damage, request_count, recent_count| {
+        StateItem::Tablet(TabletHead {
+            tablet: TabletIndex::new(index).expect("below 64"),
+            applied: LogIndex(9),
+            log_time: LogTime(1_700_000_000_000_009),
+            damage,
+            request_floor: LogTime(1_700_000_000_000_000),
+            request_count,
+            recent_floor: LogIndex(2),
+            recent_newest: LogIndex(8),
+            recent_count,
+        })
+    };
+    let id = RequestId { client: 0x1122_3344_5566_7788, log_time: 1_700_000_000_000_000, sequence: 3 };
+    vec![
+        head(1, None, 1, 1),
+        StateItem::Request(StateRequest {
+            id,
+            log_time: LogTime(1_700_000_000_000_007),
+            status: 1,
+            version: Version((7 << 16) + 1),
+        }),
+        StateItem::Recent(StateRecent { key_hash: 0x0123_4567_89ab_cdef << 64 | 5, log_index: LogIndex(8) }),
+        head(63, Some((LogIndex(5), Some(LogIndex(9)))), 0, 0),
+    ]
+}
+
+fn state() -> Vec<u8> {
+    let mut writer = StateWriter::new(&STATE, 2);
+    for item in state_items() {
+        match item {
+            StateItem::Tablet(head) => writer.begin_tablet(&head),
+            StateItem::Request(request) => writer.request(&request),
+            StateItem::Recent(recent) => writer.recent(&recent),
+            StateItem::End { .. } => unreachable!("the list has no end"),
+        }
+    }
+    writer.finish();
+    writer.pending().to_vec()
+}
+
+fn edits() -> [Edit<'static>; 5] {
+    let extents = Extents::List(&RANGES);
+    [
+        Edit::AddTable(AddTable {
+            table: TableId(6),
+            tablet: tablet(),
+            kind: TableKind::Sealed,
+            level: 3,
+            window_from: 10,
+            window_to: 20,
+            window_generation: 1,
+            extents,
+            bytes: 5000,
+            data_bytes: 4000,
+            record_count: 7,
+            tombstone_count: 2,
+            time_min: 11,
+            time_max: 19,
+            log_index_min: LogIndex(1),
+            log_index_max: LogIndex(4),
+            expiry_min: 0,
+            expiry_max: 0,
+            checksum: u128::MAX - 5,
+        }),
+        Edit::RemoveTable(TableId(4)),
+        Edit::SetState(SetState { blob: TableId(7), extents, bytes: 77, checksum: 1 }),
+        Edit::SetJournalStart(SetJournalStart {
+            at: 4096,
+            incarnation: Incarnation(9),
+            sequence: Sequence(42),
+        }),
+        Edit::SetNextTableId(TableId(8)),
+    ]
+}
+
+const KIND: ManifestKind = ManifestKind::Edit { snapshot: Sequence(11) };
+
+fn manifest() -> Vec<u8> {
+    let mut body = EditWriter::new();
+    edits().iter().for_each(|edit| body.append(edit));
+    let mut record = vec![0xee; 8192];
+    let mut writer = RecordWriter::new(&mut record);
+    assert!(writer.append(body.bytes()), "8192 bytes hold the edits");
+    let checksum = FrameChecksum::manifest(MANIFEST);
+    let bytes = seal(writer, &checksum, MANIFEST_AT, Incarnation(9), Sequence(12), KIND);
+    record.truncate(bytes);
+    record
+}
+
+/// The images as today's code writes them: name and bytes.
+pub(crate) fn written() -> [(&'static str, Vec<u8>); 3] {
+    [("table.bin", table()), ("tablet_state.bin", state()), ("manifest_record.bin", manifest())]
+}
+
+/// The images as they are committed, in the order of [`written`].
+pub(crate) const COMMITTED: [&[u8]; 3] = [
+    include_bytes!("../../golden/table.bin"),
+    include_bytes!("../../golden/tablet_state.bin"),
+    include_bytes!("../../golden/manifest_record.bin"),
+];
+
+#[test]
+fn table_decodes() {
+    let (bytes, identity) = (COMMITTED[0], table_identity());
+    let last = bytes.last_chunk::<FOOTER_BYTES>().expect("a table ends with its footer");
+    let footer = Footer::decode(&identity, bytes.len() as u64, last).expect("a committed footer");
+    let (checksum, mut decompressor) = (BlockChecksum::new(&identity), Decompressor::new());
+    let from = footer.index_offset() as usize;
+    let section = &bytes[from..from + footer.index_bytes as usize];
+    let index = open_index(&checksum, &footer, section, &mut decompressor).expect("a committed index");
+    assert!(index.block_count() > 1, "the image has more than one block");
+    for (key, version, expiry, value) in records() {
+        let (number, _) = index.find(&key).expect("a key of the table");
+        let handle = index.handle(number).expect("a block of the index");
+        let stored = &bytes[handle.offset as usize..handle.end() as usize];
+        let mut raw = Vec::new();
+        let kind = BlockKind::Data;
+        open_block(&checksum, handle.offset, kind, stored, None, &mut decompressor, &mut raw)
+            .expect("a block");
+        let record = Block::parse(&raw).expect("a block").get(&key).expect("whole").expect("it is there");
+        assert_eq!((record.version.0, record.expiry_us, record.value), (version, expiry, value.as_deref()));
+    }
+}
+
+#[test]
+fn tablet_state_decodes() {
+    let mut reader = StateReader::new(&STATE, COMMITTED[1].len() as u64);
+    let mut input = COMMITTED[1];
+    for expected in state_items() {
+        assert_eq!(reader.next(&mut input), Ok(Some(expected)));
+    }
+    assert!(matches!(reader.next(&mut input), Ok(Some(StateItem::End { .. }))));
+}
+
+#[test]
+fn manifest_record_decodes() {
+    let record = COMMITTED[2];
+    let payload = &record[16..FRAME_BYTES]; // behind the frame header
+    let header =
+        ManifestHeader::decode(Incarnation(9), Sequence(12), payload, MANIFEST_AT).expect("a header");
+    assert_eq!((header.kind, header.record_bytes()), (KIND, record.len() as u64));
+    let mut body = Vec::new();
+    header.body(record, MANIFEST_AT, &mut body).expect("a committed body");
+    let read: Vec<_> = EditIter::new(&body).collect::<Result<_, _>>().expect("its edits");
+    assert_eq!(read, edits());
+}
