@@ -6,7 +6,7 @@
 //! a client was told of; exactly where the next record would stand a write was lost or misdirected; as many records in
 //! a row were lost there as indexes are missing; and no shared memory survives that knows better.
 
-use super::history::{Fate, History, Order};
+use super::history::{self, Fate, History, Order};
 use super::scene::{Scene, superblock};
 use ioengine::Instant;
 use ioengine::sim::{DiskImage, FaultKind};
@@ -15,7 +15,7 @@ use layout::log_entry::EntryIter;
 use layout::manifest::{Edit, EditIter, SetJournalStart};
 use layout::superblock::Superblock;
 use layout::tip::TipIter;
-use layout::units::{BLOCK_BYTES, Sequence, ShardIndex, TABLET_COUNT, TabletIndex};
+use layout::units::{BLOCK_BYTES, LogTime, Sequence, ShardIndex, TABLET_COUNT, TabletIndex};
 use layout::version_file;
 use layout::zone::Range;
 use shard::journal::{JournalStart, JournalZone, identity};
@@ -29,6 +29,8 @@ struct Ending {
     /// Of the last record.
     sequence: u64,
     applied: [u64; TABLET_COUNT],
+    /// The last stamp of each tablet that is in the journal.
+    log_times: [LogTime; TABLET_COUNT],
 }
 
 /// A write that the disk made disappear.
@@ -40,11 +42,11 @@ struct Vanished {
 }
 
 /// What a start finds on the disk, of tablets whose journal may have lost its tail: the last index that is there, and how
-/// many records in a row vanished behind it.
+/// many records in a row vanished behind it, and the last log time that is there.
 pub(super) struct Found {
     /// When, in the order of events.
     pub(super) start: Order,
-    tablets: Vec<(TabletIndex, u64, u64)>,
+    tablets: Vec<(TabletIndex, u64, u64, LogTime)>,
 }
 
 /// By shard and tablet: the highest index that shared memory has known since it was last gone. A process that makes it
@@ -106,7 +108,7 @@ pub(super) fn look(scene: &Scene, start: Order, since: Instant, remembered: &mut
         for tablet in TabletIndex::all().filter(|tablet| tablet.shard(superblock.shard_count).0 == shard) {
             let is = ending.applied[tablet.index()];
             if in_a_row > 0 && known[tablet.index()] <= is {
-                found.tablets.push((tablet, is, in_a_row));
+                found.tablets.push((tablet, is, in_a_row, ending.log_times[tablet.index()]));
             }
         }
     }
@@ -120,11 +122,17 @@ pub(super) fn excused(history: &History, found: &[Found]) -> u64 {
     let mut excused = 0;
     for found in found.iter().filter(|found| !found.tablets.is_empty()) {
         let told = told(history, found.start);
-        for &(tablet, is, in_a_row) in &found.tablets {
+        for &(tablet, is, in_a_row, log_time) in &found.tablets {
             let of_tablet = || told.iter().filter(move |told| told.tablet == tablet);
             let lost = is + 1..=is + in_a_row;
             let none_beyond = of_tablet().all(|told| !told.before || told.index <= *lost.end());
-            if none_beyond && of_tablet().any(|told| lost.contains(&told.index)) {
+            // A deletion, or an entry that did nothing, is seen by no version: by its log time.
+            let later_time = || {
+                let sent_before = |told: &&history::Told| told.tablet == tablet && told.invoked < found.start;
+                history.told.iter().filter(sent_before).any(|told| told.log_time > log_time)
+            };
+            let seen = of_tablet().any(|told| lost.contains(&told.index)) || later_time();
+            if none_beyond && seen {
                 excused |= 1 << tablet.index();
             }
         }
@@ -212,7 +220,8 @@ fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
         let fields = &header.fields;
         opens.iter().any(|open| open.0 > fields.incarnation && fields.sequence > open.1)
     };
-    let mut ending = Ending { end: 0, sequence: 0, applied: [0; TABLET_COUNT] };
+    let mut ending =
+        Ending { end: 0, sequence: 0, applied: [0; TABLET_COUNT], log_times: [LogTime(0); TABLET_COUNT] };
     for (header, at, body) in records.into_values().filter(|(header, ..)| !is_void(header)) {
         ending.end = at + header.record_bytes();
         ending.sequence = header.fields.sequence.0;
@@ -224,9 +233,14 @@ fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
             RecordKind::Open | RecordKind::Mark => {
                 TipIter::new(&body).flatten().for_each(|(tablet, index)| raise(tablet, index.0));
             }
-            RecordKind::Entries => EntryIter::new(&body)
-                .flatten()
-                .for_each(|entry| raise(entry.header.tablet, entry.header.log_index.0)),
+            RecordKind::Entries => {
+                for entry in EntryIter::new(&body).flatten() {
+                    let header = entry.header;
+                    raise(header.tablet, header.log_index.0);
+                    let last = &mut ending.log_times[header.tablet.index()];
+                    *last = (*last).max(header.stamp);
+                }
+            }
         }
     }
     ending

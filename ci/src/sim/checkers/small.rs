@@ -172,8 +172,9 @@ impl<'a> Search<'a> {
             Does1::Put { expects: Some((expected, log_time)), .. } => {
                 let fits = match self.visible(state, log_time) {
                     None => expected.is_absent(),
-                    // Nobody was told the version: it cannot be the one expected.
-                    Some((_, version)) => version == Some(expected),
+                    Some((_, Some(version))) => version == expected,
+                    // The write was never answered: its version is one that a read named, and nobody knows of whom.
+                    Some((_, None)) => self.is_named(expected),
                 };
                 fits.then_some(Some(at))
             }
@@ -189,6 +190,13 @@ impl<'a> Search<'a> {
             }
             Does1::Nothing { log_time } => self.visible(state, log_time).is_none().then_some(state),
         }
+    }
+
+    /// A read saw this version, and no value with it.
+    fn is_named(&self, wanted: Version) -> bool {
+        let names =
+            |one: &Operation| matches!(one.does, Does1::SeesVersion { version, .. } if version == wanted);
+        self.operations.iter().any(names)
     }
 
     fn visible(&self, state: Option<usize>, log_time: LogTime) -> Option<(usize, Option<Version>)> {
@@ -249,6 +257,16 @@ mod tests {
         let delete = operation(3, NEVER, Does1::Delete);
         assert_eq!(verdict(&[put(1, 2), delete, nothing(4, 5)]), Verdict::Yes);
         assert_eq!(verdict(&[put(1, 2), delete, nothing(4, 5), sees(0, 6, 7)]), Verdict::No);
+    }
+
+    #[test]
+    fn a_compare_and_set_may_expect_what_an_unanswered_write_left() {
+        let compare =
+            Does1::Put { version: Some(Version(9)), expiry: 0, expects: Some((Version(7), NO_TIME)) };
+        let named = |version| Does1::SeesVersion { version: Version(version), log_time: NO_TIME };
+        let run = |seen| verdict(&[put(1, NEVER), operation(2, 3, named(seen)), operation(4, 5, compare)]);
+        assert_eq!(run(7), Verdict::Yes);
+        assert_eq!(run(8), Verdict::No, "nobody was told of version 7");
     }
 
     #[test]
