@@ -149,7 +149,12 @@ fn observe(
         Looked::Not(Outcome::NotFound) => Observed { version: Version::ABSENT, index, expiry_us: 0 },
         Looked::Not(other) => return Err(Admitted::Refused(other)),
         // Still not in memory, so nobody has written it since; and if, the list of recent keys knows.
-        Looked::Disk => from_disk.ok_or(Admitted::Disk)?,
+        Looked::Disk => {
+            let read = from_disk.ok_or(Admitted::Disk)?;
+            // It may have expired since it was read: the answer names the log time of now.
+            let expired = read.expiry_us != 0 && read.expiry_us <= state.tablet(tablet).log_time.0;
+            if expired { Observed { version: Version::ABSENT, expiry_us: 0, ..read } } else { read }
+        }
     };
     if observed.version != compare.expected {
         return Err(Admitted::Decided(Decided::Mismatch(Some(observed.version))));
