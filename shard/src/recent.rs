@@ -77,9 +77,10 @@ impl RecentKeys {
         }
     }
 
-    /// An empty list like `other`, which knows of all writes above `floor`.
-    pub(crate) fn restored(other: &RecentKeys, floor: LogIndex) -> RecentKeys {
-        RecentKeys::new(other.ring.len(), floor, other.seed)
+    /// Let a list that has seen no write know of all writes above `floor`, and of none below.
+    pub(crate) fn begin_at(&mut self, floor: LogIndex) {
+        assert!(self.count == 0 && self.newest == self.floor, "only a list without writes begins elsewhere");
+        (self.floor, self.newest) = (floor, floor);
     }
 
     /// Memory that a list of this capacity takes at start, bytes.

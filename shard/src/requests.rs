@@ -144,9 +144,10 @@ impl RequestTable {
         }
     }
 
-    /// An empty table like `other`, which has forgotten everything below `floor`.
-    pub(crate) fn restored(other: &RequestTable, floor: LogTime) -> RequestTable {
-        RequestTable { floor: floor.0, ..RequestTable::new(other.limits, other.seed) }
+    /// Let a table that has seen no id have forgotten everything below `floor`.
+    pub(crate) fn begin_at(&mut self, floor: LogTime) {
+        assert!(self.count == 0 && self.floor == 0, "only a table without ids begins elsewhere");
+        self.floor = floor.0;
     }
 
     /// Put back the next id of a table that was written down, oldest first. What a smaller table cannot hold, it forgets.

@@ -4,8 +4,7 @@
 
 use crate::apply::State;
 use crate::proof::Damage;
-use crate::recent::RecentKeys;
-use crate::requests::{AppliedRequest, Outcome, RequestTable};
+use crate::requests::{AppliedRequest, Outcome};
 use crate::tablet::Tablet;
 use layout::tablet_state::{StateItem, StateReader, StateRecent, StateRequest, StateWriter, TabletHead};
 use layout::units::{LogIndex, LogTime, TABLET_COUNT, TabletIndex};
@@ -115,7 +114,7 @@ pub(crate) enum StateError {
     Other,
 }
 
-/// Give the tablets the state that a blob holds. `checksum` is what the manifest says of it.
+/// Give tablets that have applied nothing the state that a blob holds. `checksum` is what the manifest says of it.
 pub(crate) fn restore(
     mut reader: StateReader,
     bytes: &[u8],
@@ -154,17 +153,16 @@ fn begin(tablet: &mut Tablet, head: &TabletHead) {
     tablet.applied = head.applied;
     tablet.log_time = head.log_time;
     tablet.damage = head.damage.map(|(from, to)| Damage { from, to });
-    tablet.requests = RequestTable::restored(&tablet.requests, head.request_floor);
-    tablet.recent = RecentKeys::restored(&tablet.recent, head.recent_floor);
+    tablet.requests.begin_at(head.request_floor);
+    tablet.recent.begin_at(head.recent_floor);
 }
 
-/// Nothing is known of these tablets.
+/// Nothing is known of these tablets, though part of a blob may have been read that is not believed. What it said of
+/// requests and recent keys stays: a damaged tablet takes no writes, and nothing else asks.
 pub(crate) fn forget(tablets: &mut [Option<Tablet>]) {
     for tablet in tablets.iter_mut().flatten() {
         tablet.applied = LogIndex(0);
         tablet.log_time = LogTime(0);
-        tablet.requests = RequestTable::restored(&tablet.requests, LogTime(0));
-        tablet.recent = RecentKeys::restored(&tablet.recent, LogIndex(0));
         tablet.damage = Some(Damage { from: LogIndex(1), to: None });
     }
 }
