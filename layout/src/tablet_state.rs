@@ -208,7 +208,7 @@ pub struct StateRequest {
 pub struct StateRecent {
     /// Hash of the key, as the tablet keeps it.
     pub key_hash: u128,
-    /// Entry that wrote it; does not fall from one to the next.
+    /// Entry that wrote it, not below the floor; does not fall from one to the next.
     pub log_index: LogIndex,
 }
 
@@ -266,7 +266,7 @@ impl Expected {
                     recents: head.recent_count,
                     last_tablet: Some(head.tablet),
                     last_log_time: 0,
-                    last_log_index: 0,
+                    last_log_index: head.recent_floor.0,
                 };
                 right
             }
@@ -592,6 +592,15 @@ mod tests {
         let (bytes, summary) = written();
         assert!(read(&IDENTITY, &bytes, summary.bytes - 1, 4096).is_err());
         assert!(read(&IDENTITY, &bytes, summary.bytes + 1, 4096).is_err());
+    }
+
+    /// Whoever restores the list holds no write that is older than its floor, and has not seen the checksum yet.
+    #[test]
+    fn a_recent_key_below_the_floor_is_refused_before_the_end() {
+        let (mut bytes, summary) = written();
+        bytes[HEADER_BYTES + T_RECENT_FLOOR.offset] ^= 64;
+        let corrupt = read(&IDENTITY, &bytes, summary.bytes, 4096).expect_err("floor 66, first write 3");
+        assert_eq!((corrupt.structure, corrupt.field), ("state recent", "log_index"));
     }
 
     #[test]
