@@ -7,7 +7,7 @@ use super::build::BuildError;
 use super::names::{NamedState, Names};
 use super::zone::Zone;
 use crate::core::Shard;
-use crate::journal::{JournalStart, record_bytes};
+use crate::journal::JournalStart;
 use crate::limits::Limits;
 use crate::manifest::{Manifest, Wrote};
 use ioengine::sync::Notify;
@@ -111,7 +111,7 @@ impl Keeper {
             body.append(edit);
         }
         // What does not fit a snapshot could not be read again by the next start.
-        let fits = snapshot_bytes(&names, &manifest) <= manifest.snapshot_bytes_max();
+        let fits = names.snapshot_bytes(manifest.body_bytes_max()) <= manifest.snapshot_bytes_max();
         if !fits {
             ioengine::sometimes!("the manifest is full");
             *self.manifest.borrow_mut() = Some(manifest);
@@ -145,11 +145,6 @@ impl Keeper {
         shard.failed.set(true);
         shard.staged.notify();
     }
-}
-
-/// Bytes of a snapshot of these names.
-fn snapshot_bytes(names: &Names, manifest: &Manifest) -> u64 {
-    names.bodies(manifest.body_bytes_max()).iter().map(|body| record_bytes(body.len())).sum()
 }
 
 /// Append an edit; when the half is full, write the manifest anew.

@@ -4,7 +4,7 @@ use super::Tables;
 use super::capture::{forget, restore};
 use super::extents::ExtentRange;
 use super::keeper::{Keeper, RunOwner};
-use super::names::{NamedState, NamedTable, Names};
+use super::names::{NamedState, Names};
 use super::table::{Table, TablePlace};
 use super::zone::Zone;
 use crate::journal::{JournalStart, identity};
@@ -15,7 +15,7 @@ use ioengine::{Disk, DiskError, Io};
 use layout::superblock::Superblock;
 use layout::table_seal::Decompressor;
 use layout::tablet_state::{StateIdentity, StateReader};
-use layout::units::{BLOCK_BYTES, ShardIndex, TableId};
+use layout::units::{BLOCK_BYTES, ShardIndex};
 use std::rc::Rc;
 
 /// Numbers of tables that a start sets aside: a process that ends has used fewer.
@@ -79,13 +79,14 @@ pub(crate) async fn open(
     };
     let mut unpack = Decompressor::new();
     // Oldest first: each comes to the front of its tablet's list.
-    let mut in_order: Vec<(&u64, &NamedTable)> = names.tables.iter().collect();
-    in_order.sort_by_key(|(_, table)| table.facts.log_index_max);
-    for (id, named) in in_order {
+    let mut in_order: Vec<_> = names.tables.values().collect();
+    in_order.sort_by_key(|table| table.facts.log_index_max);
+    for named in in_order {
+        let id = named.facts.table;
         let place = TablePlace {
-            id: TableId(*id),
+            id,
             level: named.facts.level,
-            identity: owner.identity(named.facts.tablet, TableId(*id)),
+            identity: owner.identity(named.facts.tablet, id),
             ranges: named.ranges.clone(),
             bytes: named.facts.bytes,
         };
