@@ -1,8 +1,8 @@
 //! Writing a table to extents, as its bytes are made. Nothing refers to it before the manifest does; given up, it gives
 //! its extents back.
 
-use super::extents::{ExtentRange, Purpose};
-use super::zone::Zone;
+use super::extents::Purpose;
+use super::zone::{HeldExtents, Zone};
 use ioengine::DiskError;
 use layout::table::{TableOptions, TableSummary, TableWriter};
 use layout::table_seal::{Compressor, TableIdentity};
@@ -39,13 +39,12 @@ impl From<DiskError> for BuildError {
 /// A finished table: its bytes are given to the device, and not flushed yet.
 pub(crate) struct Built {
     pub(crate) summary: TableSummary,
-    pub(crate) ranges: Vec<ExtentRange>,
+    pub(crate) extents: HeldExtents,
 }
 
 /// A string of bytes on its way into extents.
 pub(crate) struct Sink {
-    zone: Rc<Zone>,
-    ranges: Vec<ExtentRange>,
+    extents: HeldExtents,
     offset: u64,
     purpose: Purpose,
     /// What is left to come, as far as anyone knows.
@@ -54,19 +53,20 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) fn new(zone: Rc<Zone>, purpose: Purpose, expected_bytes: u64) -> Sink {
-        Sink { zone, ranges: Vec::new(), offset: 0, purpose, expected_bytes }
+        Sink { extents: HeldExtents::none(zone), offset: 0, purpose, expected_bytes }
     }
 
     /// Write the first bytes of `pending`, whole blocks and at most one write; with `last`, all that is left of it, the
     /// last block filled up with zeros. Bytes taken.
     pub(crate) async fn write(&mut self, pending: &[u8], last: bool) -> Result<usize, BuildError> {
-        if self.zone.bytes_of(&self.ranges) == self.offset {
+        if self.extents.zone().bytes_of(self.extents.ranges()) == self.offset {
             let want = self.expected_bytes.max(pending.len() as u64);
-            if !self.zone.grow(&mut self.ranges, want, self.purpose) {
+            if !self.extents.grow(want, self.purpose) {
                 return Err(BuildError::Space);
             }
         }
-        let (_, together) = self.zone.place(&self.ranges, self.offset).expect("just grown");
+        let (zone, ranges) = (self.extents.zone(), self.extents.ranges());
+        let (_, together) = zone.place(ranges, self.offset).expect("just grown");
         let room = usize::try_from(together).unwrap_or(usize::MAX).min(WRITE_BYTES);
         let take = pending.len().min(room);
         let take = if last { take } else { take / BLOCK_BYTES * BLOCK_BYTES };
@@ -74,37 +74,19 @@ impl Sink {
             return Ok(0);
         }
         let whole = take.next_multiple_of(BLOCK_BYTES);
-        let mut buffer = self.zone.buffer(whole).await;
+        let mut buffer = zone.buffer(whole).await;
         buffer[..take].copy_from_slice(&pending[..take]);
         buffer[take..whole].fill(0);
-        self.zone.write(&self.ranges, self.offset, buffer, whole).await?;
+        zone.write(ranges, self.offset, buffer, whole).await?;
         self.offset += whole as u64;
         self.expected_bytes = self.expected_bytes.saturating_sub(whole as u64);
         Ok(take)
     }
 
     /// Done: the extents, without those at the end that were not needed.
-    pub(crate) fn finish(mut self) -> Vec<ExtentRange> {
-        let mut ranges = std::mem::take(&mut self.ranges);
-        let mut spare = (self.zone.bytes_of(&ranges) - self.offset) / self.zone.extent_bytes();
-        while spare > 0 {
-            let last = ranges.last_mut().expect("what is spare stands in a range");
-            let count = u64::from(last.count).min(spare) as u32;
-            last.count -= count;
-            let rest = ExtentRange { first: last.first + last.count, count };
-            self.zone.give(&[rest]);
-            spare -= u64::from(count);
-            if last.count == 0 {
-                ranges.pop();
-            }
-        }
-        ranges
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.zone.give(&self.ranges);
+    pub(crate) fn finish(mut self) -> HeldExtents {
+        self.extents.trim(self.offset);
+        self.extents
     }
 }
 
@@ -162,7 +144,7 @@ impl TableBuilder {
             let taken = self.sink.write(self.writer.pending(), true).await?;
             self.writer.consume(taken);
         }
-        let built = Built { summary, ranges: self.sink.finish() };
+        let built = Built { summary, extents: self.sink.finish() };
         Ok((built, self.writer.into_compressor()))
     }
 }

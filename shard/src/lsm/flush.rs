@@ -10,7 +10,7 @@ use super::build::{BuildError, Sink, TableBuilder};
 use super::extents::Purpose;
 use super::names::{NamedState, start_edit};
 use super::publish::Made;
-use super::zone::Zone;
+use super::zone::HeldExtents;
 use crate::core::Shard;
 use crate::journal::JournalStart;
 use crate::memtable::Direction;
@@ -83,20 +83,20 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart) -> Result<(), BuildError>
         if count > 0 {
             let (built, back) = write_run(shard, tablet, compressor).await?;
             compressor = back;
-            made.push(built.open(&keeper.zone, &mut unpack).await?);
+            made.push(built.open(&mut unpack).await?);
         }
     }
-    let state = write_state(shard).await?;
+    let (state, extents_of_state) = write_state(shard).await?;
     // Nothing that the manifest names may be lost by a power cut.
     if !ioengine::canary("manifest_before_data") {
         keeper.zone.disk().flush().await?;
     }
     let before = keeper.state();
     let mut edits: Vec<Edit<'_>> = made.iter().map(Made::edit).collect();
-    edits.extend([state.named.edit(), start_edit(start)]);
+    edits.extend([state.edit(), start_edit(start)]);
     keeper.commit(&edits).await?;
     drop(edits);
-    state.keep();
+    extents_of_state.set_named(true);
     show(shard, made);
     if let Some(before) = before {
         keeper.zone.give(&before.ranges);
@@ -109,7 +109,7 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart) -> Result<(), BuildError>
 fn show(shard: &Shard, made: Vec<Made>) {
     let mut state = shard.state.borrow_mut();
     for run in made {
-        run.table.set_named(true);
+        run.table.place.extents.set_named(true);
         state.tables.add(run.facts.tablet, run.table);
     }
     state.tables.moved();
@@ -173,30 +173,8 @@ fn take(
     true
 }
 
-/// A blob in its extents; given up, they are free again.
-struct WrittenState {
-    zone: Rc<Zone>,
-    named: NamedState,
-    kept: bool,
-}
-
-impl WrittenState {
-    /// The manifest names it.
-    fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for WrittenState {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.zone.give(&self.named.ranges);
-        }
-    }
-}
-
-/// Write the state that the tablets had at the freeze.
-async fn write_state(shard: &Shard) -> Result<WrittenState, BuildError> {
+/// Write the state that the tablets had at the freeze: the blob, and its extents.
+async fn write_state(shard: &Shard) -> Result<(NamedState, HeldExtents), BuildError> {
     let keeper = &shard.keeper;
     let blob = keeper.next_table();
     let super::keeper::RunOwner { device, shard: index, generation } = keeper.owner;
@@ -219,6 +197,8 @@ async fn write_state(shard: &Shard) -> Result<WrittenState, BuildError> {
         let taken = sink.write(writer.pending(), true).await?;
         writer.consume(taken);
     }
-    let named = NamedState { blob, ranges: sink.finish(), bytes: summary.bytes, checksum: summary.checksum };
-    Ok(WrittenState { zone: Rc::clone(&keeper.zone), named, kept: false })
+    let extents = sink.finish();
+    let ranges = extents.ranges().to_vec();
+    let named = NamedState { blob, ranges, bytes: summary.bytes, checksum: summary.checksum };
+    Ok((named, extents))
 }

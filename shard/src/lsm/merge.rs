@@ -115,7 +115,7 @@ async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) -> Result<
     if !output.is_empty() {
         let (built, _) = output.finish().await?;
         let written = Written { id, tablet, level: picked.level, identity, built };
-        made = Some(written.open(&keeper.zone, &mut Decompressor::new()).await?);
+        made = Some(written.open(&mut Decompressor::new()).await?);
     }
     keeper.zone.disk().flush().await.map_err(BuildError::from)?;
     let mut edits: Vec<Edit<'_>> = inputs.iter().map(|table| Edit::RemoveTable(table.place.id)).collect();
@@ -124,10 +124,10 @@ async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) -> Result<
     drop(edits);
     ioengine::sometimes!("runs are merged");
     if let Some(made) = &made {
-        made.table.set_named(true);
+        made.table.place.extents.set_named(true);
     }
     shard.state.borrow_mut().tables.replace(tablet, &inputs, made.map(|made| made.table));
-    inputs.iter().for_each(|table| table.set_named(false));
+    inputs.iter().for_each(|table| table.place.extents.set_named(false));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use super::extents::ExtentRange;
 use super::keeper::{Keeper, RunOwner};
 use super::names::{NamedState, Names};
 use super::table::{Table, TablePlace};
-use super::zone::Zone;
+use super::zone::{HeldExtents, Zone};
 use crate::journal::{JournalStart, identity};
 use crate::limits::Limits;
 use crate::manifest::{self, Manifest, ManifestZones, Reading, Verdict, Wrote};
@@ -87,10 +87,10 @@ pub(crate) async fn open(
             id,
             level: named.facts.level,
             identity: owner.identity(named.facts.tablet, id),
-            ranges: named.ranges.clone(),
+            extents: HeldExtents::named(Rc::clone(&zone), named.ranges.clone()),
             bytes: named.facts.bytes,
         };
-        let (table, opened) = Table::open(&zone, place, true, &mut unpack).await;
+        let (table, opened) = Table::open(place, &mut unpack).await;
         if let Err(error) = opened {
             tracing::error!(shard, %error, "a table cannot be opened: what it may hold answers `Corrupt`");
         }

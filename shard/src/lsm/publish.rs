@@ -2,7 +2,6 @@
 
 use super::build::{BuildError, Built};
 use super::table::{Table, TablePlace};
-use super::zone::Zone;
 use layout::manifest::{AddTable, Edit, Extents, TableKind};
 use layout::table_seal::{Decompressor, TableIdentity};
 use layout::units::{TableId, TabletIndex};
@@ -26,13 +25,13 @@ pub(crate) struct Made {
 impl Made {
     /// The manifest names it from now on.
     pub(crate) fn edit(&self) -> Edit<'_> {
-        Edit::AddTable(AddTable { extents: Extents::List(&self.table.place.ranges), ..self.facts })
+        Edit::AddTable(AddTable { extents: Extents::List(self.table.place.extents.ranges()), ..self.facts })
     }
 }
 
 impl Written {
-    /// Open it: read back what readers need. From here on the table owns its extents.
-    pub(crate) async fn open(self, zone: &Rc<Zone>, unpack: &mut Decompressor) -> Result<Made, BuildError> {
+    /// Open it: read back what readers need.
+    pub(crate) async fn open(self, unpack: &mut Decompressor) -> Result<Made, BuildError> {
         let Written { id, tablet, level, identity, built } = self;
         let (summary, footer) = (built.summary, built.summary.footer);
         let facts = AddTable {
@@ -56,8 +55,8 @@ impl Written {
             expiry_max: footer.expiry_max,
             checksum: summary.checksum,
         };
-        let place = TablePlace { id, level, identity, ranges: built.ranges, bytes: summary.bytes };
-        let (table, opened) = Table::open(zone, place, false, unpack).await;
+        let place = TablePlace { id, level, identity, extents: built.extents, bytes: summary.bytes };
+        let (table, opened) = Table::open(place, unpack).await;
         opened?;
         Ok(Made { facts, table: Rc::new(table) })
     }

@@ -3,22 +3,19 @@
 //! Held by `Rc`: whoever reads goes on with it though a merge has replaced it. Its extents are free again when the last
 //! one who holds it has let go, unless the manifest names it: then they are kept for the next start.
 
-use super::extents::ExtentRange;
-use super::zone::{ReadError, Zone};
+use super::zone::{HeldExtents, ReadError};
 use layout::table_filter::Filter;
 use layout::table_footer::{FOOTER_BYTES, Footer, open_filter, open_index};
 use layout::table_index::{BlockHandle, Index};
 use layout::table_seal::{BlockChecksum, BlockKind, Decompressor, TableIdentity, open_block};
 use layout::units::TableId;
-use std::cell::Cell;
-use std::rc::Rc;
 
 /// What is needed to open a table.
 pub(crate) struct TablePlace {
     pub(crate) id: TableId,
     pub(crate) level: u8,
     pub(crate) identity: TableIdentity,
-    pub(crate) ranges: Vec<ExtentRange>,
+    pub(crate) extents: HeldExtents,
     /// Bytes of the table.
     pub(crate) bytes: u64,
 }
@@ -36,25 +33,16 @@ pub(crate) struct Table {
     checksum: BlockChecksum,
     /// `None`: its footer, index or filter cannot be read, and what it holds is not known.
     parts: Option<Parts>,
-    zone: Rc<Zone>,
-    /// The manifest names it: its extents are not free.
-    named: Cell<bool>,
 }
 
 impl Table {
     /// Open a table: read its footer, index and filter.
     ///
     /// # Errors
-    /// [`ReadError`]; the extents are given back then unless `named`.
-    pub(crate) async fn open(
-        zone: &Rc<Zone>,
-        place: TablePlace,
-        named: bool,
-        unpack: &mut Decompressor,
-    ) -> (Table, Result<(), ReadError>) {
+    /// [`ReadError`]; the table is there all the same, and broken.
+    pub(crate) async fn open(place: TablePlace, unpack: &mut Decompressor) -> (Table, Result<(), ReadError>) {
         let checksum = BlockChecksum::new(&place.identity);
-        let mut table =
-            Table { checksum, parts: None, zone: Rc::clone(zone), named: Cell::new(named), place };
+        let mut table = Table { checksum, parts: None, place };
         let result = table.load(unpack).await;
         (table, result)
     }
@@ -107,7 +95,8 @@ impl Table {
 
     /// Append bytes of the table to `out`.
     pub(crate) async fn read(&self, offset: u64, bytes: usize, out: &mut Vec<u8>) -> Result<(), ReadError> {
-        self.zone.read(self.place.id, &self.place.ranges, offset, bytes, out).await
+        let extents = &self.place.extents;
+        extents.zone().read(self.place.id, extents.ranges(), offset, bytes, out).await
     }
 
     /// Check a stored block and append what it holds to `out`.
@@ -125,18 +114,5 @@ impl Table {
     /// Memory of index and filter, bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.parts.as_ref().map_or(0, |parts| parts.index.memory_bytes() + parts.filter.memory_bytes())
-    }
-
-    /// The manifest names it, or names it no more.
-    pub(crate) fn set_named(&self, named: bool) {
-        self.named.set(named);
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        if !self.named.get() {
-            self.zone.give(&self.place.ranges);
-        }
     }
 }

@@ -8,6 +8,7 @@ use ioengine::{Buf, Disk, DiskError, Io};
 use layout::Corrupt;
 use layout::units::{BLOCK_BYTES, TableId};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Why bytes of a table cannot be had.
@@ -201,5 +202,68 @@ impl Zone {
         self.written_bytes.set(self.written_bytes.get() + bytes as u64);
         let (result, buffer) = self.disk.write(buffer, at, bytes).await;
         result.map(|()| buffer)
+    }
+}
+
+/// Extents with an owner: free again when it lets go of them, unless the manifest names them.
+pub(crate) struct HeldExtents {
+    zone: Rc<Zone>,
+    ranges: Vec<ExtentRange>,
+    named: Cell<bool>,
+}
+
+impl HeldExtents {
+    /// None yet, and not named.
+    pub(crate) fn none(zone: Rc<Zone>) -> HeldExtents {
+        HeldExtents { zone, ranges: Vec::new(), named: Cell::new(false) }
+    }
+
+    /// Those that the manifest names.
+    pub(crate) fn named(zone: Rc<Zone>, ranges: Vec<ExtentRange>) -> HeldExtents {
+        HeldExtents { zone, ranges, named: Cell::new(true) }
+    }
+
+    /// Where they lie.
+    pub(crate) fn zone(&self) -> &Zone {
+        &self.zone
+    }
+
+    /// Which they are, in order.
+    pub(crate) fn ranges(&self) -> &[ExtentRange] {
+        &self.ranges
+    }
+
+    /// More of them, as [`Zone::grow`].
+    pub(crate) fn grow(&mut self, bytes: u64, purpose: Purpose) -> bool {
+        self.zone.grow(&mut self.ranges, bytes, purpose)
+    }
+
+    /// Give those at the end back that `bytes` do not reach.
+    pub(crate) fn trim(&mut self, bytes: u64) {
+        let mut spare = (self.zone.bytes_of(&self.ranges) - bytes) / self.zone.extent_bytes;
+        while spare > 0 {
+            let last = self.ranges.last_mut().expect("what is spare stands in a range");
+            let count = u64::from(last.count).min(spare) as u32;
+            last.count -= count;
+            let rest = ExtentRange { first: last.first + last.count, count };
+            self.zone.give(&[rest]);
+            spare -= u64::from(count);
+            if last.count == 0 {
+                self.ranges.pop();
+            }
+        }
+    }
+
+    /// The manifest names them, or names them no more.
+    pub(crate) fn set_named(&self, named: bool) {
+        self.named.set(named);
+    }
+}
+
+impl Drop for HeldExtents {
+    fn drop(&mut self) {
+        if !self.named.get() {
+            self.zone.give(&self.ranges);
+        }
     }
 }
