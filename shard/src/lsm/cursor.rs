@@ -1,7 +1,9 @@
-//! A place in a table: goes forward and backward over its records, one block in memory at a time.
+//! A place in a table: goes forward and backward over its records, one block in memory at a time. Places in several
+//! tables go through them as through one.
 
 use super::table::Table;
 use super::zone::ReadError;
+use crate::memtable::Direction;
 use layout::table_block::{Block, BlockEntry};
 use layout::table_cursor::Cursor;
 use layout::table_seal::Decompressor;
@@ -175,5 +177,58 @@ impl TableCursor {
         // The cursor borrows the block's bytes, which are ours.
         let block = self.block()?;
         self.cursor.entry(&block).map_err(|corrupt| self.corrupt(corrupt))
+    }
+}
+
+/// Cursors over tables, newest first, that go through them as through one.
+pub(crate) struct Cursors {
+    cursors: Vec<TableCursor>,
+    direction: Direction,
+}
+
+impl Cursors {
+    /// None yet, with room for `count`.
+    pub(crate) fn new(count: usize, direction: Direction) -> Cursors {
+        Cursors { cursors: Vec::with_capacity(count), direction }
+    }
+
+    /// One more, over an older table than those before.
+    pub(crate) fn push(&mut self, cursor: TableCursor) {
+        self.cursors.push(cursor);
+    }
+
+    /// The cursor with the next key; of equal ones that of the newest table. Only keys that begin with `prefix`.
+    pub(crate) fn next(&self, prefix: &[u8]) -> Option<&TableCursor> {
+        let mut best: Option<(&TableCursor, &[u8])> = None;
+        for cursor in &self.cursors {
+            let Some(key) = cursor.key().filter(|key| key.starts_with(prefix)) else { continue };
+            let is_before = best.is_none_or(|(_, best)| match self.direction {
+                Direction::Forward => key < best,
+                Direction::Backward => key > best,
+            });
+            if is_before {
+                best = Some((cursor, key));
+            }
+        }
+        best.map(|(cursor, _)| cursor)
+    }
+
+    /// Move every cursor that is at `key` on.
+    pub(crate) async fn advance(&mut self, key: &[u8], unpack: &mut Decompressor) -> Result<(), ReadError> {
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.key() == Some(key)) {
+            match self.direction {
+                Direction::Forward => cursor.next(unpack).await?,
+                Direction::Backward => cursor.previous(unpack).await?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Move every cursor that is not behind `key` there, past the keys between. Forward only.
+    pub(crate) async fn pass(&mut self, key: &[u8], unpack: &mut Decompressor) -> Result<(), ReadError> {
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.key().is_some_and(|at| at <= key)) {
+            cursor.seek(key, unpack).await?;
+        }
+        self.advance(key, unpack).await
     }
 }

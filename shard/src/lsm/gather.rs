@@ -1,7 +1,7 @@
 //! What tables hold of a range: newest record of each key, in order, until a page is full. Joined with the memtables by
 //! whoever asked.
 
-use super::cursor::TableCursor;
+use super::cursor::{Cursors, TableCursor};
 use super::table::Table;
 use super::zone::ReadError;
 use crate::core::Shard;
@@ -9,7 +9,6 @@ use crate::memtable::{Direction, Record};
 use crate::scan::Span;
 use layout::key::{Key, bucket_of};
 use layout::table_key::{decode_key, encode_key, encode_stream_prefix};
-use layout::table_seal::Decompressor;
 use layout::units::{BucketIndex, LogTime, STREAM_BYTES_MAX, Space, Version};
 use net::request::Streams;
 use std::ops::Range;
@@ -82,41 +81,6 @@ fn time_of(key: &[u8]) -> u64 {
     key.last_chunk::<8>().map_or(0, |time| u64::from_be_bytes(*time))
 }
 
-/// Cursors over tables, newest first, that go through them as through one.
-struct Cursors {
-    cursors: Vec<TableCursor>,
-    direction: Direction,
-}
-
-impl Cursors {
-    /// The cursor with the next key; of equal ones that of the newest table. Only keys that begin with `prefix`.
-    fn next(&self, prefix: &[u8]) -> Option<usize> {
-        let mut best: Option<(usize, &[u8])> = None;
-        for (number, cursor) in self.cursors.iter().enumerate() {
-            let Some(key) = cursor.key().filter(|key| key.starts_with(prefix)) else { continue };
-            let is_before = best.is_none_or(|(_, best)| match self.direction {
-                Direction::Forward => key < best,
-                Direction::Backward => key > best,
-            });
-            if is_before {
-                best = Some((number, key));
-            }
-        }
-        best.map(|(number, _)| number)
-    }
-
-    /// Move every cursor that is at `key` on.
-    async fn advance(&mut self, key: &[u8], unpack: &mut Decompressor) -> Result<(), ReadError> {
-        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.key() == Some(key)) {
-            match self.direction {
-                Direction::Forward => cursor.next(unpack).await?,
-                Direction::Backward => cursor.previous(unpack).await?,
-            };
-        }
-        Ok(())
-    }
-}
-
 /// Gather the records of a span that tables hold, until `page_bytes` or the span's limit is reached: those visible at
 /// the tablet's log time, in the span's direction, into `reader.gathered`.
 pub(crate) async fn gather(
@@ -142,18 +106,17 @@ pub(crate) async fn gather(
     };
     key.clear();
     encode_key(key, bucket, Key { space: span.space, stream: span.stream, time: first });
-    let mut cursors = Cursors { cursors: Vec::with_capacity(tables.len()), direction: span.direction };
+    let mut cursors = Cursors::new(tables.len(), span.direction);
     for table in tables {
         let mut cursor = TableCursor::new(table, WINDOW_BYTES)?;
         match span.direction {
             Direction::Forward => cursor.seek(key, unpack).await?,
             Direction::Backward => cursor.seek_back(key, unpack).await?,
         };
-        cursors.cursors.push(cursor);
+        cursors.push(cursor);
     }
     let mut looked_at = 0;
-    while let Some(number) = cursors.next(prefix) {
-        let cursor = &cursors.cursors[number];
+    while let Some(cursor) = cursors.next(prefix) {
         key.clear();
         key.extend_from_slice(cursor.key().expect("it is at a record"));
         let time = time_of(key);
@@ -205,17 +168,15 @@ pub(crate) async fn gather_streams(
     if let Some((space, stream)) = asked.after {
         encode_key(key, bucket_of(space, stream), Key { space, stream, time: u64::MAX });
     }
-    let mut cursors = Cursors { cursors: Vec::with_capacity(tables.len()), direction: Direction::Forward };
+    let mut cursors = Cursors::new(tables.len(), Direction::Forward);
     for table in tables {
         let mut cursor = TableCursor::new(table, 0)?;
         cursor.seek(key, unpack).await?;
-        cursors.cursors.push(cursor);
+        cursors.push(cursor);
     }
     // A record may stand at the very key that was looked for: the last time there is.
-    let last = key.clone();
-    cursors.advance(&last, unpack).await?;
-    while let Some(number) = cursors.next(&[]) {
-        let cursor = &cursors.cursors[number];
+    cursors.advance(key, unpack).await?;
+    while let Some(cursor) = cursors.next(&[]) {
         let mut name = [0; STREAM_BYTES_MAX];
         let found = decode_key(cursor.key().expect("it is at a record"), &mut name)
             .map_err(|corrupt| ReadError::Corrupt { table: cursor.table.place.id, corrupt })?;
@@ -234,13 +195,7 @@ pub(crate) async fn gather_streams(
         }
         key.clear();
         encode_key(key, found.bucket, Key { space: found.space, stream, time: u64::MAX });
-        for cursor in &mut cursors.cursors {
-            if cursor.key().is_some_and(|at| at <= key.as_slice()) {
-                cursor.seek(key, unpack).await?;
-            }
-        }
-        let last = key.clone();
-        cursors.advance(&last, unpack).await?;
+        cursors.pass(key, unpack).await?;
         ioengine::sync::yield_now().await;
     }
     Ok(())

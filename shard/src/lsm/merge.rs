@@ -7,13 +7,14 @@
 //! was absent to every read since, and stays so.
 
 use super::build::{BuildError, TableBuilder};
-use super::cursor::TableCursor;
+use super::cursor::{Cursors, TableCursor};
 use super::extents::Purpose;
 use super::pick::{Pick, Run, pick};
 use super::publish::{Made, Written};
 use super::table::Table;
 use super::zone::ReadError;
 use crate::core::Shard;
+use crate::memtable::Direction;
 use layout::manifest::Edit;
 use layout::table_seal::{Compressor, Decompressor};
 use layout::units::{LogTime, TabletIndex};
@@ -139,15 +140,15 @@ async fn copy(
     output: &mut TableBuilder,
 ) -> Result<(), MergeError> {
     let mut unpack = Decompressor::new();
-    let mut cursors = Vec::with_capacity(inputs.len());
+    let mut cursors = Cursors::new(inputs.len(), Direction::Forward);
     for table in inputs {
         let mut cursor = TableCursor::new(Rc::clone(table), WINDOW_BYTES)?;
         cursor.seek_first(&mut unpack).await?;
         cursors.push(cursor);
     }
     let (mut key, mut looked_at) = (Vec::new(), 0u32);
-    while let Some(newest) = least(&cursors) {
-        let entry = cursors[newest].entry()?.expect("the least key stands at a record");
+    while let Some(newest) = cursors.next(&[]) {
+        let entry = newest.entry()?.expect("the least key stands at a record");
         let record = entry.record;
         let expired = record.expiry_us != 0 && record.expiry_us <= log_time.0;
         let tombstone_needed = !is_bottom && !ioengine::canary("drop_tombstone_early");
@@ -156,9 +157,7 @@ async fn copy(
         }
         key.clear();
         key.extend_from_slice(entry.key);
-        for cursor in cursors.iter_mut().filter(|cursor| cursor.key() == Some(&key)) {
-            cursor.next(&mut unpack).await?;
-        }
+        cursors.advance(&key, &mut unpack).await?;
         if output.is_due() {
             output.write().await?;
         }
@@ -168,17 +167,4 @@ async fn copy(
         }
     }
     Ok(())
-}
-
-/// The cursor with the least key; of equal ones the first, which is that of the newest table.
-fn least(cursors: &[TableCursor]) -> Option<usize> {
-    let mut best: Option<(usize, &[u8])> = None;
-    for (number, cursor) in cursors.iter().enumerate() {
-        if let Some(key) = cursor.key()
-            && best.is_none_or(|(_, best)| key < best)
-        {
-            best = Some((number, key));
-        }
-    }
-    best.map(|(number, _)| number)
 }
