@@ -97,6 +97,14 @@ impl LogIndex {
     }
 }
 
+impl LogTime {
+    /// Is a record absent now that expires at `expiry_us` of log time, microseconds, 0 = never?
+    #[must_use]
+    pub fn has_expired(self, expiry_us: u64) -> bool {
+        expiry_us != 0 && expiry_us <= self.0
+    }
+}
+
 impl Sequence {
     /// The sequence after this one.
     #[must_use]
@@ -333,6 +341,12 @@ mod tests {
     #[should_panic(expected = "1..2^48")]
     fn version_of_index_zero_would_be_absent() {
         let _ = Version::new(LogIndex(0), 0, 0);
+    }
+
+    #[test]
+    fn what_expires_at_a_log_time_is_absent_from_then_on() {
+        assert!(!LogTime(6).has_expired(7) && LogTime(7).has_expired(7) && LogTime(8).has_expired(7));
+        assert!(!LogTime(u64::MAX).has_expired(0), "0 is never");
     }
 
     #[test]

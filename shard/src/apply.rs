@@ -178,8 +178,7 @@ fn compare(tablet: &Tablet, write: &Write<'_>, log_time: LogTime) -> Option<Opti
     else {
         return None;
     };
-    let expired = observed_expiry_us != 0 && observed_expiry_us <= log_time.0;
-    let found = if expired { Version::ABSENT } else { observed };
+    let found = if log_time.has_expired(observed_expiry_us) { Version::ABSENT } else { observed };
     if found != expected {
         return Some(Some(found));
     }

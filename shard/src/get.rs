@@ -82,9 +82,8 @@ pub(crate) fn is_unmodified(state: &mut State, tablet: TabletIndex, key: Key<'_>
 
 /// What a record looks like at log time `now`: a deleted or expired one is absent.
 pub(crate) fn visible(record: Record<'_>, now: LogTime) -> Option<Visible<'_>> {
-    let expired = record.expiry_us != 0 && record.expiry_us <= now.0;
     match record.value {
-        Some(value) if !expired => {
+        Some(value) if !now.has_expired(record.expiry_us) => {
             Some(Visible { version: record.version, expiry_us: record.expiry_us, value })
         }
         _ => None,
@@ -94,5 +93,5 @@ pub(crate) fn visible(record: Record<'_>, now: LogTime) -> Option<Visible<'_>> {
 /// True if the record is shown although the tablet's next entry would find it expired: log time has stood still for
 /// want of writes, and the tablet wants a tick.
 pub(crate) fn wants_tick(visible: &Visible<'_>, clock: impl FnOnce() -> LogTime) -> bool {
-    visible.expiry_us != 0 && visible.expiry_us <= clock().0
+    visible.expiry_us != 0 && clock().has_expired(visible.expiry_us)
 }

@@ -152,7 +152,7 @@ fn observe(
         Looked::Disk => {
             let read = from_disk.ok_or(Admitted::Disk)?;
             // It may have expired since it was read: the answer names the log time of now.
-            let expired = read.expiry_us != 0 && read.expiry_us <= state.tablet(tablet).log_time.0;
+            let expired = state.tablet(tablet).log_time.has_expired(read.expiry_us);
             if expired { Observed { version: Version::ABSENT, expiry_us: 0, ..read } } else { read }
         }
     };

@@ -144,8 +144,7 @@ pub(crate) async fn gather(
 
 impl Gathered {
     fn push(&mut self, time: u64, record: &layout::table_block::Record<'_>, now: LogTime) {
-        let expired = record.expiry_us != 0 && record.expiry_us <= now.0;
-        let Some(value) = record.value.filter(|_| !expired) else { return };
+        let Some(value) = record.value.filter(|_| !now.has_expired(record.expiry_us)) else { return };
         let begin = self.bytes.len();
         self.bytes.extend_from_slice(value);
         let value = begin..self.bytes.len();

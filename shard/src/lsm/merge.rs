@@ -86,7 +86,7 @@ fn next(shard: &Shard, unreadable: u64) -> Option<(TabletIndex, Pick)> {
 fn run_of(table: &Table, log_time: LogTime) -> Run {
     let footer = &table.parts().footer;
     // Only when all that expire have expired is their number known.
-    let expired = if footer.expiry_max <= log_time.0 { footer.expiring_count } else { 0 };
+    let expired = if log_time.has_expired(footer.expiry_max) { footer.expiring_count } else { 0 };
     Run {
         level: table.place.level,
         bytes: table.place.bytes,
@@ -150,7 +150,7 @@ async fn copy(
     while let Some(newest) = cursors.next(&[]) {
         let entry = newest.entry()?.expect("the least key stands at a record");
         let record = entry.record;
-        let expired = record.expiry_us != 0 && record.expiry_us <= log_time.0;
+        let expired = log_time.has_expired(record.expiry_us);
         let tombstone_needed = !is_bottom && !ioengine::canary("drop_tombstone_early");
         if tombstone_needed || (record.value.is_some() && !expired) {
             output.push(entry.key, record.version, record.expiry_us, record.value);
