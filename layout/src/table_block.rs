@@ -40,10 +40,10 @@ byte_table! {
     T_ENTRY_COUNT = "entry_count", 8, 4;
 }
 
-/// What a table says of a key.
+/// What a table, or a memtable, says of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Version of the write.
+    /// The version its write got; of a tombstone the version of the delete.
     pub version: Version,
     /// Log time from which the record is absent, microseconds; 0 never.
     pub expiry_us: u64,

@@ -4,9 +4,9 @@
 use super::extents::Purpose;
 use super::zone::{HeldExtents, Zone};
 use ioengine::DiskError;
-use layout::table::{TableOptions, TableSummary, TableWriter};
+use layout::table::{Record, TableOptions, TableSummary, TableWriter};
 use layout::table_seal::{Compressor, TableIdentity};
-use layout::units::{BLOCK_BYTES, Version};
+use layout::units::BLOCK_BYTES;
 use std::rc::Rc;
 
 /// Bytes of one write.
@@ -112,8 +112,8 @@ impl TableBuilder {
     }
 
     /// Append a record; keys ascend.
-    pub(crate) fn push(&mut self, key: &[u8], version: Version, expiry_us: u64, value: Option<&[u8]>) {
-        self.writer.push(key, version, expiry_us, value);
+    pub(crate) fn push(&mut self, key: &[u8], record: &Record<'_>) {
+        self.writer.push(key, record.version, record.expiry_us, record.value);
     }
 
     pub(crate) fn is_empty(&self) -> bool {

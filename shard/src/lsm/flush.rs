@@ -162,7 +162,7 @@ fn take(
     for entry in frozen.range(tablet, from, Direction::Forward).take(STEP_COUNT) {
         key.clear();
         encode_key(key, entry.bucket, entry.key);
-        output.push(key, entry.record.version, entry.record.expiry_us, entry.record.value);
+        output.push(key, &entry.record);
         last = Some(entry);
     }
     let Some(entry) = last else { return false };

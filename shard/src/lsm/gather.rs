@@ -143,7 +143,7 @@ pub(crate) async fn gather(
 }
 
 impl Gathered {
-    fn push(&mut self, time: u64, record: &layout::table_block::Record<'_>, now: LogTime) {
+    fn push(&mut self, time: u64, record: &Record<'_>, now: LogTime) {
         let Some(value) = record.value.filter(|_| !now.has_expired(record.expiry_us)) else { return };
         let begin = self.bytes.len();
         self.bytes.extend_from_slice(value);

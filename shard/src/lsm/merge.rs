@@ -153,7 +153,7 @@ async fn copy(
         let expired = log_time.has_expired(record.expiry_us);
         let tombstone_needed = !is_bottom && !ioengine::canary("drop_tombstone_early");
         if tombstone_needed || (record.value.is_some() && !expired) {
-            output.push(entry.key, record.version, record.expiry_us, record.value);
+            output.push(entry.key, &record);
         }
         key.clear();
         key.extend_from_slice(entry.key);

@@ -144,10 +144,7 @@ impl Tables {
             };
             match Block::parse(raw).and_then(|block| block.get(&encoded)) {
                 Ok(None) => {}
-                Ok(Some(found)) => {
-                    let layout::table_block::Record { version, expiry_us, value } = found;
-                    return Probe::Record(Record { version, expiry_us, value });
-                }
+                Ok(Some(record)) => return Probe::Record(record),
                 // It was right when it was read: let the reader read it again and say what is wrong.
                 Err(_) => return Probe::Disk,
             }

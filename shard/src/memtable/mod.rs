@@ -19,15 +19,14 @@ mod range;
 mod tests;
 
 use layout::key::Key;
-use layout::units::{
-    BucketIndex, LogIndex, STREAM_BYTES_MAX, TABLET_COUNT, TabletIndex, VALUE_BYTES_MAX, Version,
-};
+use layout::units::{BucketIndex, STREAM_BYTES_MAX, TABLET_COUNT, TabletIndex, VALUE_BYTES_MAX, Version};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use arena::{Arena, LEVEL_COUNT, UNIT_BYTES, node_units};
 use index::Index;
 use list::Lists;
 
+pub use layout::table_block::Record;
 pub use range::{Direction, Entry, Look, Range, Streams};
 
 /// Sizes of a memtable, fixed at start.
@@ -49,25 +48,6 @@ impl MemtableConfig {
         self.bytes
             + Index::line_count(self.record_count_max) * 64
             + Lists::hint_count(self.record_count_max) * 4
-    }
-}
-
-/// A record as it lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record<'a> {
-    /// The version its write got; of a tombstone the version of the delete.
-    pub version: Version,
-    /// Log time from which it is expired, microseconds; 0 = never.
-    pub expiry_us: u64,
-    /// `None` = tombstone.
-    pub value: Option<&'a [u8]>,
-}
-
-impl Record<'_> {
-    /// The log index that wrote it, in a bucket of this base.
-    #[must_use]
-    pub fn log_index(&self, base: u64) -> LogIndex {
-        self.version.log_index(base)
     }
 }
 
