@@ -57,21 +57,47 @@ thread_local! {
 }
 
 /// Tells threads apart, for wakers that must not leave theirs.
-pub(crate) fn thread_number() -> u64 {
+fn thread_number() -> u64 {
     THREAD.with(|&thread| thread)
 }
 
 /// Task number of the root in the ready lines and in its waker.
 const ROOT: u32 = u32::MAX;
 
-struct TaskWaker {
+/// Of a task: it is ready, or finished, so that a wake changes nothing. Only the thread that polls the task touches it,
+/// hence Relaxed; atomic because a waker is Sync by type.
+pub(crate) struct Queued {
     thread: u64,
+    queued: AtomicBool,
+}
+
+impl Queued {
+    /// Of a task of this thread that is ready from the start.
+    pub(crate) fn new() -> Queued {
+        Queued { thread: thread_number(), queued: AtomicBool::new(true) }
+    }
+
+    /// It is ready. False if it was before.
+    pub(crate) fn enter(&self) -> bool {
+        assert!(
+            thread_number() == self.thread,
+            "a task is woken on the thread that runs it; cross-core waking goes over rings"
+        );
+        !self.queued.swap(true, Ordering::Relaxed)
+    }
+
+    /// It waits, or is polled.
+    pub(crate) fn leave(&self) {
+        self.queued.store(false, Ordering::Relaxed);
+    }
+}
+
+struct TaskWaker {
     executor: u64,
     position: usize,
     task: u32,
     queue: Queue,
-    /// In a ready line or about to be. Relaxed: only this thread touches it; atomic because a waker is Sync by type.
-    queued: AtomicBool,
+    queued: Queued,
 }
 
 impl Wake for TaskWaker {
@@ -80,11 +106,7 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        assert!(
-            thread_number() == self.thread,
-            "a task is woken on the thread that runs it; cross-core waking goes over rings"
-        );
-        if self.queued.swap(true, Ordering::Relaxed) {
+        if !self.queued.enter() {
             return;
         }
         REGISTRY.with_borrow(|registry| {
@@ -101,8 +123,7 @@ impl Wake for TaskWaker {
 
 /// For a task that stands in a ready line from the start.
 fn task_waker(executor: u64, position: usize, task: u32, queue: Queue) -> Arc<TaskWaker> {
-    let thread = thread_number();
-    Arc::new(TaskWaker { thread, executor, position, task, queue, queued: AtomicBool::new(true) })
+    Arc::new(TaskWaker { executor, position, task, queue, queued: Queued::new() })
 }
 
 struct Task {
@@ -150,7 +171,7 @@ impl Executor {
             }
         });
         let root = task_waker(number, position, ROOT, Queue::Foreground);
-        root.queued.store(false, Ordering::Relaxed);
+        root.queued.leave();
         Rc::new(Executor {
             root: (Waker::from(Arc::clone(&root)), root),
             root_due: Cell::new(false),
@@ -237,7 +258,7 @@ impl Executor {
 
     fn poll(&self, number: u32) {
         if number == ROOT {
-            self.root.1.queued.store(false, Ordering::Relaxed);
+            self.root.1.queued.leave();
             self.root_due.set(true);
             return;
         }
@@ -245,7 +266,7 @@ impl Executor {
             let mut tasks = self.tasks.borrow_mut();
             // Absent: it has finished, or all were dropped.
             let Some(Some(task)) = tasks.get_mut(number as usize) else { return };
-            task.state.queued.store(false, Ordering::Relaxed);
+            task.state.queued.leave();
             // Absent while it is being polled further up this stack: cannot happen, polls do not nest.
             task.future.take().expect("a task is polled by one at a time")
         };
@@ -262,7 +283,7 @@ impl Executor {
                 if let Some(task) = task {
                     // A stale waker of the finished task must never queue the number for whoever takes it over. Should
                     // the number stand in a ready line already, the next owner gets one poll too many: harmless.
-                    task.state.queued.store(true, Ordering::Relaxed);
+                    task.state.queued.enter();
                     self.free.borrow_mut().push(number);
                 }
             }

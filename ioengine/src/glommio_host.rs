@@ -15,7 +15,7 @@
 //!   away. Turns end by count and time instead, and with them the turn of a queue.
 
 use crate::driver::Driver;
-use crate::executor::{LocalFuture, QUEUE_COUNT, Queue, SHARES, thread_number};
+use crate::executor::{LocalFuture, QUEUE_COUNT, Queue, Queued, SHARES};
 use crate::io::{Host, Io};
 use crate::launch::{CoreConfig, LaunchError};
 use crate::uring::{
@@ -30,7 +30,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -44,12 +44,9 @@ const QUEUE_MADE: &str = "the queue was made with the host and is never removed"
 /// Counts a task as ready from its wake to its poll, and passes the wake on to glommio. One waker of glommio's per
 /// task, whoever holds ours: it counts its wakers in 15 bits.
 struct SlotWaker {
-    thread: u64,
-    /// Tasks of the core that are ready. Relaxed, as `queued`: only this thread touches them; atomic because a waker
-    /// is Sync by type.
+    /// Tasks of the core that are ready. Relaxed and atomic for the same reasons as `queued`.
     ready: Arc<AtomicUsize>,
-    /// Ready, or finished: a wake changes nothing.
-    queued: AtomicBool,
+    queued: Queued,
     inner: OnceLock<Waker>,
 }
 
@@ -59,11 +56,7 @@ impl Wake for SlotWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        assert!(
-            thread_number() == self.thread,
-            "a task is woken on the thread that runs it; cross-core waking goes over rings"
-        );
-        if self.queued.swap(true, Ordering::Relaxed) {
+        if !self.queued.enter() {
             return;
         }
         self.ready.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +110,7 @@ impl Future for SlotTask {
         // Absent: the core has closed, and this is the poll that ends the task.
         let Some(mut future) = future else { return Poll::Ready(()) };
         state.inner.get_or_init(|| context.waker().clone());
-        state.queued.store(false, Ordering::Relaxed);
+        state.queued.leave();
         let before = state.ready.fetch_sub(1, Ordering::Relaxed);
         assert!(before > 0, "a task that is polled was counted as ready");
         let polled = future.as_mut().poll(&mut Context::from_waker(&self.waker));
@@ -134,7 +127,7 @@ impl Future for SlotTask {
         host.free.borrow_mut().push(self.number);
         drop(slots);
         drop(future); // outside the borrow: it may spawn
-        if state.queued.swap(true, Ordering::Relaxed) {
+        if !state.queued.enter() {
             // Woken during its last poll; glommio forgets that.
             state.ready.fetch_sub(1, Ordering::Relaxed);
         }
@@ -168,10 +161,9 @@ impl Host for GlommioHost {
                 slots.len() - 1
             }
         };
-        let (thread, ready) = (thread_number(), Arc::clone(&self.ready));
+        let ready = Arc::clone(&self.ready);
         self.ready.fetch_add(1, Ordering::Relaxed);
-        let queued = AtomicBool::new(true);
-        let state = Arc::new(SlotWaker { thread, ready, queued, inner: OnceLock::new() });
+        let state = Arc::new(SlotWaker { ready, queued: Queued::new(), inner: OnceLock::new() });
         let waker = Waker::from(Arc::clone(&state));
         let task = SlotTask { host, number, state, waker };
         let task = spawn_local_into(task, self.queues[queue as usize]).expect(QUEUE_MADE);
