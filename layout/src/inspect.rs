@@ -42,11 +42,11 @@ impl fmt::Display for Line {
     }
 }
 
-fn line(at: u64, name: impl Into<String>, value: impl Into<String>) -> Line {
+pub(crate) fn line(at: u64, name: impl Into<String>, value: impl Into<String>) -> Line {
     Line { at, name: name.into(), value: value.into(), wrong: None }
 }
 
-fn wrong_line(corrupt: Corrupt) -> Line {
+pub(crate) fn wrong_line(corrupt: Corrupt) -> Line {
     Line {
         at: corrupt.at,
         name: corrupt.structure.to_string(),
@@ -56,7 +56,13 @@ fn wrong_line(corrupt: Corrupt) -> Line {
 }
 
 /// The lines of a fixed structure; fields that fail their check are marked.
-fn table_lines(table: &Table, bytes: &[u8], base: u64, wrong: &[Field], skip: &[&str]) -> Vec<Line> {
+pub(crate) fn table_lines(
+    table: &Table,
+    bytes: &[u8],
+    base: u64,
+    wrong: &[Field],
+    skip: &[&str],
+) -> Vec<Line> {
     let shown = table.fields.iter().filter(|field| !skip.contains(&field.name));
     shown
         .map(|field| {
@@ -90,7 +96,7 @@ fn value_text(bytes: &[u8]) -> String {
 }
 
 /// Length and the first bytes, printable.
-fn short_text(bytes: &[u8]) -> String {
+pub(crate) fn short_text(bytes: &[u8]) -> String {
     const SHOWN: usize = 32;
     let dots = if bytes.len() > SHOWN { ".." } else { "" };
     format!("{} bytes \"{}{dots}\"", bytes.len(), bytes[..bytes.len().min(SHOWN)].escape_ascii())
@@ -188,7 +194,7 @@ pub fn journal(identity: JournalIdentity, offset: DiskOffset, bytes: &[u8]) -> V
     lines
 }
 
-fn frame_line(at: u64, class: Frame, count: usize) -> Line {
+pub(crate) fn frame_line(at: u64, class: Frame, count: usize) -> Line {
     let name = if count == 1 { "frame".to_string() } else { format!("{count} frames") };
     match class {
         Frame::Zero => line(at, name, "zero"),

@@ -73,6 +73,13 @@ pub enum Frame {
     },
 }
 
+impl Frame {
+    /// What a frame says of itself, right or wrong: incarnation and sequence.
+    pub(crate) fn said(frame: &[u8; FRAME_BYTES]) -> (Incarnation, Sequence) {
+        (Incarnation(F_INCARNATION.u32(frame)), Sequence(F_SEQUENCE.u64(frame)))
+    }
+}
+
 /// Checksums of the frames of one journal; holds the common part of their identity, already hashed.
 #[derive(Debug, Clone)]
 pub struct FrameChecksum(Crc);

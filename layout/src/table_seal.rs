@@ -393,6 +393,16 @@ impl<'a> StoredBlock<'a> {
         BLOCK_HEADER_BYTES + self.payload.len()
     }
 
+    /// The checksum in the header at the start of `bytes`, and the one that the block would have at `offset`; `None` when
+    /// its length leads out of `bytes`. For who says what is wrong with a block.
+    #[must_use]
+    pub fn checksums(checksum: &BlockChecksum, offset: u64, bytes: &[u8]) -> Option<(u32, u32)> {
+        let header = bytes.get(..BLOCK_HEADER_BYTES)?;
+        let covered =
+            bytes.get(H_RAW_BYTES.offset..BLOCK_HEADER_BYTES + H_PAYLOAD_BYTES.u32(header) as usize)?;
+        Some((H_CHECKSUM.u32(header), checksum.of(offset, covered)))
+    }
+
     /// Appends the block before compression to `out`; on an error `out` is as it was. `offset` is for the error.
     pub fn unpack(
         &self,

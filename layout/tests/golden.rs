@@ -252,6 +252,7 @@ fn inspect_marks_nothing_in_good_images() {
     let mut lines = layout::inspect::superblock(SUPERBLOCK, copy_offset(1));
     lines.extend(layout::inspect::journal(IDENTITY, RECORD_AT, &[RECORD, OPEN].concat()));
     lines.extend(layout::inspect::version_header(VERSION_HEADER));
+    lines.extend(golden_tables::lines());
     let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
     let text = text.join("\n");
     assert!(!text.contains("WRONG"), "{text}");
@@ -262,6 +263,11 @@ fn inspect_marks_nothing_in_good_images() {
         "expiry 1800000000000000",
         "compare-and-set expected 0 observed 393217 at index 6 expiring 1700000000000000 delete",
         "coherent to index 8, generation 2",
+        "bucket 65 space 2 stream \"user-1\" time 101 version 458754 expiry 1800000000000000",
+        "time 102 version 524288 tombstone",
+        "add table 6 of tablet 1: Sealed, level 3, 7 records, 5000 bytes in extents 2+1 0+2",
+        "set journal start 4096: sequence 42, incarnation 9",
+        "63 applied 9 log time 1700000000000009 lost 5 to 9 requests 0",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }

@@ -5,12 +5,17 @@
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
+#[path = "../fuzz/bodies_tables.rs"]
+mod bodies_tables;
 
 const SUPERBLOCK: &[u8] = include_bytes!("../golden/superblock_copy_1.bin");
 const RECORD: &[u8] = include_bytes!("../golden/journal_record.bin");
 const BODY: &[u8] = include_bytes!("../golden/journal_body.bin");
 const VERSION_HEADER: &[u8] = include_bytes!("../golden/version_header.bin");
 const VERSION_ROW: &[u8] = include_bytes!("../golden/version_row.bin");
+const TABLE: &[u8] = include_bytes!("../golden/table.bin");
+const STATE: &[u8] = include_bytes!("../golden/tablet_state.bin");
+const MANIFEST: &[u8] = include_bytes!("../golden/manifest_record.bin");
 
 /// Inputs per test.
 const INPUT_COUNT: usize = 12_000;
@@ -112,4 +117,52 @@ fn entries() {
 fn version_files() {
     let accepted = run(4, &[VERSION_HEADER, VERSION_ROW], bodies::version);
     assert!(accepted > INPUT_COUNT, "only {accepted} were accepted");
+}
+
+/// The payload of the stored block at `at` of the golden table, which is not compressed.
+fn payload(at: usize) -> &'static [u8] {
+    let bytes = u32::from_le_bytes(TABLE[at + 8..at + 12].try_into().expect("four bytes")) as usize;
+    &TABLE[at + 16..at + 16 + bytes]
+}
+
+#[test]
+fn tables() {
+    let accepted = run(5, &[TABLE], bodies_tables::table);
+    assert!(accepted > INPUT_COUNT / 20, "only {accepted} were accepted");
+}
+
+#[test]
+fn blocks_indexes_and_filters() {
+    let mut parts = Vec::new();
+    let mut at = 0;
+    while at + 512 < TABLE.len() {
+        parts.push(payload(at));
+        at += 16 + payload(at).len();
+    }
+    assert!(parts.len() >= 4, "two blocks, an index, a filter");
+    let accepted = run(6, &parts, bodies_tables::table_parts);
+    assert!(accepted > INPUT_COUNT / 20, "only {accepted} were accepted");
+}
+
+#[test]
+fn manifests() {
+    let two = [MANIFEST, &[0; 4096]].concat();
+    let accepted = run(7, &[MANIFEST, &two], bodies_tables::manifest);
+    assert!(accepted > INPUT_COUNT / 20, "only {accepted} were accepted");
+}
+
+#[test]
+fn edits() {
+    // Behind the frame header and the record's; the image is one frame long but for its last bytes.
+    let body_bytes = u32::from_le_bytes(MANIFEST[28..32].try_into().expect("four bytes")) as usize;
+    let (frames, _) = MANIFEST.as_chunks::<512>();
+    let payloads: Vec<u8> = frames.iter().flat_map(|frame| &frame[16..]).copied().collect();
+    let accepted = run(8, &[&payloads[48..48 + body_bytes]], bodies_tables::edits);
+    assert!(accepted > INPUT_COUNT / 2, "only {accepted} were accepted");
+}
+
+#[test]
+fn states() {
+    let accepted = run(9, &[STATE], bodies_tables::state);
+    assert!(accepted > INPUT_COUNT / 20, "only {accepted} were accepted");
 }

@@ -2,6 +2,8 @@
 //! made from and how each is written and read; the comparison is `golden.rs`'. Nothing here is compressed, so that no image
 //! depends on the version of zstd.
 
+use layout::inspect_manifest;
+use layout::inspect_table::{self, TableShown};
 use layout::journal_frame::{FRAME_BYTES, FrameChecksum};
 use layout::journal_record::{JournalIdentity, RecordWriter};
 use layout::key::Key;
@@ -174,6 +176,15 @@ pub(crate) const COMMITTED: [&[u8]; 3] = [
     include_bytes!("../../golden/tablet_state.bin"),
     include_bytes!("../../golden/manifest_record.bin"),
 ];
+
+/// The text of the images.
+pub(crate) fn lines() -> Vec<layout::inspect::Line> {
+    let shown = TableShown { extent_bytes: 1 << 14, records_max: 100 };
+    let mut lines = inspect_table::table(&table_identity(), COMMITTED[0], shown);
+    lines.extend(inspect_table::state(&STATE, COMMITTED[1], true));
+    lines.extend(inspect_manifest::manifest(MANIFEST, MANIFEST_AT, MANIFEST_AT.plus(1 << 20), COMMITTED[2]));
+    lines
+}
 
 #[test]
 fn table_decodes() {
