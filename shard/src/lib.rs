@@ -33,3 +33,5 @@ mod staging;
 mod status;
 mod tablet;
 pub mod versions;
+
+pub use lsm::examine;

@@ -91,6 +91,15 @@ impl Proofs {
         }
     }
 
+    /// The manifest was never committed. Every start commits it before its first record: with records in the journal,
+    /// both copies are gone.
+    pub fn without_manifest(&mut self, replayed: &Replayed) {
+        if replayed.sequence_max.0 > 0 {
+            ioengine::sometimes!("a journal without its manifest");
+            self.lose_all();
+        }
+    }
+
     /// Nothing is known of any tablet.
     pub fn lose_all(&mut self) {
         self.strange_count += 1;

@@ -184,10 +184,8 @@ pub(crate) async fn recover(
         })
         .await?
     };
-    if is_fresh && replayed.sequence_max.0 > 0 {
-        // Every start commits its manifest before its first record: both copies are gone.
-        ioengine::sometimes!("a journal without its manifest");
-        proofs.lose_all();
+    if is_fresh {
+        proofs.without_manifest(&replayed);
     }
     if full {
         return Err(RecoverError::MemtableFull { shard });

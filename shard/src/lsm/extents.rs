@@ -19,6 +19,21 @@ pub(crate) enum Purpose {
 #[error("extents {} to {} are used already, or lie outside the zone", .0.first, u64::from(.0.first) + u64::from(.0.count))]
 pub(crate) struct Taken(pub(crate) ExtentRange);
 
+/// Device offset of byte `offset` of what lies in these ranges, and how many bytes of it follow each other there. Extent 0
+/// is at `base`.
+pub(crate) fn place(base: u64, extent_bytes: u64, ranges: &[ExtentRange], offset: u64) -> Option<(u64, u64)> {
+    let mut before = 0;
+    for range in ranges {
+        let bytes = u64::from(range.count) * extent_bytes;
+        if offset < before + bytes {
+            let within = offset - before;
+            return Some((base + u64::from(range.first) * extent_bytes + within, bytes - within));
+        }
+        before += bytes;
+    }
+    None
+}
+
 /// The free extents.
 pub(crate) struct Extents {
     /// One bit each; 1 = used.

@@ -9,6 +9,7 @@ pub(crate) mod build;
 mod cache;
 mod capture;
 mod cursor;
+pub mod examine;
 mod extents;
 mod fetch;
 pub(crate) mod flush;
@@ -26,8 +27,7 @@ pub(crate) use capture::Capture;
 pub(crate) use fetch::fetch;
 pub(crate) use gather::{Gathered, gather, gather_streams};
 pub(crate) use keeper::Keeper;
-#[expect(unreachable_pub, reason = "part of an error that is public")]
-pub use open::OpenError;
+pub(crate) use open::OpenError;
 pub(crate) use open::{Opened, open};
 pub(crate) use table::Table;
 pub(crate) use zone::ReadError;

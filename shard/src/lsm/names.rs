@@ -3,6 +3,7 @@
 //! Invariant: no table is named twice. That no extent is, the allocator sees when what was read is claimed.
 
 use crate::journal::{JournalStart, record_bytes};
+use crate::manifest::Reading;
 use layout::Corrupt;
 use layout::manifest::{AddTable, Edit, EditIter, ExtentRange, Extents, SetJournalStart, SetState};
 use layout::units::{Sequence, TableId};
@@ -11,35 +12,50 @@ use std::rc::Rc;
 
 /// A table as the manifest names it.
 #[derive(Clone, Debug)]
-pub(crate) struct NamedTable {
+pub struct NamedTable {
     /// All but its extents.
-    pub(crate) facts: AddTable<'static>,
-    pub(crate) ranges: Vec<ExtentRange>,
+    pub facts: AddTable<'static>,
+    /// Where its bytes lie, in order.
+    pub ranges: Vec<ExtentRange>,
 }
 
 /// The blob with the state of the tablets.
 #[derive(Clone, Debug)]
-pub(crate) struct NamedState {
-    pub(crate) blob: TableId,
-    pub(crate) ranges: Vec<ExtentRange>,
-    pub(crate) bytes: u64,
-    pub(crate) checksum: u128,
+pub struct NamedState {
+    /// Its number.
+    pub blob: TableId,
+    /// Where its bytes lie, in order.
+    pub ranges: Vec<ExtentRange>,
+    /// All of its bytes.
+    pub bytes: u64,
+    /// The checksum at its end.
+    pub checksum: u128,
 }
 
 /// A manifest. A clone shares the tables.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
-    pub(crate) tables: BTreeMap<u64, Rc<NamedTable>>,
-    pub(crate) state: Option<NamedState>,
-    pub(crate) start: JournalStart,
+pub struct Names {
+    /// The tables, by number.
+    pub tables: BTreeMap<u64, Rc<NamedTable>>,
+    /// The state of the tablets; none before the first flush.
+    pub state: Option<NamedState>,
+    /// Where replay begins.
+    pub start: JournalStart,
     /// Numbers below this one may have been used.
-    pub(crate) next_table: u64,
+    pub next_table: u64,
 }
 
 impl Names {
     /// Of a device that was just formatted.
     pub(crate) fn new() -> Names {
         Names { tables: BTreeMap::new(), state: None, start: JournalStart::FIRST, next_table: 1 }
+    }
+
+    /// What a manifest that was read says.
+    pub(crate) fn of(reading: &Reading) -> Result<Names, Corrupt> {
+        let mut names = Names::new();
+        reading.snapshot.iter().chain(&reading.edits).try_for_each(|body| names.read(body))?;
+        Ok(names)
     }
 
     /// Apply the edits of one record of a manifest.

@@ -2,7 +2,7 @@
 
 use super::Tables;
 use super::capture::{forget, restore};
-use super::extents::ExtentRange;
+use super::extents::Taken;
 use super::keeper::{Keeper, RunOwner};
 use super::names::{NamedState, Names};
 use super::table::{Table, TablePlace};
@@ -49,27 +49,24 @@ pub(crate) async fn open(
     journal_bytes: u64,
     tablets: &mut [Option<Tablet>],
 ) -> Result<Opened, OpenError> {
-    let zones = superblock.shard_zones()[usize::from(shard)];
-    let geometry = superblock.tables;
-    let attach = || io.attach_disk(&disk.share()).map_err(OpenError::Attach);
-    let slot = |copy, half| zones.manifest_half(geometry, copy, half);
-    let copies = [[slot(0, 0), slot(0, 1)], [slot(1, 0), slot(1, 1)]];
-    let owner =
-        RunOwner { device: superblock.device, shard: ShardIndex(shard), generation: superblock.generation };
-    let zones_of_manifest =
-        ManifestZones { identity: identity(owner.device, owner.shard, owner.generation), copies };
-    let buffer_bytes = record_bytes(copies[0][0].bytes);
+    let ground = Ground::new(superblock, shard);
+    let owner = ground.owner;
+    let buffer_bytes = ground.record_bytes();
     let buffer = || io.buffer(buffer_bytes).ok_or(OpenError::Arena { bytes: buffer_bytes as u64 });
     let buffers = [buffer()?, buffer()?];
     let manifest::Opened { manifest, reading } =
-        Manifest::open(io, disk, zones_of_manifest, superblock.incarnation, buffers).await?;
-    let (extents, count) = zones.extents(geometry);
-    let extent_bytes = u64::from(geometry.extent_bytes);
-    let zone = Rc::new(Zone::new(io.clone(), attach()?, extents.0, extent_bytes, count));
+        Manifest::open(io, disk, ground.manifest, superblock.incarnation, buffers).await?;
+    let zone = Rc::new(ground.zone(io, disk)?);
     let mut tables = Tables::new(limits.block_cache_bytes, limits.block_slot_bytes());
     let is_fresh = reading.verdict == Verdict::Fresh;
     let read = manifest.filter(|_| !matches!(reading.verdict, Verdict::Damaged { .. }));
-    let named = read.and_then(|manifest| Some((manifest, read_names(&reading, &zone, journal_bytes)?)));
+    let named = read.and_then(|manifest| match read_names(&reading, &zone, journal_bytes) {
+        Ok(names) => Some((manifest, names)),
+        Err(error) => {
+            tracing::error!(shard, %error, "the manifest checks and cannot be used");
+            None
+        }
+    });
     let Some((mut manifest, mut names)) = named else {
         ioengine::sometimes!("the manifest is lost");
         tracing::error!(shard, verdict = ?reading.verdict, "nobody can say which tables there are");
@@ -118,10 +115,40 @@ pub(crate) async fn open(
     Ok(Opened { keeper, tables, start, is_lost, is_fresh })
 }
 
-/// Bytes of the largest record of a manifest whose halves have so many.
-fn record_bytes(half_bytes: u64) -> usize {
-    let most = usize::try_from(half_bytes / 2).unwrap_or(usize::MAX).min(RECORD_BYTES_MAX);
-    1 << most.ilog2()
+/// Where what a shard holds in tables lies on its device, and what it is bound to.
+pub(super) struct Ground {
+    pub(super) owner: RunOwner,
+    pub(super) manifest: ManifestZones,
+    /// Device offset of extent 0, bytes of an extent, how many there are.
+    pub(super) extents: (u64, u64, u32),
+}
+
+impl Ground {
+    pub(super) fn new(superblock: &Superblock, shard: u16) -> Ground {
+        let zones = superblock.shard_zones()[usize::from(shard)];
+        let geometry = superblock.tables;
+        let slot = |copy, half| zones.manifest_half(geometry, copy, half);
+        let copies = [[slot(0, 0), slot(0, 1)], [slot(1, 0), slot(1, 1)]];
+        let Superblock { device, generation, .. } = *superblock;
+        let owner = RunOwner { device, shard: ShardIndex(shard), generation };
+        let manifest = ManifestZones { identity: identity(device, owner.shard, generation), copies };
+        let (first, count) = zones.extents(geometry);
+        Ground { owner, manifest, extents: (first.0, u64::from(geometry.extent_bytes), count) }
+    }
+
+    /// Bytes of the largest record of the manifest.
+    pub(super) fn record_bytes(&self) -> usize {
+        let half = self.manifest.copies[0][0].bytes;
+        let most = usize::try_from(half / 2).unwrap_or(usize::MAX).min(RECORD_BYTES_MAX);
+        1 << most.ilog2()
+    }
+
+    /// The extents, all free.
+    pub(super) fn zone(&self, io: &Io, disk: &Disk) -> Result<Zone, OpenError> {
+        let (base, extent_bytes, count) = self.extents;
+        let disk = io.attach_disk(&disk.share()).map_err(OpenError::Attach)?;
+        Ok(Zone::new(io.clone(), disk, base, extent_bytes, count))
+    }
 }
 
 /// Why a shard's tables cannot be opened at all.
@@ -147,30 +174,32 @@ pub enum OpenError {
     Attach(ioengine::disk::DiskOpenError),
 }
 
-/// The manifest, if it makes sense; its extents are claimed then.
-fn read_names(reading: &Reading, zone: &Zone, journal_bytes: u64) -> Option<Names> {
-    let mut names = Names::new();
-    for body in reading.snapshot.iter().chain(&reading.edits) {
-        if let Err(corrupt) = names.read(body) {
-            tracing::error!(%corrupt, "the manifest checks and cannot be understood");
-            return None;
-        }
-    }
-    if names.start.at >= journal_bytes || !names.start.at.is_multiple_of(BLOCK_BYTES as u64) {
-        tracing::error!(at = names.start.at, "the manifest begins the journal outside of it");
-        return None;
+/// Why a manifest that checks is not believed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NamesError {
+    #[error("an edit cannot be understood: {0}")]
+    Corrupt(#[from] layout::Corrupt),
+    #[error("it begins the journal at {at}, outside of it")]
+    Start { at: u64 },
+    #[error("it names extents twice, or outside: {0}")]
+    Taken(#[from] Taken),
+}
+
+/// What a manifest says, if it makes sense; its extents are claimed then.
+pub(super) fn read_names(reading: &Reading, zone: &Zone, journal_bytes: u64) -> Result<Names, NamesError> {
+    let names = Names::of(reading)?;
+    let at = names.start.at;
+    if at >= journal_bytes || !at.is_multiple_of(BLOCK_BYTES as u64) {
+        return Err(NamesError::Start { at });
     }
     let of_tables = names.tables.values().flat_map(|table| &table.ranges);
     let of_state = names.state.iter().flat_map(|state| &state.ranges);
     let mut extents = zone.extents().borrow_mut();
     for range in of_tables.chain(of_state) {
-        if let Err(taken) = extents.claim(ExtentRange { first: range.first, count: range.count }) {
-            tracing::error!(%taken, "the manifest names extents twice");
-            return None;
-        }
+        extents.claim(*range)?;
     }
     drop(extents);
-    Some(names)
+    Ok(names)
 }
 
 async fn read_state(
@@ -179,14 +208,23 @@ async fn read_state(
     state: &NamedState,
     tablets: &mut [Option<Tablet>],
 ) -> Result<(), String> {
+    let bytes = state_bytes(zone, state).await?;
+    restore(state_reader(owner, state), &bytes, state.checksum, tablets).map_err(|error| error.to_string())
+}
+
+/// The blob's bytes, as they stand.
+pub(super) async fn state_bytes(zone: &Zone, state: &NamedState) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     if zone.bytes_of(&state.ranges) < state.bytes {
         return Err("the manifest gives it too few extents".to_owned());
     }
     let count = usize::try_from(state.bytes).map_err(|error| error.to_string())?;
     zone.read(state.blob, &state.ranges, 0, count, &mut bytes).await.map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+/// For the blob that a manifest names.
+pub(super) fn state_reader(owner: RunOwner, state: &NamedState) -> StateReader {
     let RunOwner { device, shard, generation } = owner;
-    let reader =
-        StateReader::new(&StateIdentity { device, shard, generation, blob: state.blob }, state.bytes);
-    restore(reader, &bytes, state.checksum, tablets).map_err(|error| error.to_string())
+    StateReader::new(&StateIdentity { device, shard, generation, blob: state.blob }, state.bytes)
 }

@@ -3,7 +3,7 @@
 //! A table is a string of bytes; it lies in ranges of extents, in order. Whoever reads or writes names places in the
 //! table; only this file knows places on the device.
 
-use super::extents::{ExtentRange, Extents, Purpose};
+use super::extents::{ExtentRange, Extents, Purpose, place};
 use ioengine::{Buf, Disk, DiskError, Io};
 use layout::Corrupt;
 use layout::units::{BLOCK_BYTES, TableId};
@@ -129,17 +129,7 @@ impl Zone {
 
     /// Device offset of byte `offset` of a table, and how many bytes of it follow each other there.
     pub(crate) fn place(&self, ranges: &[ExtentRange], offset: u64) -> Option<(u64, u64)> {
-        let mut before = 0;
-        for range in ranges {
-            let bytes = u64::from(range.count) * self.extent_bytes;
-            if offset < before + bytes {
-                let within = offset - before;
-                let at = self.base + u64::from(range.first) * self.extent_bytes + within;
-                return Some((at, bytes - within));
-            }
-            before += bytes;
-        }
-        None
+        place(self.base, self.extent_bytes, ranges, offset)
     }
 
     /// A buffer of `bytes`; waits until the arena has one.

@@ -95,6 +95,16 @@ pub fn read_image(zones: &ManifestZones, halves: [[Vec<u8>; 2]; 2]) -> Reading {
     read::judge(&[[sort(0, 0, a), sort(1, 0, c)], [sort(0, 1, b), sort(1, 1, d)]])
 }
 
+impl Reading {
+    /// Judge it beside the superblock: `incarnation` is the start that reads it, or the one that would come next.
+    pub fn judge_start(&mut self, zones: &ManifestZones, incarnation: Incarnation) {
+        if self.incarnation_max >= incarnation && !matches!(self.verdict, Verdict::Damaged { .. }) {
+            let what = "it is of a later start than the superblock, which was rolled back";
+            self.verdict = Verdict::Damaged { what, at: zones.offset(0, self.half, 0) };
+        }
+    }
+}
+
 impl Manifest {
     /// Read a manifest and take it over for this start. Both buffers have one size, that of the largest record; a half
     /// holds at least two of them.
@@ -116,10 +126,7 @@ impl Manifest {
         assert_eq!(first.len(), second.len(), "a record goes to both copies");
         assert!(zones.half_bytes() >= 2 * record_bytes_max, "a half holds a snapshot and an edit");
         let (mut reading, first) = read(disk, &zones, first).await?;
-        if reading.incarnation_max >= incarnation && !matches!(reading.verdict, Verdict::Damaged { .. }) {
-            let what = "it is of a later start than the superblock, which was rolled back";
-            reading.verdict = Verdict::Damaged { what, at: zones.offset(0, reading.half, 0) };
-        }
+        reading.judge_start(&zones, incarnation);
         let damaged = matches!(reading.verdict, Verdict::Damaged { .. });
         let manifest = (!damaged).then(|| Manifest {
             io: io.clone(),

@@ -47,6 +47,9 @@ pub struct Reading {
     pub verdict: Verdict,
     /// Records that only one copy holds. The next rewrite mends that.
     pub single_count: u64,
+    /// Those of them that no crash explains: a later record shows that both copies were flushed, or what stands in the
+    /// other copy fails its checksums.
+    pub decayed_count: u64,
     /// Half that the snapshot stands in.
     pub half: usize,
     /// Position behind the last record of that half.
@@ -84,12 +87,22 @@ enum Place {
     },
 }
 
+/// Whether a record stands in one copy only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Single {
+    No,
+    /// In the other it is not there, or not finished.
+    Missing,
+    /// In the other something fails.
+    Bad,
+}
+
 /// What both copies say together.
 enum Both {
     Record {
         header: ManifestHeader,
         body: Vec<u8>,
-        single: bool,
+        single: Single,
     },
     /// It was never finished.
     Nothing,
@@ -103,6 +116,7 @@ struct Snapshot {
     bodies: Vec<Vec<u8>>,
     end: u64,
     single_count: u64,
+    decayed_count: u64,
 }
 
 fn number(frame: Frame) -> Option<Sequence> {
@@ -154,10 +168,11 @@ fn look_at_both(
     match copies.each_ref().map(|area| look(area, at, sequence, fits)) {
         [Place::Record(header, body), Place::Record(other, _)] => {
             // One record, twice. Two that differ under one number are not from one life of this log.
-            if header == other { Both::Record { header, body, single: false } } else { Both::Damaged }
+            if header == other { Both::Record { header, body, single: Single::No } } else { Both::Damaged }
         }
-        [Place::Record(header, body), _] | [_, Place::Record(header, body)] => {
-            Both::Record { header, body, single: true }
+        [Place::Record(header, body), other] | [other, Place::Record(header, body)] => {
+            let single = if matches!(other, Place::Bad { .. }) { Single::Bad } else { Single::Missing };
+            Both::Record { header, body, single }
         }
         [Place::Bad { .. }, Place::Bad { .. }] => Both::Damaged,
         // The write for one copy came, and of the other not one frame did, as far as can be known: a write that went
@@ -179,7 +194,8 @@ fn candidates(copies: &[Area; 2]) -> Vec<(Sequence, Incarnation)> {
 
 /// Put a snapshot together from the parts that either copy holds; else why it cannot be.
 fn assemble(copies: &[Area; 2], sequence: Sequence, incarnation: Incarnation) -> Result<Snapshot, Both> {
-    let mut snapshot = Snapshot { sequence, incarnation, bodies: Vec::new(), end: 0, single_count: 0 };
+    let mut snapshot =
+        Snapshot { sequence, incarnation, bodies: Vec::new(), end: 0, single_count: 0, decayed_count: 0 };
     loop {
         let part = u32::try_from(snapshot.bodies.len()).expect("a half holds few records");
         // Parts of two attempts under one number are never mixed.
@@ -191,7 +207,8 @@ fn assemble(copies: &[Area; 2], sequence: Sequence, incarnation: Incarnation) ->
             Both::Record { header, body, single } => {
                 snapshot.bodies.push(body);
                 snapshot.end += header.record_bytes();
-                snapshot.single_count += u64::from(single);
+                snapshot.single_count += u64::from(single != Single::No);
+                snapshot.decayed_count += u64::from(single == Single::Bad);
                 if matches!(header.kind, ManifestKind::Snapshot { last: true, .. }) {
                     return Ok(snapshot);
                 }
@@ -214,6 +231,7 @@ pub(super) fn judge(areas: &Areas) -> Reading {
         edits: Vec::new(),
         verdict: Verdict::Whole,
         single_count: 0,
+        decayed_count: 0,
         half: 1,
         end: 0,
         sequence: Sequence(0),
@@ -234,6 +252,7 @@ pub(super) fn judge(areas: &Areas) -> Reading {
     reading.end = snapshot.end;
     reading.sequence = snapshot.sequence;
     reading.single_count = snapshot.single_count;
+    reading.decayed_count = snapshot.decayed_count;
     reading.snapshot = snapshot.bodies;
     let damaged = |what, at| Verdict::Damaged { what, at: copies[0].offset(at) };
     loop {
@@ -248,7 +267,9 @@ pub(super) fn judge(areas: &Areas) -> Reading {
                 reading.edits.push(body);
                 reading.end += header.record_bytes();
                 reading.sequence = expected;
-                reading.single_count += u64::from(single);
+                // What came before it was flushed in both copies.
+                reading.decayed_count = reading.single_count + u64::from(single == Single::Bad);
+                reading.single_count += u64::from(single != Single::No);
             }
             Both::Damaged => {
                 reading.verdict = damaged("an edit cannot be read in either copy", reading.end);

@@ -2,6 +2,8 @@
 //!
 //! Must never stop at damage: what is wrong is marked and the rest is shown.
 
+mod tables;
+
 use std::path::Path;
 
 use clap::{Args, Subcommand};
@@ -36,7 +38,13 @@ enum What {
     /// The four copies of the superblock, and which is in force; no when none is
     Superblock(OfDisk),
     /// The journals: records, entries, operations
-    Journal(JournalArgs),
+    Journal(OfShards),
+    /// The manifests: both copies, half by half, records and edits, and what they say together; no when one is damaged
+    Manifest(OfShards),
+    /// A table by its number, or by what stands at an address; without either, the tables that the manifests name
+    Table(tables::TableArgs),
+    /// The state of the tablets as of the last flush
+    State(tables::StateArgs),
     /// The version caches of a disk's shards in shared memory
     Versions(VersionsArgs),
 }
@@ -51,7 +59,7 @@ struct OfDisk {
 }
 
 #[derive(Debug, Args)]
-struct JournalArgs {
+struct OfShards {
     #[command(flatten)]
     of: OfDisk,
     /// Only this shard's
@@ -79,6 +87,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<Exit, Failure> {
     match &args.what {
         What::Superblock(of) => superblock(of),
         What::Journal(args) => journal(args),
+        What::Manifest(args) => tables::manifest(args),
+        What::Table(args) => tables::table(args),
+        What::State(args) => tables::state(args),
         What::Versions(args) => versions(args),
     }
 }
@@ -161,7 +172,7 @@ fn shards(superblock: &Superblock, asked: Option<u16>) -> Result<Vec<u16>, Failu
     }
 }
 
-fn journal(args: &JournalArgs) -> Result<Exit, Failure> {
+fn journal(args: &OfShards) -> Result<Exit, Failure> {
     let offline = Offline::open(&args.of.disk, true)?;
     let superblock = any_superblock(&offline)?;
     let mut dump = Dump::new(&args.of);
