@@ -270,6 +270,11 @@ async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> O
                     slot: connection.slot,
                     generation: connection.generation,
                     request: header.request,
+                    frame_bytes: if ioengine::canary("answer_larger_than_agreed") {
+                        shard.limits.frame_bytes_max
+                    } else {
+                        connection.session.borrow().frame_bytes()
+                    },
                     operation: header.operation,
                 };
                 let body = &input[at + net::frame::HEADER_BYTES..at + consumed];

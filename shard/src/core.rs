@@ -2,6 +2,7 @@
 //! counters. Borrows of its cells never reach across an await.
 
 use crate::apply::State;
+use crate::budget::Budget;
 use crate::connection::Connections;
 use crate::counters::Counters;
 use crate::gather::Gathers;
@@ -16,6 +17,7 @@ use ioengine::Io;
 use ioengine::sync::Notify;
 use layout::units::{Incarnation, LogIndex, LogTime, TabletIndex, Uuid};
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 /// What all cores of a node know about it.
@@ -86,6 +88,8 @@ pub(crate) struct Shard {
     pub(crate) ticks_wanted: Cell<u64>,
     pub(crate) connections: Connections,
     pub(crate) gathers: Gathers,
+    /// For requests that wait for the disk, and multi-gets that wait for their parts.
+    pub(crate) waiting: Rc<Budget>,
     pub(crate) peers: Peers,
     pub(crate) parking: Parking,
     pub(crate) keeper: Keeper,

@@ -187,7 +187,7 @@ fn answer_get(
 
 /// Park a request: the disk has to be asked.
 fn park(shard: &Shard, out: Out<'_>, to: &ReplyTo, request: &Request<'_>) -> Served {
-    if !shard.parking.has_room() {
+    if !shard.parking.has_room(request.encoded_bytes()) {
         ioengine::sometimes!("no place for one more disk read");
         let busy = Outcome::Busy { limit: Limit::Queue, hint_ms: 5 };
         return outcome(shard, out, to, LogTime(0), &busy);
@@ -201,18 +201,11 @@ fn park(shard: &Shard, out: Out<'_>, to: &ReplyTo, request: &Request<'_>) -> Ser
     Served::Done
 }
 
-/// Bytes of a page, and of the largest answer, for a late answer to `to`.
-pub(crate) fn page_bytes(shard: &Shard, to: &ReplyTo, byte_limit: u32) -> (usize, usize) {
-    let connection = if to.core == shard.index { shard.connections.find(to) } else { None };
-    let frame = match &connection {
-        Some(connection) => body_bytes_max(shard, Out::Here(connection)),
-        None => body_bytes_max(shard, Out::There),
-    };
-    (page_of(byte_limit).clamp(4096, frame), frame)
-}
-
-fn page_of(byte_limit: u32) -> usize {
-    if byte_limit == 0 { PAGE_BYTES } else { byte_limit as usize }
+/// Bytes of a page of an answer to `to`: what was asked for, or the usual, as far as a frame holds it.
+pub(crate) fn page_bytes(to: &ReplyTo, byte_limit: u32) -> usize {
+    let wanted = if byte_limit == 0 { PAGE_BYTES } else { byte_limit as usize };
+    let agreed = if ioengine::canary("page_larger_than_agreed") { u32::MAX } else { to.frame_bytes };
+    wanted.max(net::request::FRAME_BYTES_MIN as usize).min(agreed as usize)
 }
 
 fn answer_span(shard: &Shard, out: Out<'_>, to: &ReplyTo, span: &Span<'_>, request: &Request<'_>) -> Served {
@@ -224,9 +217,8 @@ fn answer_span(shard: &Shard, out: Out<'_>, to: &ReplyTo, span: &Span<'_>, reque
         return park(shard, out, to, request);
     }
     let log_time = state.tablet(tablet).log_time;
-    let frame = body_bytes_max(shard, out);
     // A page if possible, else all that a frame can hold: one record may be larger than a page.
-    for bytes in [page_of(span.byte_limit).clamp(4096, frame), frame] {
+    for bytes in [page_bytes(to, span.byte_limit), to.frame_bytes as usize] {
         let mut refused = None;
         let wrote = write(shard, out, to, bytes, |room| match scan::records(&state, span, room)? {
             Ok(bytes) => Some(bytes),
@@ -260,7 +252,7 @@ fn answer_streams(shard: &Shard, out: Out<'_>, to: &ReplyTo, asked: &Streams<'_>
         return park(shard, out, to, &Request::Streams(*asked));
     }
     let mut refused = None;
-    let bytes = PAGE_BYTES.min(body_bytes_max(shard, out));
+    let bytes = page_bytes(to, 0);
     let wrote = write(shard, out, to, bytes, |room| match scan::streams(&state, asked, room) {
         Ok(bytes) => Some(bytes),
         Err(other) => {
@@ -289,9 +281,9 @@ fn answer_write(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, wanted: &Wanted<'
     }
     let mut admitted = put::admit(shard, wanted, *to, None);
     if let (Admitted::Disk, Wanted::CompareAndSet(compare)) = (&admitted, wanted) {
-        if shard.parking.has_room() {
-            let body = |body: &mut Vec<u8>| Request::CompareAndSet(*compare).encode(body);
-            shard.parking.park(*to, Work::Request, shard.io.now(), body);
+        let request = Request::CompareAndSet(*compare);
+        if shard.parking.has_room(request.encoded_bytes()) {
+            shard.parking.park(*to, Work::Request, shard.io.now(), |body| request.encode(body));
             return Served::Done;
         }
         admitted = Admitted::Refused(Outcome::Busy { limit: Limit::Queue, hint_ms: 5 });
@@ -410,7 +402,7 @@ fn write(
     bytes_max: usize,
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
 ) -> Wrote {
-    if bytes_max > body_bytes_max(shard, out) {
+    if bytes_max > to.frame_bytes as usize {
         // Only answers whose size is the data's, not the request's, come here: a record, an echo.
         let large = Outcome::TooLarge { limit: Limit::Frame };
         let small = SMALL_REPLY_BYTES - HEADER_BYTES;
@@ -460,23 +452,18 @@ pub(crate) fn write_late(
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
 ) -> Wrote {
     let epoch = shard.facts.map_epoch;
-    let large = |frame_bytes: usize| {
+    if bytes_max > to.frame_bytes as usize {
         let large = Outcome::TooLarge { limit: Limit::Frame };
-        (bytes_max > frame_bytes).then(|| tell(shard, to, |out| encode_outcome(out, LogTime(0), &large)))
-    };
+        tell(shard, to, |out| encode_outcome(out, LogTime(0), &large));
+        return Wrote::Done;
+    }
     if to.core != shard.index {
-        if large(body_bytes_max(shard, Out::There)).is_some() {
-            return Wrote::Done;
-        }
         return shard.peers.answer(shard, to.core, Kind::Reply, to, HEADER_BYTES + bytes_max, |frame| {
             to.try_frame(epoch, frame, encode)
         });
     }
     // Gone: the client has closed its connection, and learns nothing.
     let Some(connection) = shard.connections.find(to) else { return Wrote::Done };
-    if large(body_bytes_max(shard, Out::Here(&connection))).is_some() {
-        return Wrote::Done;
-    }
     let mut outbox = connection.outbox.borrow_mut();
     if !outbox.make_room(&shard.io, HEADER_BYTES + bytes_max) {
         return Wrote::NoRoom;
@@ -503,12 +490,4 @@ fn outcome(shard: &Shard, out: Out<'_>, to: &ReplyTo, log_time: LogTime, outcome
 pub(crate) fn refuse(shard: &Shard, connection: &Connection, to: &ReplyTo) -> bool {
     let busy = Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 100 };
     outcome(shard, Out::Here(connection), to, LogTime(0), &busy) == Served::Done
-}
-
-/// Largest body of an answer.
-fn body_bytes_max(shard: &Shard, out: Out<'_>) -> usize {
-    match out {
-        Out::Here(connection) => connection.session.borrow().frame_bytes() as usize,
-        Out::There => shard.limits.frame_bytes_max as usize,
-    }
 }

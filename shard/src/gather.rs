@@ -2,6 +2,7 @@
 //! core that holds the connection puts them behind one head. A part that does not come in time ends the whole in
 //! `Timeout`; nothing is answered twice, because a gather has a generation like a connection.
 
+use crate::budget::Held;
 use crate::connection::Connection;
 use crate::core::Shard;
 use crate::door::{self, Served, Wrote};
@@ -16,6 +17,7 @@ use net::operation::Operation;
 use net::outcome::{Limit, Outcome};
 use net::reply::{
     MultiGetWriter, encode_outcome, patch_multi_get_head, reply_bytes_get_ok, reply_bytes_multi_get,
+    reply_bytes_outcome,
 };
 use net::request::{Get, MultiGet, Request};
 use std::cell::RefCell;
@@ -28,10 +30,21 @@ struct Gather {
     count: usize,
     /// Reply body so far: room for the head, then items.
     body: Vec<u8>,
+    /// The bytes of the body.
+    held: Held,
     parts_left: u32,
-    /// A part could not be given: the whole is this.
-    failed: Option<Outcome>,
+    /// A part could not be given.
+    failed: Option<NoPart>,
     since: Instant,
+}
+
+/// Why a part has no items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPart {
+    /// There was no room for it: ask again.
+    Busy,
+    /// It is more than the answer's frame holds.
+    TooLarge,
 }
 
 /// The gathers of a core, by a number that is never reused.
@@ -47,17 +60,26 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
         return Served::NoRoom;
     }
     let head_bytes = reply_bytes_multi_get(0, 0);
-    let frame_bytes = connection.session.borrow().frame_bytes() as usize;
     // With one key on the disk, all keys of this core become a part of its own.
     let late = many.gets().any(|get| shard.owns(get.key.tablet()) && needs_disk(shard, &get));
     let own = |get: &Get<'_>| !late && shard.owns(get.key.tablet());
-    let bytes: usize = many.gets().filter(own).map(|get| item_bytes(shard, &get)).sum();
+    let bytes = head_bytes + many.gets().filter(own).map(|get| item_bytes(shard, &get)).sum::<usize>();
+    if bytes > to.frame_bytes as usize {
+        refuse(shard, to, NoPart::TooLarge);
+        return Served::Done;
+    }
+    let Some(held) = shard.waiting.take(bytes) else {
+        ioengine::sometimes!("no room for one more multi-get");
+        refuse(shard, to, NoPart::Busy);
+        return Served::Done;
+    };
     let mut gather = Gather {
         to: *to,
         count: many.count(),
-        body: vec![0; head_bytes + bytes],
+        body: vec![0; bytes],
+        held,
         parts_left: 0,
-        failed: (head_bytes + bytes > frame_bytes).then_some(Outcome::TooLarge { limit: Limit::Frame }),
+        failed: None,
         since: shard.io.now(),
     };
     let mut parts: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
@@ -76,9 +98,7 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
     }
     let bytes = head_bytes + writer.finish();
     gather.body.truncate(bytes);
-    if gather.failed.is_none() {
-        ask_parts(shard, &mut gather, to, &parts);
-    }
+    ask_parts(shard, &mut gather, to, &parts);
     if gather.parts_left == 0 {
         finish(shard, gather);
     } else {
@@ -97,20 +117,21 @@ fn ask_parts(shard: &Shard, gather: &mut Gather, to: &ReplyTo, parts: &BTreeMap<
             slot: 0,
             generation: 0,
             request: number,
+            frame_bytes: to.frame_bytes,
             operation: Operation::MultiGet,
         };
         if owner == shard.index {
-            if shard.parking.has_room() {
+            if shard.parking.has_room(part.len()) {
                 shard.parking.park(part_to, Work::Part, shard.io.now(), |body| body.extend_from_slice(part));
                 gather.parts_left += 1;
             } else {
-                gather.failed = Some(Outcome::Busy { limit: Limit::Queue, hint_ms: 5 });
+                gather.failed = Some(NoPart::Busy);
             }
         } else if shard.peers.ask(shard, owner, Kind::Part, &part_to, &[part]) {
             gather.parts_left += 1;
         } else {
             ioengine::sometimes!("a part of a multi-get finds a full ring");
-            gather.failed = Some(Outcome::Busy { limit: Limit::Queue, hint_ms: 2 });
+            gather.failed = Some(NoPart::Busy);
         }
     }
     assert_eq!(to.operation, Operation::MultiGet, "parts are of multi-gets");
@@ -124,18 +145,19 @@ impl Gathers {
     }
 }
 
-/// Bytes that an item takes at most.
+/// Bytes that an item takes.
 fn item_bytes(shard: &Shard, get: &Get<'_>) -> usize {
     let state = shard.state.borrow();
     item_bytes_of(match get::look(&state, get.key.tablet(), get.key, asked(get)) {
-        Looked::Found(found) => found.value.len(),
-        Looked::Not(_) | Looked::Disk => 0,
+        Looked::Found(found) => reply_bytes_get_ok(found.value.len()),
+        Looked::Not(outcome) => reply_bytes_outcome(&outcome),
+        Looked::Disk => 0,
     })
 }
 
-/// Bytes that an item with a value of this size takes at most.
-pub(crate) fn item_bytes_of(value_bytes: usize) -> usize {
-    reply_bytes_multi_get(1, reply_bytes_get_ok(value_bytes)) - reply_bytes_multi_get(0, 0)
+/// Bytes that an item with a result of this size takes.
+pub(crate) fn item_bytes_of(result_bytes: usize) -> usize {
+    reply_bytes_multi_get(1, result_bytes) - reply_bytes_multi_get(0, 0)
 }
 
 fn asked(get: &Get<'_>) -> Asked {
@@ -172,14 +194,17 @@ fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_
 /// A part of another core's multi-get: keys of this core's tablets.
 pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
     if part_gets(part).any(|(_, get)| needs_disk(shard, &get)) {
-        if shard.parking.has_room() {
+        if shard.parking.has_room(part.len()) {
             shard.parking.park(*to, Work::Part, shard.io.now(), |body| body.extend_from_slice(part));
         } else {
-            shard.peers.tell(to.core, Kind::PartReply, to, &[]);
+            give_no_part(shard, to, NoPart::Busy);
         }
         return;
     }
     let bytes_max = part_gets(part).map(|(_, get)| item_bytes(shard, &get)).sum();
+    if bytes_max > to.frame_bytes as usize {
+        return give_no_part(shard, to, NoPart::TooLarge);
+    }
     let wrote = shard.peers.answer(shard, to.core, Kind::PartReply, to, bytes_max, |out| {
         let mut writer = MultiGetWriter::items_only(out);
         for (index, get) in part_gets(part) {
@@ -188,9 +213,34 @@ pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
         Some(writer.finish())
     });
     if wrote != Wrote::Done {
-        // An empty part has no items, which no asked part has: it says that there was no room.
-        shard.peers.tell(to.core, Kind::PartReply, to, &[]);
+        give_no_part(shard, to, NoPart::Busy);
     }
+}
+
+/// Items that were found, to the core that asked.
+pub(crate) fn give_part(shard: &Shard, to: &ReplyTo, items: &[u8]) {
+    if to.core == shard.index {
+        return take_part(shard, to, Ok(items));
+    }
+    let wrote = shard.peers.answer(shard, to.core, Kind::PartReply, to, items.len(), |out| {
+        out[..items.len()].copy_from_slice(items);
+        Some(items.len())
+    });
+    if wrote != Wrote::Done {
+        give_no_part(shard, to, NoPart::Busy);
+    }
+}
+
+/// A part cannot be given to the core that asked.
+pub(crate) fn give_no_part(shard: &Shard, to: &ReplyTo, why: NoPart) {
+    if to.core == shard.index {
+        return take_part(shard, to, Err(why));
+    }
+    let kind = match why {
+        NoPart::Busy => Kind::PartBusy,
+        NoPart::TooLarge => Kind::PartTooLarge,
+    };
+    shard.peers.tell(to.core, kind, to, &[]);
 }
 
 /// The gets of a part, each with its place in the whole.
@@ -208,16 +258,12 @@ pub(crate) fn part_gets(part: &[u8]) -> impl Iterator<Item = (u16, Get<'_>)> {
     })
 }
 
-/// Items came from another core.
-pub(crate) fn take_part(shard: &Shard, to: &ReplyTo, items: &[u8]) {
+/// A part came, from another core or a reader of this one.
+pub(crate) fn take_part(shard: &Shard, to: &ReplyTo, part: Result<&[u8], NoPart>) {
     let mut open = shard.gathers.open.borrow_mut();
     // Gone: it was answered for want of time.
     let Some(gather) = open.get_mut(&to.request) else { return };
-    if items.is_empty() {
-        gather.failed = Some(Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 5 });
-    }
-    gather.body.extend_from_slice(items);
-    gather.parts_left -= 1;
+    gather.take(part);
     if gather.parts_left == 0
         && let Some(gather) = open.remove(&to.request)
     {
@@ -226,14 +272,40 @@ pub(crate) fn take_part(shard: &Shard, to: &ReplyTo, items: &[u8]) {
     }
 }
 
+impl Gather {
+    fn take(&mut self, part: Result<&[u8], NoPart>) {
+        self.parts_left -= 1;
+        let taken = part.and_then(|items| {
+            if self.body.len() + items.len() > self.to.frame_bytes as usize {
+                return Err(NoPart::TooLarge);
+            }
+            if !self.held.grow(items.len()) {
+                return Err(NoPart::Busy);
+            }
+            self.body.extend_from_slice(items);
+            Ok(())
+        });
+        if let Err(why) = taken {
+            // What cannot be whatever the others say, is said before what may be later.
+            if self.failed != Some(NoPart::TooLarge) {
+                self.failed = Some(why);
+            }
+        }
+    }
+}
+
+fn refuse(shard: &Shard, to: &ReplyTo, why: NoPart) {
+    let outcome = match why {
+        NoPart::Busy => Outcome::Busy { limit: Limit::Queue, hint_ms: 5 },
+        NoPart::TooLarge => Outcome::TooLarge { limit: Limit::Frame },
+    };
+    door::tell(shard, to, |out| encode_outcome(out, LogTime(0), &outcome));
+}
+
 fn finish(shard: &Shard, mut gather: Gather) {
     let Some(connection) = shard.connections.find(&gather.to) else { return };
-    let frame_bytes = connection.session.borrow().frame_bytes() as usize;
-    if gather.body.len() > frame_bytes {
-        gather.failed = Some(Outcome::TooLarge { limit: Limit::Frame });
-    }
-    if let Some(outcome) = gather.failed {
-        return door::tell(shard, &gather.to, |out| encode_outcome(out, LogTime(0), &outcome));
+    if let Some(why) = gather.failed {
+        return refuse(shard, &gather.to, why);
     }
     patch_multi_get_head(&mut gather.body, gather.count);
     let bytes = HEADER_BYTES + gather.body.len();

@@ -9,11 +9,10 @@
 use crate::apply::State;
 use crate::core::Shard;
 use crate::door::{self, Wrote};
-use crate::gather;
+use crate::gather::{self, NoPart};
 use crate::get::{self, Asked, Looked, Visible};
 use crate::lsm::{self, ReadError, Reader};
 use crate::memtable::Record;
-use crate::mesh::Kind;
 use crate::parked::{Parked, Work};
 use crate::put::{self, Admitted, Observed, Wanted};
 use crate::reply::ReplyTo;
@@ -21,7 +20,7 @@ use crate::scan::{self, Span};
 use layout::key::Key;
 use layout::units::{LogTime, TabletIndex, Version};
 use net::outcome::{Limit, Outcome};
-use net::reply::{MultiGetWriter, encode_get_ok, encode_outcome, reply_bytes_get_ok};
+use net::reply::{MultiGetWriter, encode_get_ok, encode_outcome, reply_bytes_get_ok, reply_bytes_outcome};
 use net::request::{CompareAndSet, Get, Request, Streams};
 use std::rc::Rc;
 use std::time::Duration;
@@ -165,8 +164,7 @@ enum Joined {
 async fn span(shard: &Rc<Shard>, to: &ReplyTo, span: &Span<'_>, reader: &mut Reader) {
     let tablet = span.tablet();
     let deadline = shard.io.now().after(shard.limits.request_deadline);
-    let (page_bytes, frame_bytes) = door::page_bytes(shard, to, span.byte_limit);
-    let (mut bytes, mut claimed) = (page_bytes, false);
+    let (mut bytes, mut claimed) = (door::page_bytes(to, span.byte_limit), false);
     loop {
         let moved = shard.state.borrow().tables.moved_count(tablet);
         let gathered = lsm::gather(shard, span, bytes, reader).await;
@@ -183,7 +181,9 @@ async fn span(shard: &Rc<Shard>, to: &ReplyTo, span: &Span<'_>, reader: &mut Rea
             Joined::Wrote(Wrote::NoRoom) if shard.io.now() < deadline => shard.io.sleep(ROOM_RETRY).await,
             Joined::Wrote(Wrote::NoRoom) => return no_room(shard, to),
             // Not even one record fits a page: try with all that a frame can hold.
-            Joined::Wrote(Wrote::Nothing) if bytes < frame_bytes => bytes = frame_bytes,
+            Joined::Wrote(Wrote::Nothing) if bytes < to.frame_bytes as usize => {
+                bytes = to.frame_bytes as usize
+            }
             Joined::Wrote(Wrote::Nothing) => {
                 let large = Outcome::TooLarge { limit: Limit::Frame };
                 return door::tell(shard, to, |out| encode_outcome(out, LogTime(0), &large));
@@ -199,7 +199,7 @@ async fn span(shard: &Rc<Shard>, to: &ReplyTo, span: &Span<'_>, reader: &mut Rea
 async fn streams(shard: &Rc<Shard>, to: &ReplyTo, asked: &Streams<'_>, reader: &mut Reader) {
     let tablet = asked.tablet;
     let deadline = shard.io.now().after(shard.limits.request_deadline);
-    let (bytes, _) = door::page_bytes(shard, to, 0);
+    let bytes = door::page_bytes(to, 0);
     let mut claimed = false;
     loop {
         let moved = shard.state.borrow().tables.moved_count(tablet);
@@ -263,8 +263,18 @@ async fn part(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8], reader: &mut Reader)
         let (log_time, found) = find(shard, get.key, asked, reader).await;
         shard.counters.gets.add(1);
         let begin = items.len();
-        let value_bytes = if found.is_ok() { reader.value.len() } else { 0 };
-        items.resize(begin + gather::item_bytes_of(value_bytes), 0);
+        let bytes = gather::item_bytes_of(match &found {
+            Ok(_) => reply_bytes_get_ok(reader.value.len()),
+            Err(outcome) => reply_bytes_outcome(outcome),
+        });
+        if begin + bytes > to.frame_bytes as usize {
+            ioengine::sometimes!("a late part is more than a frame");
+            if shard.parking.claim(reader.number) {
+                gather::give_no_part(shard, to, NoPart::TooLarge);
+            }
+            return;
+        }
+        items.resize(begin + bytes, 0);
         let mut writer = MultiGetWriter::items_only(&mut items[begin..]);
         let fits = match found {
             Ok((version, expiry_us)) => {
@@ -273,33 +283,9 @@ async fn part(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8], reader: &mut Reader)
             }
             Err(outcome) => writer.outcome(index, log_time, &outcome),
         };
-        assert!(fits, "room was measured");
-        let bytes = writer.finish();
-        items.truncate(begin + bytes);
+        assert!(fits && writer.finish() == bytes, "an item is as long as was measured");
     }
     if shard.parking.claim(reader.number) {
-        give_part(shard, to, &items);
-    }
-}
-
-fn give_part(shard: &Rc<Shard>, to: &ReplyTo, items: &[u8]) {
-    if to.core == shard.index {
-        return gather::take_part(shard, to, items);
-    }
-    let wrote = shard.peers.answer(shard, to.core, Kind::PartReply, to, items.len(), |out| {
-        out[..items.len()].copy_from_slice(items);
-        Some(items.len())
-    });
-    if wrote != Wrote::Done {
-        shard.peers.tell(to.core, Kind::PartReply, to, &[]);
-    }
-}
-
-/// A part cannot be given: an empty one says so.
-pub(crate) fn refuse_part(shard: &Shard, to: &ReplyTo) {
-    if to.core == shard.index {
-        gather::take_part(shard, to, &[]);
-    } else {
-        shard.peers.tell(to.core, Kind::PartReply, to, &[]);
+        gather::give_part(shard, to, &items);
     }
 }

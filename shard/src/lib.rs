@@ -2,6 +2,7 @@
 
 mod ahead;
 mod apply;
+mod budget;
 mod commit;
 mod connection;
 mod core;

@@ -29,6 +29,8 @@ pub struct Limits {
     pub reader_count: usize,
     /// Requests that wait to read the disk.
     pub parked_count_max: usize,
+    /// Bytes of requests that wait to read the disk, and of multi-gets that wait for other cores.
+    pub waiting_bytes_max: usize,
     /// Rows of 64 bytes in the version cache, 4 keys each; a power of two.
     pub version_row_count: usize,
     /// Connections.
@@ -82,6 +84,7 @@ impl Default for Limits {
             merge_fan_in: 8,
             reader_count: 64,
             parked_count_max: 4096,
+            waiting_bytes_max: 64 << 20,
             version_row_count: 1 << 18,
             connection_count_max: 4096,
             in_flight_max: 1024,
@@ -123,6 +126,7 @@ impl Limits {
             block_bytes: 1024,
             reader_count: 4,
             parked_count_max: 32,
+            waiting_bytes_max: 256 << 10,
             version_row_count: 256,
             connection_count_max: 64,
             in_flight_max: 64,
@@ -190,6 +194,10 @@ impl Limits {
             self.reader_count > 0 && self.parked_count_max > 0,
             "reader_count and parked_count_max are at least 1",
         )?;
+        need(
+            self.waiting_bytes_max >= 2 * self.frame_bytes_max as usize,
+            "waiting_bytes_max must hold two frames: a multi-get, and its keys",
+        )?;
         need(self.version_row_count.is_power_of_two(), "version_row_count is a power of two")?;
         need(
             self.request_horizon_min <= self.request_horizon,
@@ -211,6 +219,11 @@ impl Limits {
         self.block_bytes as usize / 2 * 3
     }
 
+    /// What a reader holds at most: a page or the items of a multi-get, and a value.
+    fn reader_bytes(&self) -> usize {
+        self.frame_bytes_max as usize + VALUE_BYTES_MAX
+    }
+
     /// Layout of a tablet's request ids.
     pub(crate) fn requests(&self) -> RequestLimits {
         RequestLimits {
@@ -228,6 +241,8 @@ impl Limits {
             ("memtables", 2 * self.memtable().footprint_bytes()),
             ("block cache", self.block_cache_bytes),
             ("version cache (shared memory)", self.version_row_count * 64),
+            ("requests waiting for a disk or a core", self.waiting_bytes_max),
+            ("answers being read from the disk", self.reader_count * self.reader_bytes()),
             ("writes waiting for the journal", 2 * (self.staging_bytes + self.staging_count_max * 64)),
             ("request ids", self.requests().footprint_bytes() * TABLET_COUNT / core_count.max(1)),
             (

@@ -8,10 +8,11 @@
 use crate::connection::Connection;
 use crate::core::Shard;
 use crate::door::{self, Wrote};
-use crate::gather;
+use crate::gather::{self, NoPart};
 use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
 use ioengine::ring::{Receiver, Sender};
 use layout::units::LogTime;
+use net::frame::HEADER_BYTES;
 use net::outcome::{Limit, Outcome};
 use net::reply::encode_outcome;
 use std::cell::{Cell, RefCell};
@@ -28,10 +29,15 @@ pub(crate) enum Kind {
     Part,
     /// Items of a multi-get, back.
     PartReply,
+    /// There was no room for the items of a multi-get: ask again.
+    PartBusy,
+    /// The items of a multi-get are more than its answer can hold.
+    PartTooLarge,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::Request, Kind::Reply, Kind::Part, Kind::PartReply];
+    const ALL: [Kind; 6] =
+        [Kind::Request, Kind::Reply, Kind::Part, Kind::PartReply, Kind::PartBusy, Kind::PartTooLarge];
 
     fn code(self) -> u8 {
         self as u8
@@ -176,7 +182,15 @@ fn handle(shard: &Rc<Shard>, core: u16, message: &[u8]) {
         }
         Kind::PartReply => {
             shard.peers.answered(core);
-            gather::take_part(shard, &to, bytes);
+            gather::take_part(shard, &to, Ok(bytes));
+        }
+        Kind::PartBusy => {
+            shard.peers.answered(core);
+            gather::take_part(shard, &to, Err(NoPart::Busy));
+        }
+        Kind::PartTooLarge => {
+            shard.peers.answered(core);
+            gather::take_part(shard, &to, Err(NoPart::TooLarge));
         }
     }
 }
@@ -185,14 +199,8 @@ fn handle(shard: &Rc<Shard>, core: u16, message: &[u8]) {
 fn pass_on(shard: &Shard, connection: &Connection, to: &ReplyTo, frame: &[u8]) {
     let mut outbox = connection.outbox.borrow_mut();
     outbox.release();
-    // The other core does not know what this connection has agreed on.
-    let body_bytes = frame.len() - net::frame::HEADER_BYTES;
-    if body_bytes > connection.session.borrow().frame_bytes() as usize {
-        let large = Outcome::TooLarge { limit: Limit::Frame };
-        let bytes =
-            to.frame(shard.facts.map_epoch, outbox.room(), |out| encode_outcome(out, LogTime(0), &large));
-        outbox.advance(bytes);
-    } else if outbox.make_room(&shard.io, frame.len()) {
+    assert!(frame.len() <= HEADER_BYTES + to.frame_bytes as usize, "the other core knows what was agreed");
+    if outbox.make_room(&shard.io, frame.len()) {
         outbox.room()[..frame.len()].copy_from_slice(frame);
         outbox.advance(frame.len());
     } else {

@@ -3,6 +3,7 @@
 //! Order of a start: core 0 opens the disk and takes a new incarnation, flushed before anything else; each core then
 //! recovers its shard; when all are ready, all listen. Nothing is served before everything is recovered.
 
+use crate::budget::Budget;
 use crate::commit;
 use crate::connection;
 use crate::core::{NodeFacts, Phase, Shard};
@@ -271,6 +272,7 @@ async fn start_shard(
         receivers.extend(receiver.map(|receiver| (peer, receiver)));
     }
     let batch = || RefCell::new(Batch::new(limits.staging_bytes, limits.staging_count_max));
+    let waiting = Rc::new(Budget::new(limits.waiting_bytes_max));
     let shard = Rc::new(Shard {
         io: io.clone(),
         index,
@@ -292,7 +294,8 @@ async fn start_shard(
         connections: connection::Connections::default(),
         gathers: crate::gather::Gathers::default(),
         keeper,
-        parking: Parking::new(limits.reader_count, limits.parked_count_max),
+        parking: Parking::new(limits.reader_count, limits.parked_count_max, Rc::clone(&waiting)),
+        waiting,
         peers: Peers::new(senders, limits.frame_bytes_max as usize + net::frame::HEADER_BYTES),
         counters,
     });

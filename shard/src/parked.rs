@@ -4,8 +4,10 @@
 //! Owns the places and who is answered. Must never answer twice, or keep somebody waiting for a disk that hangs beyond
 //! the deadline. Invariant: a place that is taken has room reserved for a small answer, as every late answer has.
 
+use crate::budget::{Budget, Held};
 use crate::core::Shard;
 use crate::door;
+use crate::gather::{self, NoPart};
 use crate::late;
 use crate::lsm::Reader;
 use crate::reply::ReplyTo;
@@ -17,6 +19,9 @@ use net::reply::encode_outcome;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+
+/// Largest body that is kept to be used again: a get's, a scan's, a part of a few keys.
+const SPARE_BYTES_MAX: usize = 512;
 
 /// What a parked request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub(crate) struct Parked {
     pub(crate) to: ReplyTo,
     pub(crate) work: Work,
     pub(crate) body: Vec<u8>,
+    /// The bytes of the body.
+    held: Held,
     since: Instant,
 }
 
@@ -48,13 +55,15 @@ pub(crate) struct Parking {
     places: Vec<Place>,
     /// Readers without work.
     idle: RefCell<Vec<usize>>,
-    /// Bodies to be used again.
+    /// Small bodies to be used again.
     spare: RefCell<Vec<Vec<u8>>>,
+    budget: Rc<Budget>,
 }
 
 impl Parking {
     /// `reader_count` requests are worked on at once, and `waiting_max` wait.
-    pub(crate) fn new(reader_count: usize, waiting_max: usize) -> Parking {
+    /// Their bodies are of `budget`.
+    pub(crate) fn new(reader_count: usize, waiting_max: usize, budget: Rc<Budget>) -> Parking {
         let place = || Place { at_work: Cell::new(None), called: Notify::new() };
         Parking {
             waiting: RefCell::new(VecDeque::with_capacity(waiting_max)),
@@ -62,21 +71,25 @@ impl Parking {
             places: (0..reader_count).map(|_| place()).collect(),
             idle: RefCell::new(Vec::with_capacity(reader_count)),
             spare: RefCell::new(Vec::new()),
+            budget,
         }
     }
 
-    /// Is there a place for one more?
-    pub(crate) fn has_room(&self) -> bool {
-        self.waiting.borrow().len() < self.waiting_max
+    /// Is there a place for one more, with a body of this many bytes?
+    pub(crate) fn has_room(&self, body_bytes: usize) -> bool {
+        self.waiting.borrow().len() < self.waiting_max && self.budget.has(body_bytes)
     }
 
-    /// Park a request; `fill` writes its body. The caller has asked for room and reserved the answer's.
+    /// Park a request; `fill` writes its body. The caller has asked for room for it, and reserved the answer's.
     pub(crate) fn park(&self, to: ReplyTo, work: Work, now: Instant, fill: impl FnOnce(&mut Vec<u8>)) {
-        assert!(self.has_room(), "the caller has asked");
         let mut body = self.spare.borrow_mut().pop().unwrap_or_default();
         body.clear();
         fill(&mut body);
-        self.waiting.borrow_mut().push_back(Parked { to, work, body, since: now });
+        let held = self.budget.take(body.len()).expect("the caller has asked");
+        let mut waiting = self.waiting.borrow_mut();
+        assert!(waiting.len() < self.waiting_max, "the caller has asked");
+        waiting.push_back(Parked { to, work, body, held, since: now });
+        drop(waiting);
         if let Some(reader) = self.idle.borrow_mut().pop() {
             self.places[reader].called.notify();
         }
@@ -85,6 +98,15 @@ impl Parking {
     /// Requests that are not answered yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty() && self.places.iter().all(|place| place.at_work.get().is_none())
+    }
+
+    /// A parked request is done with.
+    fn forget(&self, parked: Parked) {
+        let Parked { body, held, .. } = parked;
+        drop(held);
+        if body.capacity() <= SPARE_BYTES_MAX {
+            self.spare.borrow_mut().push(body);
+        }
     }
 
     /// The answer of a reader's work is due to `to`, unless it was given already: from now on the reader alone answers.
@@ -108,7 +130,7 @@ pub(crate) async fn work(shard: Rc<Shard>, number: usize) {
         parking.places[number].at_work.set(Some((parked.to, parked.work, parked.since)));
         late::serve(&shard, &parked, &mut reader).await;
         parking.places[number].at_work.set(None);
-        parking.spare.borrow_mut().push(parked.body);
+        parking.forget(parked);
         shard.settled.notify();
     }
 }
@@ -134,13 +156,13 @@ pub(crate) fn answer_overdue(shard: &Shard, now: Instant) {
         let parked = waiting.pop_front().expect("just seen");
         drop(waiting);
         answer(shard, &parked.to, parked.work);
-        parking.spare.borrow_mut().push(parked.body);
+        parking.forget(parked);
     }
 }
 
 fn answer(shard: &Shard, to: &ReplyTo, work: Work) {
     if work == Work::Part {
-        return late::refuse_part(shard, to);
+        return gather::give_no_part(shard, to, NoPart::Busy);
     }
     let outcome = if to.operation.is_write() {
         Outcome::Busy { limit: Limit::Queue, hint_ms: 100 }

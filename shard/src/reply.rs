@@ -23,6 +23,8 @@ pub(crate) struct ReplyTo {
     pub(crate) generation: u32,
     /// The client's number for the request.
     pub(crate) request: u64,
+    /// Largest body of an answer: what its connection has agreed on.
+    pub(crate) frame_bytes: u32,
     /// What was asked.
     pub(crate) operation: Operation,
 }
@@ -38,6 +40,7 @@ impl ReplyTo {
         bytes[4..8].copy_from_slice(&self.slot.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.generation.to_le_bytes());
         bytes[12..20].copy_from_slice(&self.request.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.frame_bytes.to_le_bytes());
         bytes
     }
 
@@ -48,6 +51,7 @@ impl ReplyTo {
             slot: number(4),
             generation: number(8),
             request: u64::from_le_bytes(bytes[12..20].try_into().expect("8 bytes")),
+            frame_bytes: number(20),
             operation: Operation::from_code(bytes[2]).expect("rings carry what this process put on them"),
         }
     }
@@ -84,8 +88,14 @@ mod tests {
     #[test]
     fn a_destination_survives_a_ring() {
         for operation in Operation::ALL {
-            let to =
-                ReplyTo { core: 513, slot: 70_000, generation: u32::MAX, request: u64::MAX - 5, operation };
+            let to = ReplyTo {
+                core: 513,
+                slot: 70_000,
+                generation: u32::MAX,
+                request: u64::MAX - 5,
+                frame_bytes: u32::MAX - 6,
+                operation,
+            };
             assert_eq!(ReplyTo::from_bytes(&to.to_bytes()), to);
         }
     }

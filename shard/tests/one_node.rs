@@ -5,7 +5,8 @@
 mod support;
 
 use net::outcome::Outcome;
-use support::Scene;
+use net::request::FRAME_BYTES_MIN;
+use support::{Client, Scene};
 
 #[test]
 fn what_was_put_is_got_over_all_cores() {
@@ -72,5 +73,29 @@ fn a_long_stream_comes_in_pages() {
             from = resume;
         }
         assert_eq!(found, 5000);
+    });
+}
+
+#[test]
+fn pages_fit_the_frame_agreed_on_whichever_core_owns_the_stream() {
+    let scene = Scene::new(78, 3);
+    let _node = scene.start();
+    assert_eq!(scene.failure(), None);
+    let address = scene.config.listen;
+    scene.client(move |client| async move {
+        let mut small = Client::connect_with(client.io.clone(), address, FRAME_BYTES_MIN).await;
+        for stream in 0..12u8 {
+            for time in 0..9 {
+                small.put(&[stream], time, &[stream; 1000]).await.unwrap();
+            }
+            let (mut found, mut from) = (0, Some(0));
+            while let Some(start) = from {
+                let (times, resume) = small.scan_page(&[stream], start).await;
+                assert!(!times.is_empty(), "stream {stream} from {start}");
+                found += times.len();
+                from = resume;
+            }
+            assert_eq!(found, 9);
+        }
     });
 }

@@ -313,6 +313,8 @@ pub struct History {
     pub keys: Keys,
     /// Writes, in the order of their first sending.
     pub writes: Vec<Write>,
+    /// Bytes of the longest value that anybody has sent.
+    pub longest_value: usize,
     /// Reads of single keys, in the order of their answers.
     pub reads: Vec<Read>,
     /// Pages of scans and heads, in the order of their answers.

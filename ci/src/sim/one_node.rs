@@ -15,6 +15,7 @@ use super::wire::{Wire, WireLimits};
 use ioengine::sim::{NodeHandle, Random};
 use ioengine::{CoreConfig, Io, Queue};
 use layout::units::{Space, TabletIndex};
+use net::request::FRAME_BYTES_MIN;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -242,9 +243,11 @@ impl<'a> Run<'a> {
             let lanes: usize = clients.iter().map(|(_, one)| usize::from(one.1)).sum();
             self.shared.busy.set(self.shared.busy.get() + lanes);
             let root = root.fork("machine", u64::from(machine));
+            let seed = plan.seed;
             let main = move |io: Io| async move {
                 for (number, (_, lanes, patience)) in clients {
-                    let client = Rc::new(client(&io, address, number, &shared, patience));
+                    let frame_bytes = frame_bytes(seed, number);
+                    let client = Rc::new(client(&io, address, number, &shared, patience, frame_bytes));
                     for lane in 0..lanes {
                         let random = root.fork("lane", u64::from(number) << 16 | u64::from(lane));
                         let lane = Lane {
@@ -337,7 +340,7 @@ impl<'a> Run<'a> {
                 insists: true,
                 reads_slowly: false,
             };
-            ask(Rc::new(client(&io, address, number, &shared, patience))).await
+            ask(Rc::new(client(&io, address, number, &shared, patience, FRAME_BYTES))).await
         })
     }
 
@@ -414,17 +417,29 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Frames that every answer fits.
+const FRAME_BYTES: u32 = 64 << 10;
+
+/// What a client agrees on. In one world of five most have small frames, smaller than what a core offers or a page
+/// holds; the others know nothing of it, and stay what they were.
+fn frame_bytes(seed: u64, client: u16) -> u32 {
+    if seed % 5 != 4 {
+        return FRAME_BYTES;
+    }
+    [FRAME_BYTES, 12 << 10, FRAME_BYTES_MIN][usize::from(client) % 3]
+}
+
 fn client(
     io: &Io,
     address: std::net::SocketAddr,
     number: u16,
     shared: &Rc<Shared>,
     patience: Patience,
+    frame_bytes: u32,
 ) -> Client {
     let read_pause = Duration::from_millis(if patience.reads_slowly { 30 } else { 0 });
-    let limits =
-        WireLimits { read_pause, in_flight: 8, frame_bytes: 64 << 10, connect: Duration::from_secs(2) };
     let random = io.random();
+    let limits = WireLimits { read_pause, in_flight: 8, frame_bytes, connect: Duration::from_secs(2) };
     let wire = Wire::new(io.clone(), address, limits, random | 1, Rc::clone(&shared.history));
     Client::new(number, io.clone(), wire, Rc::clone(shared), random | 1, patience)
 }

@@ -238,6 +238,7 @@ fn limits(random: &mut Random) -> Limits {
         merge_fan_in: 2 + random.below(4) as usize,
         reader_count: 1 + random.below(6) as usize,
         parked_count_max: 1 << random.below(7),
+        waiting_bytes_max: if few { 2 * frame_bytes_max as usize } else { small.waiting_bytes_max },
         version_row_count: 1 << random.below(9),
         connection_count_max: if few { 5 } else { 64 },
         in_flight_max: 1 + random.below(16) as u32,

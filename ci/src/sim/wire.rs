@@ -99,6 +99,8 @@ pub(super) struct Wire {
     connecting: Cell<bool>,
     connected: Notify,
     next_tag: Cell<u64>,
+    /// Frame bytes of the newest connection.
+    agreed: Cell<usize>,
 }
 
 impl Wire {
@@ -112,6 +114,7 @@ impl Wire {
         Wire {
             io,
             address,
+            agreed: Cell::new(limits.frame_bytes as usize),
             limits,
             client,
             history,
@@ -122,10 +125,9 @@ impl Wire {
         }
     }
 
-    /// Longest body that may be sent now.
+    /// Longest body that may be sent or come: what was agreed on last.
     pub(super) fn frame_bytes(&self) -> usize {
-        let agreed = |connection: &Rc<Connection>| connection.session.borrow().frame_bytes() as usize;
-        self.connection.borrow().as_ref().filter(|one| one.open.get()).map_or(usize::MAX, agreed)
+        self.agreed.get()
     }
 
     /// Drop the connection; the next request makes another.
@@ -253,6 +255,7 @@ impl Wire {
             }
             moved.await;
         }
+        self.agreed.set(connection.session.borrow().frame_bytes() as usize);
         guard.0.take()
     }
 }

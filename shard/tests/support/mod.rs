@@ -122,6 +122,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(io: Io, address: SocketAddr) -> Client {
+        Client::connect_with(io, address, 64 << 10).await
+    }
+
+    /// With frames of at most `frame_bytes`.
+    pub(crate) async fn connect_with(io: Io, address: SocketAddr, frame_bytes: u32) -> Client {
         let stream = io.connect(address).await.unwrap();
         let client = io.random() | 1;
         let buffer = io.buffer(1 << 20);
@@ -132,7 +137,7 @@ impl Client {
             method: net::request::AuthMethod::None,
             auth: &[],
             features: 0,
-            frame_bytes: 64 << 10,
+            frame_bytes,
             in_flight: 16,
             client,
             cluster: Uuid::default(),

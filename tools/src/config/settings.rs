@@ -261,6 +261,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     count!(reader_count, "requests of a core that read the disk at once"),
     count!(parked_count_max, "requests of a core that wait to read the disk; more are Busy"),
+    size!(
+        waiting_bytes_max,
+        "requests of a core that wait for its disk, and multi-gets that wait for other cores; more are Busy"
+    ),
     count!(version_row_count, "rows of 64 bytes and 4 keys in the version cache of a core; a power of two"),
     count!(connection_count_max, "connections per core; more are turned away"),
     count!(in_flight_max, "requests in flight on one connection; more are Busy"),

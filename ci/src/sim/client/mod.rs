@@ -61,6 +61,9 @@ pub(in crate::sim) struct Client {
     versions: RefCell<BTreeMap<KeyIndex, Version>>,
 }
 
+/// What a record takes in an answer beside its value, and an answer beside its records, at most.
+const RECORD_BYTES: usize = 96;
+
 /// Names of outcomes, for counting.
 fn outcome_name(outcome: &Outcome) -> &'static str {
     match outcome {
@@ -189,6 +192,21 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// A read of `count` records was refused. Too large it is only where so many of the longest do not fit a frame.
+    fn read_refused(&self, what: &str, tablet: Option<TabletIndex>, outcome: &Outcome, count: usize) {
+        let longest = self.history().longest_value + RECORD_BYTES;
+        if matches!(outcome, Outcome::TooLarge { .. })
+            && RECORD_BYTES + count * longest <= self.wire.frame_bytes()
+        {
+            let text = format!(
+                "{what} of client {} was answered {outcome:?}, though {count} records of at most {longest} bytes fit",
+                self.number
+            );
+            return self.history().trouble("answers", tablet, text);
+        }
+        self.unexpected(what, tablet, outcome);
     }
 
     /// An answer that stands for no result: fine, or trouble.

@@ -83,7 +83,7 @@ impl Client {
             (Err(Outcome::NotModified), Some(asked)) if asked.is_absent() => (Seen::Absent, None),
             (Err(Outcome::NotModified), Some(asked)) => (Seen::Version(asked), None),
             (Err(outcome), _) => {
-                self.unexpected("a get", Some(self.tablet(key)), &outcome);
+                self.read_refused("a get", Some(self.tablet(key)), &outcome, 1);
                 return Err(if outcome == Outcome::Corrupt { Unseen::Corrupt } else { Unseen::Wrong });
             }
         };
@@ -119,7 +119,7 @@ impl Client {
         let Some((invoked, answered)) = self.read(&request, None).await else { return };
         let items = match answered.heard {
             Heard::Many(items) => items,
-            Heard::Not(outcome) => return self.unexpected("a multi-get", None, &outcome),
+            Heard::Not(outcome) => return self.read_refused("a multi-get", None, &outcome, keys.len()),
             other => panic!("an answer to a multi-get is no {other:?}"),
         };
         let mut seen = vec![false; keys.len()];
@@ -195,7 +195,7 @@ impl Client {
         let (log_index, resume, list) = match answered.heard {
             Heard::Records { log_index, resume, records } => (log_index, resume, records),
             Heard::Not(outcome) => {
-                self.unexpected("a scan", Some(tablet), &outcome);
+                self.read_refused("a scan", Some(tablet), &outcome, 1);
                 return None;
             }
             other => panic!("an answer to a scan is no {other:?}"),
@@ -241,7 +241,7 @@ impl Client {
         let (more, list) = match answered.heard {
             Heard::Streams { more, streams } => (more, streams),
             Heard::Not(outcome) => {
-                self.unexpected("a list of streams", Some(tablet), &outcome);
+                self.read_refused("a list of streams", Some(tablet), &outcome, 1);
                 return None;
             }
             other => panic!("an answer to a list of streams is no {other:?}"),

@@ -89,13 +89,15 @@ impl Client {
         let id = self.ids.borrow_mut().next(0, tablet);
         let changes: Vec<Change> =
             does.iter().map(|&(time, does)| Change { key: history.keys.key(stream, time), does }).collect();
-        let values = (0u16..)
+        let values: Vec<Vec<u8>> = (0u16..)
             .zip(does)
             .map(|(position, (_, does))| match does {
                 Does::Put { bytes, .. } => history.value(number, position, *bytes),
                 Does::Delete => Vec::new(),
             })
             .collect();
+        let longest = values.iter().map(Vec::len).max().unwrap_or(0);
+        history.longest_value = history.longest_value.max(longest);
         let invoked = history.tick();
         history.writes.push(Write {
             client: self.number,
