@@ -243,7 +243,14 @@ impl Executor {
     /// Run one ready task of the queue whose turn it is; `pick` chooses among the `count` ready tasks of that
     /// queue (0 = the longest waiting), `cost` measures what the poll took. False when nothing was ready.
     pub(crate) fn run_one(&self, pick: impl FnOnce(usize) -> usize, cost: impl FnOnce() -> u64) -> bool {
-        let Some(queue) = self.choose() else { return false };
+        let Some(queue) = self.run_uncharged(pick) else { return false };
+        self.charge(queue, cost());
+        true
+    }
+
+    /// [`Executor::run_one`] without charging for it: returns the queue to charge.
+    pub(crate) fn run_uncharged(&self, pick: impl FnOnce(usize) -> usize) -> Option<usize> {
+        let queue = self.choose()?;
         let number = {
             let mut lines = self.ready.lines.borrow_mut();
             let count = lines[queue].len();
@@ -252,8 +259,12 @@ impl Executor {
         }
         .expect("the chosen line holds the picked task");
         self.poll(number);
-        self.charge(queue, cost());
-        true
+        Some(queue)
+    }
+
+    /// Another queue than this one has work, too.
+    pub(crate) fn has_ready_beside(&self, queue: usize) -> bool {
+        self.ready.lines.borrow().iter().enumerate().any(|(other, line)| other != queue && !line.is_empty())
     }
 
     fn poll(&self, number: u32) {

@@ -41,6 +41,8 @@ struct Core {
     /// Bells to ring at the end of this turn, each at most once.
     bells_due: RefCell<Vec<Arc<Bell>>>,
     turns: Cell<u64>,
+    /// The clock when this turn began.
+    turn_began: Cell<Instant>,
 }
 
 /// One core. Cheap to clone, never leaves its thread.
@@ -55,6 +57,7 @@ impl Io {
         operations: Rc<RefCell<OperationTable>>,
         arena: Arena,
     ) -> Io {
+        let turn_began = Cell::new(Instant { ns: driver.now_ns() });
         let random = RefCell::new(Xoshiro256PlusPlus::seed_from_u64(driver.seed()));
         Io(Rc::new(Core {
             index,
@@ -67,6 +70,7 @@ impl Io {
             inbound: RefCell::default(),
             bells_due: RefCell::default(),
             turns: Cell::new(0),
+            turn_began,
         }))
     }
 
@@ -86,6 +90,13 @@ impl Io {
     #[must_use]
     pub fn now(&self) -> Instant {
         Instant { ns: self.0.driver.now_ns() }
+    }
+
+    /// The clock as it was when this turn began: no look at it, and at most a turn old (a fraction of a millisecond,
+    /// unless a task has taken longer). For deadlines of seconds and for ages.
+    #[must_use]
+    pub fn turn_began(&self) -> Instant {
+        self.0.turn_began.get()
     }
 
     /// Wall clock, microseconds since the Unix epoch. May jump, back too.
@@ -265,6 +276,7 @@ impl Io {
     /// Host, once per turn: fire due timers. Returns the count woken.
     pub(crate) fn fire_timers(&self) -> usize {
         let now = self.now();
+        self.0.turn_began.set(now);
         self.0.turns.set(self.0.turns.get() + 1);
         self.0.timers.borrow_mut().fire(now)
     }

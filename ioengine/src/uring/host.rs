@@ -10,6 +10,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+/// While one queue alone has work, the clock is looked at after this many polls; else after each.
+const POLL_COUNT_PER_LOOK: usize = 8;
+
 /// Spawns on our executor.
 pub(super) struct OwnHost {
     pub(super) executor: Rc<Executor>,
@@ -49,28 +52,36 @@ impl OwnCore {
         let mut context = Context::from_waker(waker);
         // A wake of an earlier future may stand in line still: a poll too many is always possible.
         waker.wake_by_ref();
+        // Time may have passed since the last call.
+        self.io().fire_timers();
         loop {
-            let start = self.turn.driver().now_ns();
+            let start = self.io().turn_began().ns;
             let mut last = start;
             let mut had_work = false;
+            let (mut unmeasured, mut ran) = (0, Queue::Foreground as usize);
             for _ in 0..TURN_POLL_COUNT_MAX {
-                let cost = || self.lap(&mut last);
-                if !self.executor.run_one(|_| 0, cost) {
-                    break;
-                }
+                let Some(queue) = self.executor.run_uncharged(|_| 0) else { break };
                 had_work = true;
+                (unmeasured, ran) = (unmeasured + 1, queue);
                 if self.executor.take_root_due() {
-                    let polled = future.as_mut().poll(&mut context);
-                    self.executor.charge(Queue::Foreground as usize, self.lap(&mut last));
-                    if let Poll::Ready(out) = polled {
+                    // The root runs in the foreground queue, and is charged to it below.
+                    if let Poll::Ready(out) = future.as_mut().poll(&mut context) {
                         self.running.set(false);
                         self.turn.last();
                         return out;
                     }
                 }
+                if unmeasured < POLL_COUNT_PER_LOOK && !self.executor.has_ready_beside(queue) {
+                    continue;
+                }
+                self.executor.charge(queue, self.lap(&mut last));
+                unmeasured = 0;
                 if last - start >= TURN_NS_MAX {
                     break;
                 }
+            }
+            if unmeasured > 0 {
+                self.executor.charge(ran, self.lap(&mut last));
             }
             self.turn.end(self.executor.has_ready(), had_work);
         }
