@@ -1,6 +1,6 @@
 //! Looking ahead in what has arrived: the gets of one receive are walked through each step together. First the index
-//! lines of all their keys are asked for, then their nodes, and only then is the first one answered; so the misses of a
-//! batch overlap. What is seen here is not checked and only steers the processor's cache.
+//! lines of all their keys are asked for, then, a few gets before each is answered, its node; so the misses of a batch
+//! overlap. What is seen here is not checked and only steers the processor's cache.
 
 use crate::core::Shard;
 use layout::key::{bucket_of, tablet_of};
@@ -9,6 +9,9 @@ use net::request::Get;
 
 /// Gets looked ahead at: enough to hide a memory access behind the others, few enough to stay in the first cache.
 const AHEAD_COUNT: usize = 32;
+/// How many gets before its own the node of a get is asked for. All at once would be more lines than a core fetches
+/// at a time (10 to 16), and it would wait for them; spread out, they come while others are answered.
+const NODE_AHEAD_COUNT: usize = 4;
 
 /// What was found out about a get of a tablet of this core.
 #[derive(Clone, Copy)]
@@ -43,6 +46,9 @@ impl Ahead {
         if seen_at != at {
             return None;
         }
+        if let Some((_, later)) = self.gets[..self.count].get(self.next + NODE_AHEAD_COUNT) {
+            shard.state.borrow().memtables.active.prefetch_node(later.hash);
+        }
         self.next += 1;
         Some(seen)
     }
@@ -68,7 +74,7 @@ impl Ahead {
         }
         self.until = at.max(from + 1);
         if self.count > 1 {
-            for (_, seen) in &self.gets[..self.count] {
+            for (_, seen) in self.gets[..self.count].iter().take(NODE_AHEAD_COUNT) {
                 memtable.prefetch_node(seen.hash);
             }
         }

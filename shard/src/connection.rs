@@ -349,7 +349,7 @@ async fn write(shard: &Rc<Shard>, connection: &Rc<Connection>) {
         let filled = connection.filled.notified();
         let taken = connection.outbox.borrow_mut().take(&shard.io);
         if let Some((buffer, bytes)) = taken {
-            connection.sending_since.set(Some(shard.io.now()));
+            connection.sending_since.set(Some(shard.io.turn_began()));
             let (result, buffer) = connection.stream.send(buffer, 0..bytes).await;
             connection.sending_since.set(None);
             connection.outbox.borrow_mut().give_back(buffer);

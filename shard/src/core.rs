@@ -104,7 +104,7 @@ impl Shard {
 
     /// A turn begins.
     pub(crate) fn look_at_clock(&self) {
-        self.turn_us.set(self.io.now().ns / 1000);
+        self.turn_us.set(self.io.turn_began().ns / 1000);
     }
 
     /// Nothing waits for the journal, and a mark says so.

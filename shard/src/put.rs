@@ -75,7 +75,7 @@ pub(crate) fn admit(shard: &Shard, wanted: &Wanted<'_>, to: ReplyTo, observed: O
     let request = staging::Request {
         tablet: checked.tablet,
         reply_to: Some(to),
-        since: shard.io.now(),
+        since: shard.io.turn_began(),
         charge: checked.charge,
     };
     batch.push(request, |add| wanted.for_each(checked.observed, add));
