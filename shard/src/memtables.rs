@@ -4,11 +4,10 @@
 //! only [`Memtables::thaw`] empties one, and whoever calls it has made its records durable elsewhere. Invariant: for a
 //! key that is in both, the active one has the newer version.
 
-use crate::memtable::{Direction, Entry, Look, Memtable, MemtableConfig, MemtableUse, Record};
+use crate::memtable::{Direction, Entry, Look, Memtable, MemtableConfig, MemtableUse, Record, StreamRange};
 use layout::key::{Key, bucket_of};
 use layout::units::{BucketIndex, Space, TabletIndex};
 use std::cmp::Ordering;
-use std::ops::RangeInclusive;
 
 /// A pair of memtables.
 pub(crate) struct Memtables {
@@ -75,20 +74,11 @@ impl Memtables {
         }
     }
 
-    /// The records of one stream whose time is in `times`, newest version of each, in order of time.
-    pub(crate) fn stream_range<'a>(
-        &'a self,
-        tablet: TabletIndex,
-        bucket: BucketIndex,
-        space: Space,
-        stream: &'a [u8],
-        times: RangeInclusive<u64>,
-        direction: Direction,
-    ) -> impl Iterator<Item = Entry<'a>> {
-        let of = |memtable: &'a Memtable| {
-            memtable.stream_range(tablet, bucket, space, stream, times.clone(), direction)
-        };
-        merged(of(&self.active), self.frozen.as_ref().map(of).into_iter().flatten(), direction)
+    /// As [`Memtable::stream_range`], newest version of each record.
+    pub(crate) fn stream_range<'a>(&'a self, range: StreamRange<'a>) -> impl Iterator<Item = Entry<'a>> {
+        let direction = range.direction;
+        let frozen = self.frozen.as_ref().map(|frozen| frozen.stream_range(range.clone()));
+        merged(self.active.stream_range(range), frozen.into_iter().flatten(), direction)
     }
 
     /// The streams of a tablet behind `after`, as [`Memtable::streams`]; one that both have comes once.
@@ -172,9 +162,10 @@ mod tests {
     }
 
     fn all(memtables: &Memtables, direction: Direction) -> Vec<(u64, u64)> {
-        let key = Key { space: Space(0), stream: b"s", time: 0 };
+        let (space, stream) = (Space(0), &b"s"[..]);
+        let bucket = bucket_of(space, stream);
         memtables
-            .stream_range(key.tablet(), key.bucket(), key.space, key.stream, 0..=u64::MAX, direction)
+            .stream_range(StreamRange { bucket, space, stream, times: 0..=u64::MAX, direction })
             .map(|entry| (entry.key.time, entry.record.version.0))
             .collect()
     }

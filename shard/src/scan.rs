@@ -4,7 +4,7 @@
 use crate::apply::State;
 use crate::get::visible;
 use crate::lsm::Gathered;
-use crate::memtable::{Direction, Look, Record};
+use crate::memtable::{Direction, Look, Record, StreamRange};
 use layout::key::{bucket_of, tablet_of};
 use layout::units::{BUCKET_COUNT, Space, TABLET_COUNT, TabletIndex};
 use net::outcome::Outcome;
@@ -118,9 +118,10 @@ fn page(
         (Some(resume), Direction::Forward) => span.from..=resume.saturating_sub(1),
         (Some(resume), Direction::Backward) => resume.saturating_add(1)..=span.to,
     };
+    let Span { space, stream, direction, .. } = *span;
     let memory = state
         .memtables
-        .stream_range(tablet, bucket, span.space, span.stream, times, span.direction)
+        .stream_range(StreamRange { bucket, space, stream, times, direction })
         .map(|entry| (entry.key.time, entry.record));
     let range = newest_of(memory, gathered.records(), span.direction);
     for (looked_at, (time, record)) in (0..).zip(range) {

@@ -11,7 +11,7 @@ use layout::key::Key;
 use layout::units::{
     Incarnation, LogIndex, LogTime, RequestId, ShardIndex, Space, TabletIndex, Uuid, Version,
 };
-use shard::memtable::{Charge, Direction, Memtable, MemtableConfig};
+use shard::memtable::{Charge, Direction, Memtable, MemtableConfig, StreamRange};
 use shard::recent::RecentKeys;
 use shard::requests::{Outcome, RequestLimits, RequestTable, Seen};
 use shard::versions::{Versions, VersionsOwner};
@@ -71,8 +71,9 @@ fn tables_allocate_nothing_after_start() {
         memtable.put(tablet, bucket, hash, key, version, 0, Some(&value[..bytes])).expect("admitted");
         memtable.release(charge);
         found += usize::from(memtable.get(hash, key).is_some());
+        let (Key { space, stream, .. }, direction) = (key, Direction::Backward);
         found += memtable
-            .stream_range(tablet, bucket, key.space, &stream, 0..=u64::MAX, Direction::Backward)
+            .stream_range(StreamRange { bucket, space, stream, times: 0..=u64::MAX, direction })
             .take(3)
             .count();
 

@@ -27,7 +27,7 @@ use index::Index;
 use list::Lists;
 
 pub use layout::table_block::Record;
-pub use range::{Direction, Entry, Look, Range, Streams};
+pub use range::{Direction, Entry, Look, Range, StreamRange, Streams};
 
 /// Sizes of a memtable, fixed at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use std::ops::{Bound, RangeInclusive};
 
-use layout::key::Key;
+use layout::key::{Key, tablet_of};
 use layout::units::{BucketIndex, Space, TabletIndex};
 
 use super::arena::NONE;
@@ -30,6 +30,21 @@ pub struct Entry<'a> {
     pub key: Key<'a>,
     /// The record, be it a tombstone or expired.
     pub record: Record<'a>,
+}
+
+/// The records of one stream between two times, and which way they are wanted.
+#[derive(Debug, Clone)]
+pub struct StreamRange<'a> {
+    /// Bucket of the stream.
+    pub bucket: BucketIndex,
+    /// Space of the stream.
+    pub space: Space,
+    /// The stream.
+    pub stream: &'a [u8],
+    /// First and last time.
+    pub times: RangeInclusive<u64>,
+    /// Which way.
+    pub direction: Direction,
 }
 
 /// Records of one tablet, one after the other.
@@ -77,21 +92,14 @@ impl Memtable {
         Range { memtable: self, tablet, direction, node }
     }
 
-    /// The records of one stream whose time is in `times`, in order of time.
-    pub fn stream_range<'a>(
-        &'a self,
-        tablet: TabletIndex,
-        bucket: BucketIndex,
-        space: Space,
-        stream: &'a [u8],
-        times: RangeInclusive<u64>,
-        direction: Direction,
-    ) -> impl Iterator<Item = Entry<'a>> {
+    /// The records of one stream between two times, in order of time.
+    pub fn stream_range<'a>(&'a self, range: StreamRange<'a>) -> impl Iterator<Item = Entry<'a>> {
+        let StreamRange { bucket, space, stream, times, direction } = range;
         let time = match direction {
             Direction::Forward => *times.start(),
             Direction::Backward => *times.end(),
         };
-        self.range(tablet, Bound::Included((bucket, Key { space, stream, time })), direction)
+        self.range(tablet_of(bucket), Bound::Included((bucket, Key { space, stream, time })), direction)
             .take_while(move |entry| entry.key.space == space && entry.key.stream == stream)
             .take_while(move |entry| times.contains(&entry.key.time))
     }

@@ -102,10 +102,11 @@ fn check_stream(
     let same =
         |(k, _): &(&OwnedKey, &OwnedRecord)| (k.1, &k.2) == (of.1, &of.2) && (low..=high).contains(&k.3);
     let mut expected: Vec<_> = model.iter().filter(same).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let found = memtable.stream_range(tablet, bucket, space, stream, low..=high, Direction::Forward);
+    let range = |direction| StreamRange { bucket, space, stream, times: low..=high, direction };
+    let found = memtable.stream_range(range(Direction::Forward));
     assert_eq!(found.map(owned).collect::<Vec<_>>(), expected);
     expected.reverse();
-    let found = memtable.stream_range(tablet, bucket, space, stream, low..=high, Direction::Backward);
+    let found = memtable.stream_range(range(Direction::Backward));
     assert_eq!(found.map(owned).collect::<Vec<_>>(), expected);
     let after = model
         .iter()
