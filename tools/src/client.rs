@@ -30,6 +30,18 @@ pub(crate) struct InSpace {
     space: u16,
 }
 
+/// Options of every verb that reads records.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reading {
+    /// Ask one replica for what it has, without asking the others
+    #[arg(long)]
+    pub(crate) local: bool,
+    #[command(flatten)]
+    pub(crate) space: InSpace,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
 impl InSpace {
     /// The namespace.
     pub(crate) fn space(self) -> Space {

@@ -7,7 +7,7 @@ use layout::key::Key;
 use layout::units::Version;
 use net::client::Newer;
 
-use crate::client::{Endpoint, InSpace, failure, stream, time_argument};
+use crate::client::{Reading, failure, stream, time_argument};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::record::{no, record_line};
@@ -23,16 +23,11 @@ pub(crate) struct GetArgs {
     /// Only when its version is another one than this; 0 asks whether it is still absent
     #[arg(long, value_name = "VERSION")]
     if_newer: Option<u64>,
-    /// Ask one replica for what it has, without asking the others
-    #[arg(long)]
-    local: bool,
     /// Write the value without a line break behind it
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     #[command(flatten)]
-    space: InSpace,
-    #[command(flatten)]
-    endpoint: Endpoint,
+    reading: Reading,
 }
 
 /// `thermocline get`.
@@ -41,9 +36,9 @@ pub(crate) struct GetArgs {
 /// The node cannot be asked.
 pub(crate) fn run(args: &GetArgs) -> Result<Exit, Failure> {
     let stream = stream(&args.stream)?;
-    let key = Key { space: args.space.space(), stream: &stream, time: args.time };
-    let client = args.endpoint.connect()?;
-    let asked = client.client().with_local_reads(args.local);
+    let key = Key { space: args.reading.space.space(), stream: &stream, time: args.time };
+    let client = args.reading.endpoint.connect()?;
+    let asked = client.client().with_local_reads(args.reading.local);
     let newer = match args.if_newer {
         Some(version) => client.run(asked.get_if_newer(key, Version(version))),
         None => client.run(asked.get(key)).map(|found| found.map_or(Newer::Absent, Newer::Found)),
@@ -51,7 +46,7 @@ pub(crate) fn run(args: &GetArgs) -> Result<Exit, Failure> {
     match newer.map_err(|error| failure(&error))? {
         Newer::Found(found) => {
             let mut out = Output::new();
-            if args.endpoint.json {
+            if args.reading.endpoint.json {
                 out.bytes(&record_line(key, &found))?;
             } else {
                 out.bytes(&found.value)?;
@@ -60,10 +55,10 @@ pub(crate) fn run(args: &GetArgs) -> Result<Exit, Failure> {
             out.finish()?;
             Ok(Exit::Done)
         }
-        Newer::Absent => no(&args.endpoint, key, "NotFound", Version::ABSENT, "not found"),
+        Newer::Absent => no(&args.reading.endpoint, key, "NotFound", Version::ABSENT, "not found"),
         Newer::NotModified => {
             let version = Version(args.if_newer.unwrap_or(0));
-            no(&args.endpoint, key, "NotModified", version, "not modified")
+            no(&args.reading.endpoint, key, "NotModified", version, "not modified")
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use layout::key::Key;
 use layout::units::Version;
 
-use crate::client::{Endpoint, InSpace, failure, stream, time_argument};
+use crate::client::{Reading, failure, stream, time_argument};
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, time_text};
 use crate::record::{outcome_line, printable, record_line};
@@ -20,13 +20,8 @@ pub(crate) struct MgetArgs {
     /// Keys: STREAM TIME STREAM TIME …
     #[arg(required = true, num_args = 2.., value_names = ["STREAM", "TIME"])]
     keys: Vec<OsString>,
-    /// Ask one replica for what it has, without asking the others
-    #[arg(long)]
-    local: bool,
     #[command(flatten)]
-    space: InSpace,
-    #[command(flatten)]
-    endpoint: Endpoint,
+    reading: Reading,
 }
 
 /// `thermocline mget`: the records of many keys in the order asked; no when one of them is not found.
@@ -47,24 +42,24 @@ pub(crate) fn run(args: &MgetArgs) -> Result<Exit, Failure> {
         let time = time_argument(&time.to_string_lossy()).map_err(|wrong| Failure::wrong_use(wrong, ""))?;
         owned.push((stream(name)?, time));
     }
-    let space = args.space.space();
+    let space = args.reading.space.space();
     let keys: Vec<Key<'_>> = owned.iter().map(|(stream, time)| Key { space, stream, time: *time }).collect();
-    let client = args.endpoint.connect()?;
-    let asked = client.client().with_local_reads(args.local);
+    let client = args.reading.endpoint.connect()?;
+    let asked = client.client().with_local_reads(args.reading.local);
     let answers = client.run(asked.mget(&keys)).map_err(|error| failure(&error))?;
     let mut out = Output::new();
     let mut exit = Exit::Done;
     for (key, answer) in keys.iter().zip(answers) {
         let name = || format!("{} {}", key.stream.escape_ascii(), key.time);
         match answer {
-            Ok(Some(found)) if args.endpoint.json => out.bytes(&record_line(*key, &found))?,
+            Ok(Some(found)) if args.reading.endpoint.json => out.bytes(&record_line(*key, &found))?,
             Ok(Some(found)) => {
                 let stream = printable(key.stream);
                 out.line(&format!("{stream}  {}  {}", time_text(key.time), printable(&found.value)))?;
             }
             Ok(None) => {
                 exit = exit.max(Exit::No);
-                if args.endpoint.json {
+                if args.reading.endpoint.json {
                     out.line(&outcome_line(*key, "NotFound", Version::ABSENT))?;
                 } else {
                     crate::output::note!("{}: not found", name());
@@ -72,7 +67,7 @@ pub(crate) fn run(args: &MgetArgs) -> Result<Exit, Failure> {
             }
             Err(outcome) => {
                 exit = Exit::Failed;
-                if args.endpoint.json {
+                if args.reading.endpoint.json {
                     out.line(&outcome_line(*key, outcome.code().name(), Version::ABSENT))?;
                 } else {
                     crate::output::note!("{}: {outcome}", name());

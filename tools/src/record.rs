@@ -4,7 +4,7 @@ use layout::key::Key;
 use layout::units::Version;
 use net::client::{Found, ScanRecord};
 
-use crate::client::{Endpoint, InSpace};
+use crate::client::{Endpoint, Reading};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output, json_key, json_record, time_text};
 
@@ -55,13 +55,12 @@ pub(crate) fn say_written(endpoint: &Endpoint, key: Key<'_>, version: Version) -
 /// One record of a stream, for programs or for people.
 pub(crate) fn show(
     out: &mut Output,
-    endpoint: &Endpoint,
-    space: InSpace,
+    reading: &Reading,
     stream: &[u8],
     record: &ScanRecord,
 ) -> Result<(), Failure> {
-    if endpoint.json {
-        let key = Key { space: space.space(), stream, time: record.time };
+    if reading.endpoint.json {
+        let key = Key { space: reading.space.space(), stream, time: record.time };
         let mut line = Vec::with_capacity(record.value.len() + 128);
         json_record(&mut line, key, record.version, record.expiry, &record.value);
         return out.bytes(&line);

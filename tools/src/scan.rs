@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use net::client::ScanRange;
 
-use crate::client::{Endpoint, InSpace, TimeRange, failure, range_argument, stream};
+use crate::client::{Reading, TimeRange, failure, range_argument, stream};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::record::show;
@@ -24,13 +24,8 @@ pub(crate) struct ScanArgs {
     /// At most so many records
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// Ask one replica for what it has, without asking the others
-    #[arg(long)]
-    local: bool,
     #[command(flatten)]
-    space: InSpace,
-    #[command(flatten)]
-    endpoint: Endpoint,
+    reading: Reading,
 }
 
 /// `thermocline scan`.
@@ -39,21 +34,21 @@ pub(crate) struct ScanArgs {
 /// The node cannot be asked.
 pub(crate) fn run(args: &ScanArgs) -> Result<Exit, Failure> {
     let stream = stream(&args.stream)?;
-    let client = args.endpoint.connect()?;
+    let client = args.reading.endpoint.connect()?;
     let mut left = args.limit.unwrap_or(u64::MAX);
     let range = ScanRange {
         from: args.range.from,
         to: args.range.to,
         backward: args.reverse,
         page_records: u32::try_from(left).unwrap_or(0),
-        ..ScanRange::all(args.space.space(), &stream)
+        ..ScanRange::all(args.reading.space.space(), &stream)
     };
     let mut out = Output::new();
-    let mut pages = client.client().with_local_reads(args.local).scan(range);
+    let mut pages = client.client().with_local_reads(args.reading.local).scan(range);
     while left > 0 {
         let Some(page) = client.run(pages.next()).map_err(|error| failure(&error))? else { break };
         for record in page.records.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            show(&mut out, &args.endpoint, args.space, &stream, record)?;
+            show(&mut out, &args.reading, &stream, record)?;
             left -= 1;
         }
     }
