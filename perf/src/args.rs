@@ -13,6 +13,8 @@ pub enum BenchName {
     Ingest,
     /// Gets of records in memory, pipelined and not, beside a bare echo, a frame echo and redis
     GetMemory,
+    /// Gets of records that lie in tables: reads of the device per get, and what the records cost on it
+    GetDisk,
     /// Durable puts of 64 writers with one in flight each, beside fio's write + fdatasync
     PutDurable,
     /// The upper bounds alone: bare echoes of 64 to 256 bytes, and the frame echo

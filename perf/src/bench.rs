@@ -1,6 +1,7 @@
 //! `thermocline bench`: runs what was asked for, shows it, keeps it. Owns the order of rounds and sides; what is asked
 //! of whom is in the files below.
 
+mod disk;
 mod gets;
 mod hosts;
 mod idle;
@@ -99,6 +100,7 @@ pub fn bench_main(args: &BenchArgs, out: &mut dyn Write) -> Result<(), BenchErro
 fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError> {
     match name {
         BenchName::GetMemory => gets::get_memory(session),
+        BenchName::GetDisk => disk::get_disk(session),
         BenchName::Limits => gets::limits(session),
         BenchName::PutDurable => puts::put_durable(session),
         BenchName::Ingest => puts::ingest(session),
@@ -113,6 +115,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
             let all = [
                 BenchName::Limits,
                 BenchName::GetMemory,
+                BenchName::GetDisk,
                 BenchName::PutDurable,
                 BenchName::Ingest,
                 BenchName::Timeline,

@@ -40,6 +40,8 @@ pub struct NodePlan {
     pub dir: PathBuf,
     /// Bytes of its journal.
     pub journal_bytes: u64,
+    /// Bytes of its disk beside the journal: superblocks, manifest and tables.
+    pub table_bytes: u64,
     /// Bounds of its core.
     pub limits: Limits,
     /// Who runs its tasks.
@@ -52,8 +54,6 @@ pub struct NodePlan {
 
 /// Bytes of a journal segment.
 const SEGMENT_BYTES: u64 = 64 << 20;
-/// Beside the journal: superblocks, and a table zone that is not used yet.
-const DISK_BYTES_MORE: u64 = 256 << 20;
 
 /// A node of one core in this process.
 pub struct InProcess {
@@ -73,7 +73,7 @@ impl InProcess {
         outside::make_folder(&plan.dir).map_err(failed)?;
         let disk = plan.dir.join(format!("bench-{}.disk", std::process::id()));
         outside::remove(&disk);
-        create_file(&disk, plan.journal_bytes + DISK_BYTES_MORE).map_err(failed)?;
+        create_file(&disk, plan.journal_bytes + plan.table_bytes).map_err(failed)?;
         let device = format_disk(&disk, plan.journal_bytes)?;
         let versions = region_path(&region_name(device, 0));
         let config = NodeConfig {

@@ -114,6 +114,7 @@ fn a_get_from_memory_allocates_nothing() {
     let plan = NodePlan {
         dir: folder.path().to_owned(),
         journal_bytes: 64 << 20,
+        table_bytes: 64 << 20,
         // The mark that the journal gets once writes have ended is no part of a get.
         limits: Limits { mark_after: Duration::from_secs(3600), ..Limits::default() },
         host: ioengine::HostKind::Own,

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use clap::Args;
@@ -34,7 +34,7 @@ const PAGE_COUNT_MAX: usize = 2;
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Write here; standard output without it
+    /// Write here; standard output without it, or for -
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Only this namespace; all without it
@@ -62,7 +62,8 @@ struct Exported {
 pub(crate) fn run(args: &ExportArgs) -> Result<Exit, Failure> {
     interrupt::watch();
     let client = args.endpoint.connect()?;
-    let mut target = match &args.out {
+    let path = args.out.as_deref().filter(|path| *path != Path::new("-"));
+    let mut target = match path {
         Some(path) => Target::File(Whole::create(path)?),
         None => Target::Standard(Output::new()),
     };
@@ -81,11 +82,11 @@ pub(crate) fn run(args: &ExportArgs) -> Result<Exit, Failure> {
             json_record(&mut lines, key, record.version, record.expiry, &record.value);
         }
         exported.records += records.len() as u64;
-        match (&mut target, &args.out) {
-            (Target::Standard(out), _) => out.bytes(&lines)?,
-            (Target::File(file), path) => file.write_all(&lines).map_err(|error| {
-                file::failure("write", path.as_deref().expect("a file has a path"), &error)
-            })?,
+        match &mut target {
+            Target::Standard(out) => out.bytes(&lines)?,
+            Target::File(file) => file
+                .write_all(&lines)
+                .map_err(|error| file::failure("write", path.expect("a file has a path"), &error))?,
         }
     }
     match target {

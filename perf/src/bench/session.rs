@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Name of our own side.
 pub(super) const OWN: &str = "thermocline";
 
+/// Room for tables of a node whose records stay in memory.
+const TABLE_BYTES: u64 = 256 << 20;
+
 /// One run of benches.
 pub(super) struct Session<'a> {
     pub(super) args: &'a BenchArgs,
@@ -118,6 +121,16 @@ impl<'a> Session<'a> {
 
     /// Where nodes to measure come from: the endpoint, or started here with these sizes.
     pub(super) fn maker(&mut self, journal_bytes: u64, limits: Limits) -> Result<Maker, BenchError> {
+        self.maker_with(journal_bytes, TABLE_BYTES, limits)
+    }
+
+    /// As [`Session::maker`], with this much room for tables where the node is started here.
+    pub(super) fn maker_with(
+        &mut self,
+        journal_bytes: u64,
+        table_bytes: u64,
+        limits: Limits,
+    ) -> Result<Maker, BenchError> {
         if let Some(address) = self.args.endpoint {
             let cpu = match self.args.server_pid {
                 Some(pid) => CpuOf::Process(pid),
@@ -132,7 +145,8 @@ impl<'a> Session<'a> {
             HostChoice::Own => HostKind::Own,
             HostChoice::Glommio => HostKind::Glommio,
         };
-        Ok(Maker::Here(Box::new(self.node_plan(journal_bytes, limits, host))))
+        let plan = NodePlan { table_bytes, ..self.node_plan(journal_bytes, limits, host) };
+        Ok(Maker::Here(Box::new(plan)))
     }
 
     /// How a node started here is laid out.
@@ -140,6 +154,7 @@ impl<'a> Session<'a> {
         NodePlan {
             dir: self.args.dir.clone(),
             journal_bytes: journal_bytes.next_multiple_of(64 << 20),
+            table_bytes: TABLE_BYTES,
             limits,
             host,
             spin_us: self.args.spin_us,
@@ -189,6 +204,12 @@ impl<'a> Session<'a> {
             )));
         }
         Ok(())
+    }
+
+    /// Keep a case that was not measured in turns.
+    pub(super) fn case(&mut self, name: &str, load: &str, rounds: Vec<Round>) {
+        let case = Case { name: name.to_owned(), load: load.to_owned(), own: OWN.to_owned(), rounds };
+        self.run.cases.push(case);
     }
 
     /// Give each side its turn, round after round; who begins changes from round to round.
