@@ -110,8 +110,11 @@ impl Keeper {
             names.apply(edit).expect("the tables' tasks make edits that follow from what is there");
             body.append(edit);
         }
-        // What does not fit a snapshot could not be read again by the next start.
-        let fits = names.snapshot_bytes(manifest.body_bytes_max()) <= manifest.snapshot_bytes_max();
+        // What does not fit a snapshot could not be read again by the next start; nor what does not fit a record: a
+        // table in too many pieces.
+        let body_bytes_max = manifest.body_bytes_max();
+        let fits = edits.iter().all(|edit| edit.encoded_bytes() <= body_bytes_max)
+            && names.snapshot_bytes(body_bytes_max) <= manifest.snapshot_bytes_max();
         if !fits {
             ioengine::sometimes!("the manifest is full");
             *self.manifest.borrow_mut() = Some(manifest);
