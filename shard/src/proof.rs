@@ -91,11 +91,15 @@ impl Proofs {
         }
     }
 
-    /// The manifest was never committed. Every start commits it before its first record: with records in the journal,
-    /// both copies are gone.
-    pub fn without_manifest(&mut self, replayed: &Replayed) {
-        if replayed.sequence_max.0 > 0 {
+    /// The journal beside the manifest that was read, which the start `manifest` wrote last; 0 when none ever did. Every
+    /// start commits its manifest before its first record: beside a journal of a later one, what it committed is gone in
+    /// both copies, and what was read is an older state.
+    pub fn beside_manifest(&mut self, manifest: Incarnation, replayed: &Replayed) {
+        let never = manifest == Incarnation(0) && replayed.sequence_max.0 > 0;
+        if never {
             ioengine::sometimes!("a journal without its manifest");
+        }
+        if never || replayed.incarnation_max > manifest {
             self.lose_all();
         }
     }

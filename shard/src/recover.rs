@@ -143,7 +143,7 @@ pub(crate) async fn recover(
     // Also of a region whose cells were not believed: how far the tablets had come it knows all the same.
     let known: Vec<LogIndex> = TabletIndex::all().map(|tablet| versions.coherent_index(tablet)).collect();
     let mut tablets = tablets(io, shard, superblock.shard_count, limits);
-    let Opened { keeper, tables, start, is_lost, is_fresh } =
+    let Opened { keeper, tables, start, is_lost, written_by } =
         lsm::open(io, &disk, superblock, shard, limits, zone.bytes(), &mut tablets).await?;
     let mut state = State {
         tablets,
@@ -184,8 +184,8 @@ pub(crate) async fn recover(
         })
         .await?
     };
-    if is_fresh {
-        proofs.without_manifest(&replayed);
+    if !is_lost {
+        proofs.beside_manifest(written_by, &replayed);
     }
     if full {
         return Err(RecoverError::MemtableFull { shard });

@@ -15,7 +15,7 @@ use ioengine::{Disk, DiskError, Io};
 use layout::superblock::Superblock;
 use layout::table_seal::Decompressor;
 use layout::tablet_state::{StateIdentity, StateReader};
-use layout::units::{BLOCK_BYTES, ShardIndex};
+use layout::units::{BLOCK_BYTES, Incarnation, ShardIndex};
 use std::rc::Rc;
 
 /// Numbers of tables that a start sets aside: a process that ends has used fewer.
@@ -30,8 +30,9 @@ pub(crate) struct Opened {
     pub(crate) tables: Tables,
     /// Where replay begins.
     pub(crate) start: JournalStart,
-    /// No manifest was ever committed: the journal has no record then, or something is lost.
-    pub(crate) is_fresh: bool,
+    /// The start that last wrote the manifest, before this one: the journal has no record of a later one, or something is
+    /// lost.
+    pub(crate) written_by: Incarnation,
     /// Nobody can say which tables there are, or what state the tablets had: every tablet has lost all.
     pub(crate) is_lost: bool,
 }
@@ -58,7 +59,7 @@ pub(crate) async fn open(
         Manifest::open(io, disk, ground.manifest, superblock.incarnation, buffers).await?;
     let zone = Rc::new(ground.zone(io, disk)?);
     let mut tables = Tables::new(limits.block_cache_bytes, limits.block_slot_bytes());
-    let is_fresh = reading.verdict == Verdict::Fresh;
+    let written_by = reading.written_by();
     let read = manifest.filter(|_| !matches!(reading.verdict, Verdict::Damaged { .. }));
     let named = read.and_then(|manifest| match read_names(&reading, &zone, journal_bytes) {
         Ok(names) => Some((manifest, names)),
@@ -72,7 +73,7 @@ pub(crate) async fn open(
         tracing::error!(shard, verdict = ?reading.verdict, "nobody can say which tables there are");
         forget(tablets);
         let keeper = Keeper::new(zone, owner, Names::new(), None, 0);
-        return Ok(Opened { keeper, tables, start: JournalStart::FIRST, is_lost: true, is_fresh });
+        return Ok(Opened { keeper, tables, start: JournalStart::FIRST, is_lost: true, written_by });
     };
     let mut unpack = Decompressor::new();
     // Oldest first: each comes to the front of its tablet's list.
@@ -112,7 +113,7 @@ pub(crate) async fn open(
         }
     }
     let keeper = Keeper::new(zone, owner, names, (!is_lost).then_some(manifest), next_table);
-    Ok(Opened { keeper, tables, start, is_lost, is_fresh })
+    Ok(Opened { keeper, tables, start, is_lost, written_by })
 }
 
 /// Where what a shard holds in tables lies on its device, and what it is bound to.

@@ -96,6 +96,12 @@ pub fn read_image(zones: &ManifestZones, halves: [[Vec<u8>; 2]; 2]) -> Reading {
 }
 
 impl Reading {
+    /// The last start that wrote it; 0 when none was finished.
+    #[must_use]
+    pub fn written_by(&self) -> Incarnation {
+        if self.verdict == Verdict::Fresh { Incarnation(0) } else { self.incarnation_max }
+    }
+
     /// Judge it beside the superblock: `incarnation` is the start that reads it, or the one that would come next.
     pub fn judge_start(&mut self, zones: &ManifestZones, incarnation: Incarnation) {
         if self.incarnation_max >= incarnation && !matches!(self.verdict, Verdict::Damaged { .. }) {

@@ -109,8 +109,8 @@ fn walk(offline: &Offline, superblock: &Superblock, next: Incarnation, shard: u1
         });
         offline.run(walk).map_err(|error| failed(error.to_string()))?
     };
-    if examined.is_fresh() {
-        proofs.without_manifest(&replayed);
+    if examined.lost.is_none() {
+        proofs.beside_manifest(examined.reading.written_by(), &replayed);
     }
     proofs.judge(&replayed, next, |_| LogIndex(0));
     Ok(Found { examined, proofs, replayed, operation_count })

@@ -89,12 +89,6 @@ pub struct Examined {
 }
 
 impl Examined {
-    /// No manifest was ever committed.
-    #[must_use]
-    pub fn is_fresh(&self) -> bool {
-        self.reading.verdict == Verdict::Fresh
-    }
-
     fn find(&mut self, grade: Grade, part: &str, what: impl Into<String>, at: Option<DiskOffset>) {
         self.findings.push(Finding { grade, part: part.to_owned(), what: what.into(), at });
     }
