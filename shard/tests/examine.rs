@@ -7,7 +7,7 @@ mod support;
 
 use ioengine::disk::DiskOpen;
 use layout::units::Incarnation;
-use shard::examine::{Examined, Grade, examine};
+use shard::examine::{Examined, Grade, Site, examine};
 use shard::recover::journal_zone;
 use std::time::Duration;
 use support::Scene;
@@ -94,4 +94,38 @@ fn a_block_that_rots_is_found() {
         found += usize::from(!examined.findings.is_empty());
     }
     assert!(found > 0, "rot was found {found} times");
+}
+
+/// Both copies of the manifest, and where they stand.
+fn manifest(scene: &Scene) -> (u64, Vec<u8>) {
+    let image = scene.disk().snapshot();
+    scene.world.add_disk_with(&scene.clients, "manifest", ioengine::sim::DiskConfig::new(32 << 20), image);
+    scene.world.block_on(&scene.clients, Duration::from_secs(60), |io| async move {
+        let disk = io.open_disk("manifest", DiskOpen::default()).unwrap();
+        let superblock = shard::format::read(&io, &disk).await.unwrap();
+        let at = Site::new(&superblock, 0).manifest().offset(0, 0, 0).0;
+        let bytes = usize::try_from(superblock.tables.manifest_bytes()).unwrap();
+        let (result, buffer) = disk.read(io.buffer(bytes).unwrap(), at, bytes).await;
+        result.unwrap();
+        (at, buffer[..bytes].to_vec())
+    })
+}
+
+#[test]
+fn a_manifest_that_was_put_back_is_not_believed() {
+    let scene = Scene::new(3, 1);
+    let node = scene.start();
+    put_all(&scene, 0, 2);
+    scene.store.power_cut();
+    drop(node);
+    let (at, bytes) = manifest(&scene);
+    // Shared memory, which would know better, goes with the power; the journal does not go round.
+    let node = scene.start();
+    put_all(&scene, 2, 2);
+    scene.store.power_cut();
+    drop(node);
+    assert_eq!(look(&scene, "before").findings, []);
+    scene.disk().overwrite(at, &bytes);
+    let _node = scene.start();
+    assert_eq!((scene.failure(), scene.damaged_tablet_count()), (None, 64));
 }
