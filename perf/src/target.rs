@@ -151,16 +151,17 @@ fn format_disk(disk: &Path, journal_bytes: u64) -> Result<Uuid, TargetError> {
     })
 }
 
-/// Bounds of a core that is to hold `record_count` records of about `record_bytes`, and as many more.
+/// Bounds of a core that is to hold `record_count` records of about `record_bytes` in one of its two memtables, and as many
+/// more: nothing is flushed to tables.
 #[must_use]
 pub fn limits_for(record_count: u64, record_bytes: u64) -> Limits {
-    let twice = usize::try_from(2 * record_count).expect("records of a bench fit memory");
+    let room = usize::try_from(4 * record_count).expect("records of a bench fit memory");
     let per_record = usize::try_from(record_bytes).expect("small") + 128;
     let limits = Limits::default();
     Limits {
-        memtable_bytes: limits.memtable_bytes.max(twice * per_record),
-        memtable_record_count_max: limits.memtable_record_count_max.max(twice),
-        version_row_count: limits.version_row_count.max((twice / 2).next_power_of_two()),
+        memtable_bytes: limits.memtable_bytes.max(room * per_record),
+        memtable_record_count_max: limits.memtable_record_count_max.max(room),
+        version_row_count: limits.version_row_count.max((room / 4).next_power_of_two()),
         ..limits
     }
 }
