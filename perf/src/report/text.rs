@@ -4,11 +4,18 @@ use super::{Case, Run, Summary};
 use std::fmt::Write;
 
 /// Figures that everybody wants to see, in this order; the JSON has all.
-const SHOWN: [(&str, &str); 9] = [
+const SHOWN: [(&str, &str); 16] = [
     ("per_second", "per second"),
     ("per_server_cpu_second", "per CPU-second of the server"),
     ("records_per_second", "records per second"),
     ("value_mb_per_second", "MB of values per second"),
+    ("device_reads_per_get_that_misses_memory", "device reads per get that misses memory"),
+    ("table_bytes_per_given_byte", "bytes in tables per byte given"),
+    ("written_bytes_per_given_byte_journal_included", "bytes written per byte given, journal included"),
+    ("index_and_filter_bytes_per_record", "bytes of memory per record for indexes and filters"),
+    ("flushes", "flushes"),
+    ("merges", "merges"),
+    ("tables", "tables"),
     ("server_cpu_percent", "server CPU %"),
     ("server_system_share_percent", "kernel's share of it %"),
     ("generator_cpu_percent", "generator CPU %"),
