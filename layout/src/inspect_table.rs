@@ -55,7 +55,7 @@ pub fn table(identity: &TableIdentity, bytes: &[u8], shown: TableShown) -> Vec<L
         dump.walk(&bytes[..bytes.len().saturating_sub(FOOTER_BYTES)], shown.extent_bytes);
         return dump.lines;
     };
-    dump.sections(&found, bytes, shown);
+    dump.sections(&found, bytes);
     let content = long(&bytes[..bytes.len() - FOOTER_BYTES]);
     if content != found.content_checksum {
         let text = format!("expected {:032x}, found {content:032x}", found.content_checksum);
@@ -95,7 +95,7 @@ impl Dump {
     }
 
     /// The sections of a table whose footer is right.
-    fn sections(&mut self, footer: &Footer, bytes: &[u8], shown: TableShown) {
+    fn sections(&mut self, footer: &Footer, bytes: &[u8]) {
         let section = |at: u64, length: u64| &bytes[at as usize..(at + length) as usize];
         let at = footer.dictionary_offset();
         let part = section(at, footer.dictionary_bytes);
@@ -123,7 +123,7 @@ impl Dump {
             Ok(index) => index,
             Err(corrupt) => {
                 self.section_wrong(at, "index", part, &corrupt);
-                return self.walk(section(0, footer.data_bytes), shown.extent_bytes);
+                return self.walk(section(0, footer.data_bytes), u64::from(footer.extent_bytes));
             }
         };
         let text = format!("{} bytes, {} blocks", part.len(), index.block_count());

@@ -97,6 +97,8 @@ pub struct Counters {
     pub flushes: Counter,
     /// Merges done.
     pub merges: Counter,
+    /// Seals done.
+    pub seals: Counter,
     /// Tables, and their bytes on the device.
     pub tables: Counter,
     /// Bytes of the tables.

@@ -58,7 +58,7 @@ async fn find(
         match get::look(&state, tablet, key, asked) {
             Looked::Found(found) => return (log_time, Ok(reader.keep(&found))),
             Looked::Not(outcome) => return (log_time, Err(outcome)),
-            Looked::Disk => state.tables.list(tablet, reader),
+            Looked::Disk => state.tables.list(tablet, key.time, reader),
         }
         log_time
     };

@@ -23,6 +23,16 @@ pub struct Limits {
     pub block_bytes: u32,
     /// Level of zstd for the blocks of runs; 0 = not compressed.
     pub run_level: i32,
+    /// How old records are, by log time, before their window may be sealed.
+    pub seal_age: Duration,
+    /// What a sealed window is expected to hold, bytes before compression.
+    pub window_bytes: usize,
+    /// Bytes of a block of a sealed table before compression.
+    pub sealed_block_bytes: u32,
+    /// Level of zstd for the blocks of sealed tables; 0 = not compressed.
+    pub sealed_level: i32,
+    /// Bytes of the cache for blocks of sealed tables.
+    pub sealed_cache_bytes: usize,
     /// Runs of one level that are merged into one of the next.
     pub merge_fan_in: usize,
     /// Requests that read the disk at once.
@@ -81,6 +91,11 @@ impl Default for Limits {
             block_cache_bytes: 256 << 20,
             block_bytes: 4096,
             run_level: 1,
+            seal_age: Duration::from_secs(7 * 24 * 3600),
+            window_bytes: 64 << 20,
+            sealed_block_bytes: 16 << 10,
+            sealed_level: 3,
+            sealed_cache_bytes: 64 << 20,
             merge_fan_in: 8,
             reader_count: 64,
             parked_count_max: 4096,
@@ -124,6 +139,9 @@ impl Limits {
             memtable_record_count_max: 8192,
             block_cache_bytes: 32 << 10,
             block_bytes: 1024,
+            window_bytes: 64 << 10,
+            sealed_block_bytes: 2048,
+            sealed_cache_bytes: 32 << 10,
             reader_count: 4,
             parked_count_max: 32,
             waiting_bytes_max: 256 << 10,
@@ -190,6 +208,9 @@ impl Limits {
         need((512..=65_536).contains(&self.block_bytes), "block_bytes is from 512 to 65,536")?;
         need((2..=32).contains(&self.merge_fan_in), "merge_fan_in is from 2 to 32")?;
         need((0..=19).contains(&self.run_level), "run_level is from 0 to 19")?;
+        need((512..=65_536).contains(&self.sealed_block_bytes), "sealed_block_bytes is from 512 to 65,536")?;
+        need((0..=19).contains(&self.sealed_level), "sealed_level is from 0 to 19")?;
+        need(self.window_bytes >= 4096, "window_bytes is at least 4 KiB")?;
         need(
             self.reader_count > 0 && self.parked_count_max > 0,
             "reader_count and parked_count_max are at least 1",
@@ -214,9 +235,9 @@ impl Limits {
         }
     }
 
-    /// Largest block that the cache keeps: a block ends behind the record that fills it.
-    pub(crate) fn block_slot_bytes(&self) -> usize {
-        self.block_bytes as usize / 2 * 3
+    /// Largest blocks that the caches keep, of runs and of sealed tables: a block ends behind the record that fills it.
+    pub(crate) fn block_slot_bytes(&self) -> (usize, usize) {
+        (self.block_bytes as usize / 2 * 3, self.sealed_block_bytes as usize / 2 * 3)
     }
 
     /// What a reader holds at most: a page or the items of a multi-get, and a value.
@@ -240,6 +261,7 @@ impl Limits {
             ("buffers", self.arena_bytes),
             ("memtables", 2 * self.memtable().footprint_bytes()),
             ("block cache", self.block_cache_bytes),
+            ("block cache of sealed windows", self.sealed_cache_bytes),
             ("version cache (shared memory)", self.version_row_count * 64),
             ("requests waiting for a disk or a core", self.waiting_bytes_max),
             ("answers being read from the disk", self.reader_count * self.reader_bytes()),

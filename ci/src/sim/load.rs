@@ -86,9 +86,9 @@ impl Lane {
         let load = &self.load;
         let random = &mut self.random;
         if random.chance(load.hot_ppm) {
-            (*random.pick(&self.streams.hot), time(random.below(load.hot_time_count)))
+            (*random.pick(&self.streams.hot), load.times.of(random.below(load.hot_time_count)))
         } else {
-            (*random.pick(&self.streams.cold), time(random.below(load.cold_time_count)))
+            (*random.pick(&self.streams.cold), load.times.of(random.below(load.cold_time_count)))
         }
     }
 
@@ -99,7 +99,7 @@ impl Lane {
         } else {
             self.load.cold_time_count
         };
-        time(self.random.below(count))
+        self.load.times.of(self.random.below(count))
     }
 
     fn put(&mut self, share: u64) -> Does {
@@ -241,9 +241,4 @@ impl Lane {
             _ => self.client.hang_up(),
         }
     }
-}
-
-fn time(number: u64) -> u64 {
-    // Far apart and close together.
-    if number.is_multiple_of(3) { number * 1_000_000_007 } else { number }
 }

@@ -44,6 +44,30 @@ pub(super) struct Weights {
     pub(super) other: u64,
 }
 
+/// How the times of a stream's records lie. Number 0, 1, .. of a stream is a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Times {
+    /// All in one day long ago, close together and far apart.
+    OneDay,
+    /// A record every so many microseconds, from long ago on.
+    Apart(u64),
+    /// The same back from this time, which lies ahead of the first of the clock.
+    Back { from: u64, apart: u64 },
+}
+
+impl Times {
+    /// A time.
+    pub(super) fn of(self, number: u64) -> u64 {
+        match self {
+            // Far apart and close together.
+            Times::OneDay if number.is_multiple_of(3) => number * 1_000_000_007,
+            Times::OneDay => number,
+            Times::Apart(apart) => number * apart,
+            Times::Back { from, apart } => from.saturating_sub(number * apart),
+        }
+    }
+}
+
 /// What clients do.
 #[derive(Clone, Debug)]
 pub(super) struct Load {
@@ -58,6 +82,8 @@ pub(super) struct Load {
     pub(super) cold_stream_count: u64,
     pub(super) hot_time_count: u64,
     pub(super) cold_time_count: u64,
+    /// How the times of records lie.
+    pub(super) times: Times,
     /// Chance of a hot stream, in parts per million.
     pub(super) hot_ppm: u32,
     /// Largest value, in bytes.
@@ -166,7 +192,7 @@ impl Plan {
             world.link.loss_ppm = world.link.loss_ppm.min(2_000);
         }
         let core_count = *random.pick(&[1, 1, 2, 2, 3, 4]);
-        let limits = limits(random);
+        let mut limits = limits(random);
         let segment_bytes = *random.pick(&[64 << 10, 128 << 10, 256 << 10]);
         let segment_bytes = limits.record_bytes_max.next_multiple_of(64 << 10).max(segment_bytes);
         // Mostly room for a whole run; sometimes so little that it is full soon.
@@ -193,6 +219,7 @@ impl Plan {
             })
             .collect();
         let lanes = clients.iter().map(|client| u64::from(client.1)).sum();
+        let times = windows(&mut root.fork("windows", 0), &mut limits, world.wall_start_us);
         Plan {
             seed,
             mode,
@@ -201,7 +228,7 @@ impl Plan {
             disk,
             journal_bytes,
             segment_bytes,
-            load: load(random, lanes, &limits),
+            load: load(random, lanes, &limits, times),
             limits,
             machine_count,
             clients,
@@ -266,6 +293,23 @@ fn limits(random: &mut Random) -> Limits {
     limits
 }
 
+/// Sealed windows, drawn apart: what a seed meant before there were any stays as it was. Which times records have.
+fn windows(random: &mut Random, limits: &mut Limits, wall_start_us: u64) -> Times {
+    const HOUR_US: u64 = 3_600_000_000;
+    limits.seal_age = Duration::from_secs(*random.pick(&[0, 1, 3_600, 24 * 3_600, 4 * 24 * 3_600]));
+    limits.window_bytes = (4 << 10) << random.below(6);
+    limits.sealed_block_bytes = *random.pick(&[512, 2048, 16 << 10]);
+    limits.sealed_level = random.below(4) as i32;
+    limits.sealed_cache_bytes = (4 << 10) << random.below(6);
+    limits.check().expect("drawn limits hold together");
+    let apart = *random.pick(&[HOUR_US, 8 * HOUR_US, 30 * HOUR_US, 400 * 24 * HOUR_US]);
+    match random.below(4) {
+        0 => Times::OneDay,
+        1 => Times::Apart(apart),
+        _ => Times::Back { from: wall_start_us + 4 * HOUR_US, apart: apart.min(30 * HOUR_US) },
+    }
+}
+
 fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {
     let scale = *random.pick(&[1, 1, 1, 4, 20]);
     let usual = DiskLatency::default();
@@ -284,7 +328,7 @@ fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {
     }
 }
 
-fn load(random: &mut Random, lanes: u64, limits: &Limits) -> Load {
+fn load(random: &mut Random, lanes: u64, limits: &Limits, times: Times) -> Load {
     // A weight that is often zero: seeds that never scan, or never delete, reach other states.
     let mut some = |most: u64| if random.chance(300_000) { 0 } else { 1 + random.below(most) };
     let weights = Weights {
@@ -310,6 +354,7 @@ fn load(random: &mut Random, lanes: u64, limits: &Limits) -> Load {
         gap_us: *random.pick(&[1, 50, 500, 3_000]),
         hot_stream_count: 1 + random.below(4),
         cold_stream_count: 1 + random.below(60),
+        times,
         hot_time_count: 1 + random.below(6),
         cold_time_count: 1 + random.below(40),
         hot_ppm: 200_000 + 100_000 * random.below(8) as u32,

@@ -2,6 +2,8 @@
 //! its extents back.
 
 use super::extents::Purpose;
+use super::gather::time_of;
+use super::window::Spread;
 use super::zone::{HeldExtents, Zone};
 use ioengine::DiskError;
 use layout::table::{Record, TableOptions, TableSummary, TableWriter};
@@ -40,6 +42,8 @@ impl From<DiskError> for BuildError {
 pub(crate) struct Built {
     pub(crate) summary: TableSummary,
     pub(crate) extents: HeldExtents,
+    /// How its records lie to the end of the sealed windows.
+    pub(crate) spread: Spread,
 }
 
 /// A string of bytes on its way into extents.
@@ -94,26 +98,31 @@ impl Sink {
 pub(crate) struct TableBuilder {
     writer: TableWriter,
     sink: Sink,
+    spread: Spread,
 }
 
 impl TableBuilder {
+    /// Of a tablet whose sealed windows end at `sealed_to`.
     pub(crate) fn new(
-        zone: Rc<Zone>,
         identity: TableIdentity,
         options: TableOptions<'_>,
         compressor: Compressor,
-        purpose: Purpose,
-        expected_bytes: u64,
+        sink: Sink,
+        sealed_to: u64,
     ) -> TableBuilder {
-        TableBuilder {
-            writer: TableWriter::new(identity, options, compressor),
-            sink: Sink::new(zone, purpose, expected_bytes),
-        }
+        let writer = TableWriter::new(identity, options, compressor);
+        TableBuilder { writer, sink, spread: Spread::new(sealed_to) }
     }
 
     /// Append a record; keys ascend.
     pub(crate) fn push(&mut self, key: &[u8], record: &Record<'_>) {
         self.writer.push(key, record.version, record.expiry_us, record.value);
+        self.spread.add(time_of(key));
+    }
+
+    /// The sealed windows end elsewhere than was thought; between there and here it has no records.
+    pub(crate) fn set_sealed_to(&mut self, sealed_to: u64) {
+        self.spread.sealed_to = sealed_to;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -144,7 +153,7 @@ impl TableBuilder {
             let taken = self.sink.write(self.writer.pending(), true).await?;
             self.writer.consume(taken);
         }
-        let built = Built { summary, extents: self.sink.finish() };
+        let built = Built { summary, extents: self.sink.finish(), spread: self.spread };
         Ok((built, self.writer.into_compressor()))
     }
 }

@@ -55,17 +55,13 @@ async fn ask(
     reader: &mut Reader,
 ) -> Result<Option<Fetched>, ReadError> {
     reader.raw.clear();
-    let cached = shard
-        .state
-        .borrow()
-        .tables
-        .cached(table.place.id, block)
-        .map(|raw| reader.raw.extend_from_slice(raw));
+    let cached =
+        shard.state.borrow().tables.cached(table, block).map(|raw| reader.raw.extend_from_slice(raw));
     if cached.is_none() {
         reader.stored.clear();
         table.read(handle.offset, handle.stored_bytes as usize, &mut reader.stored).await?;
         table.unpack(handle.offset, &reader.stored, &mut reader.unpack, &mut reader.raw)?;
-        shard.state.borrow_mut().tables.keep(table.place.id, block, &reader.raw);
+        shard.state.borrow_mut().tables.keep(table, block, &reader.raw);
     }
     let corrupt = |corrupt| ReadError::Corrupt { table: table.place.id, corrupt };
     let Some(record) = Block::parse(&reader.raw).and_then(|block| block.get(&reader.key)).map_err(corrupt)?

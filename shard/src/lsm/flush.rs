@@ -126,14 +126,16 @@ async fn write_run(
 ) -> Result<(super::publish::Written, Compressor), BuildError> {
     let keeper = &shard.keeper;
     let id = keeper.next_table();
-    let identity = keeper.owner.identity(tablet, id);
+    let identity = keeper.owner.run(tablet, id);
     let options = keeper.options(&shard.limits);
     let expected = shard.state.borrow().memtables.frozen().map_or(0, |frozen| {
         let usage = frozen.usage();
         (usage.used_bytes * frozen.record_count(tablet) / usage.record_count.max(1)) as u64 / 2
     });
     let zone = Rc::clone(&keeper.zone);
-    let mut output = TableBuilder::new(zone, identity, options, compressor, Purpose::Flush, expected);
+    let sealed_to = shard.state.borrow().tables.sealed_to(tablet);
+    let sink = Sink::new(zone, Purpose::Flush, expected);
+    let mut output = TableBuilder::new(identity, options, compressor, sink, sealed_to);
     let mut place: Option<Place> = None;
     let mut key = Vec::new();
     while take(shard, tablet, &mut place, &mut key, &mut output) {
@@ -177,7 +179,7 @@ fn take(
 async fn write_state(shard: &Shard) -> Result<(NamedState, HeldExtents), BuildError> {
     let keeper = &shard.keeper;
     let blob = keeper.next_table();
-    let super::keeper::RunOwner { device, shard: index, generation } = keeper.owner;
+    let super::keeper::TableOwner { device, shard: index, generation, .. } = keeper.owner;
     let identity = StateIdentity { device, shard: index, generation, blob };
     let count = shard.state.borrow().capture_count();
     let mut writer = StateWriter::new(&identity, count);

@@ -77,7 +77,7 @@ impl Gathered {
 }
 
 /// Time of an encoded key.
-fn time_of(key: &[u8]) -> u64 {
+pub(crate) fn time_of(key: &[u8]) -> u64 {
     key.last_chunk::<8>().map_or(0, |time| u64::from_be_bytes(*time))
 }
 

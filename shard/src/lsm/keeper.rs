@@ -5,6 +5,7 @@
 
 use super::build::BuildError;
 use super::names::{NamedState, Names};
+use super::window::Window;
 use super::zone::Zone;
 use crate::core::Shard;
 use crate::journal::JournalStart;
@@ -12,33 +13,60 @@ use crate::limits::Limits;
 use crate::manifest::{Manifest, Wrote};
 use ioengine::sync::Notify;
 use ioengine::{Disk, DiskError};
-use layout::manifest::{Edit, EditWriter};
+use layout::manifest::{AddTable, Edit, EditWriter, TableKind};
 use layout::table::TableOptions;
 use layout::table_seal::TableIdentity;
 use layout::units::{ShardIndex, TableId, TabletIndex, Uuid};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// What identifies the runs of a shard.
+/// No block of a sealed table crosses a multiple of this. Where extents are smaller, one in some needs two reads (decision
+/// 0024).
+const SEALED_EXTENT_BYTES: u32 = 256 << 10;
+
+/// What identifies the tables of a shard.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RunOwner {
+pub(crate) struct TableOwner {
+    pub(crate) cluster: Uuid,
     pub(crate) device: Uuid,
     pub(crate) shard: ShardIndex,
     pub(crate) generation: u32,
 }
 
-impl RunOwner {
+impl TableOwner {
     /// Identity of the blocks of a run.
-    pub(crate) fn identity(&self, tablet: TabletIndex, table: TableId) -> TableIdentity {
-        let RunOwner { device, shard, generation } = *self;
+    pub(crate) fn run(&self, tablet: TabletIndex, table: TableId) -> TableIdentity {
+        let TableOwner { device, shard, generation, .. } = *self;
         TableIdentity::Run { device, shard, generation, tablet, table }
+    }
+
+    /// Identity of the blocks of a sealed table: nothing in it is of this device.
+    pub(crate) fn sealed(&self, tablet: TabletIndex, window: Window) -> TableIdentity {
+        TableIdentity::Sealed {
+            cluster: self.cluster,
+            tablet,
+            window_from: window.from,
+            window_to: window.to,
+            window_generation: window.generation,
+        }
+    }
+
+    /// Identity of the blocks of a table that a manifest names.
+    pub(crate) fn named(&self, facts: &AddTable<'_>) -> TableIdentity {
+        let AddTable { tablet, table, window_from: from, window_to: to, .. } = *facts;
+        match facts.kind {
+            TableKind::Run => self.run(tablet, table),
+            TableKind::Sealed => {
+                self.sealed(tablet, Window { from, to, generation: facts.window_generation })
+            }
+        }
     }
 }
 
 /// Changes the tables of a shard.
 pub(crate) struct Keeper {
     pub(crate) zone: Rc<Zone>,
-    pub(crate) owner: RunOwner,
+    pub(crate) owner: TableOwner,
     /// What the manifest says, as last made durable.
     names: RefCell<Names>,
     /// Taken while a commit is on its way; never there when the manifest was lost.
@@ -56,7 +84,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(
         zone: Rc<Zone>,
-        owner: RunOwner,
+        owner: TableOwner,
         names: Names,
         manifest: Option<Manifest>,
         next_table: u64,
@@ -87,6 +115,16 @@ impl Keeper {
             block_bytes: limits.block_bytes,
             level: (limits.run_level > 0).then_some(limits.run_level),
             extent_bytes: u32::try_from(self.zone.extent_bytes()).expect("the superblock says it in 32 bits"),
+            dictionary: None,
+        }
+    }
+
+    /// How a sealed table is made: the same on every device, whatever its extents.
+    pub(crate) fn sealed_options(limits: &Limits) -> TableOptions<'static> {
+        TableOptions {
+            block_bytes: limits.sealed_block_bytes,
+            level: (limits.sealed_level > 0).then_some(limits.sealed_level),
+            extent_bytes: SEALED_EXTENT_BYTES,
             dictionary: None,
         }
     }

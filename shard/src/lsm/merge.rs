@@ -1,17 +1,21 @@
 //! Life of a merge: neighbouring runs of a tablet become one, newest version of each key, in the maintenance queue and
-//! in small steps. What is deleted or expired goes when nothing older lies beneath.
+//! in small steps. What is deleted or expired goes when nothing older lies beneath, neither a run nor a sealed window. The
+//! same task does the seals (`seal`): one of both at a time. Merges go first: they bound what a get has to ask.
 //!
 //! Order, and what a crash between two steps leaves: output written and flushed (before: extents that nobody names);
 //! edit {add, remove} durable in one record (before: the inputs count); shown; the inputs' extents are free when the last
 //! reader has let go of them. An expired record is dropped by the log time that the tablet had when the merge began: it
 //! was absent to every read since, and stays so.
 
-use super::build::{BuildError, TableBuilder};
+use super::build::{BuildError, Sink, TableBuilder};
 use super::cursor::{Cursors, TableCursor};
 use super::extents::Purpose;
+use super::gather::time_of;
 use super::pick::{Pick, Run, pick};
 use super::publish::{Made, Written};
+use super::seal::{pick_seal, seal};
 use super::table::Table;
+use super::window;
 use super::zone::ReadError;
 use crate::core::Shard;
 use crate::memtable::Direction;
@@ -22,9 +26,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Records taken between two looks at other work.
-const STEP_COUNT: u32 = 128;
+pub(super) const STEP_COUNT: u32 = 128;
 /// Bytes of each input that are read at once.
-const WINDOW_BYTES: u64 = 256 << 10;
+pub(super) const WINDOW_BYTES: u64 = 256 << 10;
 /// How long to wait before a merge that found no space is tried again.
 const SPACE_RETRY: Duration = Duration::from_millis(500);
 
@@ -39,22 +43,38 @@ pub(crate) enum MergeError {
     Build(#[from] BuildError),
 }
 
-/// Merge whatever the policy picks until the core ends.
+/// What is to be done to a tablet.
+enum Job {
+    Merge(Pick),
+    Seal(window::Pick),
+}
+
+/// Merge and seal whatever the policies pick until the core ends.
 pub(crate) async fn run(shard: Rc<Shard>) {
-    // Tablets with an input that cannot be read: their runs stay as they are until the next start.
+    // Tablets with an input that cannot be read: their tables stay as they are until the next start.
     let mut unreadable = 0u64;
+    // A seal wants room for a copy of a tablet: one that found none waits for the next flush.
+    let mut may_seal = true;
     loop {
         let due = shard.keeper.merge_due.notified();
-        let Some((tablet, picked)) = next(&shard, unreadable) else {
+        let Some((tablet, job)) = next(&shard, unreadable, may_seal) else {
             due.await;
+            may_seal = true;
             continue;
         };
-        match merge(&shard, tablet, &picked).await {
+        let done = match &job {
+            Job::Merge(picked) => merge(&shard, tablet, picked).await,
+            Job::Seal(picked) => seal(&shard, tablet, picked).await,
+        };
+        match done {
             Ok(()) => {
-                shard.counters.merges.add(1);
+                let counters = &shard.counters;
+                let counter = if matches!(job, Job::Merge(_)) { &counters.merges } else { &counters.seals };
+                counter.add(1);
             }
             Err(MergeError::Build(BuildError::Space)) => {
                 ioengine::sometimes!("a merge finds no space");
+                may_seal = false;
                 shard.io.sleep(SPACE_RETRY).await;
             }
             Err(MergeError::Build(BuildError::Disk(error))) => return shard.keeper.end(&shard, &error),
@@ -67,23 +87,34 @@ pub(crate) async fn run(shard: Rc<Shard>) {
     }
 }
 
-/// The tablet with the most runs of those that have something to merge.
-fn next(shard: &Shard, unreadable: u64) -> Option<(TabletIndex, Pick)> {
+/// The tablet with the most runs of those that have something to merge; else one that has something to seal.
+fn next(shard: &Shard, unreadable: u64, may_seal: bool) -> Option<(TabletIndex, Job)> {
     let state = shard.state.borrow();
-    let candidates = TabletIndex::all().filter(|tablet| unreadable & (1 << tablet.index()) == 0);
-    let picked = candidates.filter_map(|tablet| {
-        let tables = state.tables.of(tablet);
-        let log_time = state.tablets[tablet.index()].as_ref()?.log_time;
-        if tables.iter().any(|table| table.is_broken()) {
-            return None;
-        }
-        let runs: Vec<Run> = tables.iter().map(|table| run_of(table, log_time)).collect();
+    let candidates = || {
+        TabletIndex::all().filter_map(|tablet| {
+            let log_time = state.tablets[tablet.index()].as_ref()?.log_time;
+            let (runs, windows) = (state.tables.runs(tablet), state.tables.windows(tablet));
+            let is_whole = runs.iter().chain(windows).all(|table| !table.is_broken())
+                && unreadable & (1 << tablet.index()) == 0;
+            is_whole.then_some((tablet, log_time, runs, windows))
+        })
+    };
+    let merges = candidates().filter_map(|(tablet, log_time, tables, windows)| {
+        let runs: Vec<Run> = tables.iter().map(|table| run_of(table, windows, log_time)).collect();
         Some((tables.len(), tablet, pick(&runs, shard.limits.merge_fan_in)?))
     });
-    picked.max_by_key(|(count, ..)| *count).map(|(_, tablet, picked)| (tablet, picked))
+    if let Some((_, tablet, picked)) = merges.max_by_key(|(count, ..)| *count) {
+        return Some((tablet, Job::Merge(picked)));
+    }
+    if !may_seal {
+        return None;
+    }
+    candidates().find_map(|(tablet, log_time, runs, windows)| {
+        Some((tablet, Job::Seal(pick_seal(runs, windows, log_time, &shard.limits)?)))
+    })
 }
 
-fn run_of(table: &Table, log_time: LogTime) -> Run {
+fn run_of(table: &Table, windows: &[Rc<Table>], log_time: LogTime) -> Run {
     let footer = &table.parts().footer;
     // Only when all that expire have expired is their number known.
     let expired = if log_time.has_expired(footer.expiry_max) { footer.expiring_count } else { 0 };
@@ -92,26 +123,25 @@ fn run_of(table: &Table, log_time: LogTime) -> Run {
         bytes: table.place.bytes,
         dead_count: footer.tombstone_count + expired,
         record_count: footer.record_count,
+        is_overlay: windows.iter().any(|window| window.may_hold_times(footer.time_min, footer.time_max)),
     }
 }
 
 async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) -> Result<(), MergeError> {
-    let (inputs, log_time) = {
+    let (inputs, windows, sealed_to, log_time) = {
         let state = shard.state.borrow();
-        (state.tables.of(tablet)[picked.tables.clone()].to_vec(), state.tablet(tablet).log_time)
+        let tables = &state.tables;
+        let inputs = tables.runs(tablet)[picked.tables.clone()].to_vec();
+        (inputs, tables.windows(tablet).to_vec(), tables.sealed_to(tablet), state.tablet(tablet).log_time)
     };
     let keeper = &shard.keeper;
     let id = keeper.next_table();
-    let identity = keeper.owner.identity(tablet, id);
-    let mut output = TableBuilder::new(
-        Rc::clone(&keeper.zone),
-        identity,
-        keeper.options(&shard.limits),
-        Compressor::new(),
-        Purpose::Merge,
-        inputs.iter().map(|table| table.place.bytes).sum(),
-    );
-    copy(&inputs, picked.is_bottom, log_time, &mut output).await?;
+    let identity = keeper.owner.run(tablet, id);
+    let expected_bytes = inputs.iter().map(|table| table.place.bytes).sum();
+    let sink = Sink::new(Rc::clone(&keeper.zone), Purpose::Merge, expected_bytes);
+    let options = keeper.options(&shard.limits);
+    let mut output = TableBuilder::new(identity, options, Compressor::new(), sink, sealed_to);
+    copy(&inputs, picked.is_bottom.then_some(&windows), log_time, &mut output).await?;
     let mut made = None;
     if !output.is_empty() {
         let (built, _) = output.finish().await?;
@@ -132,10 +162,11 @@ async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) -> Result<
     Ok(())
 }
 
-/// Copy the newest record of each key from `inputs`, newest first, to `output`.
+/// Copy the newest record of each key from `inputs`, newest first, to `output`. With `beneath`, nothing but these sealed
+/// windows is older.
 async fn copy(
     inputs: &[Rc<Table>],
-    is_bottom: bool,
+    beneath: Option<&Vec<Rc<Table>>>,
     log_time: LogTime,
     output: &mut TableBuilder,
 ) -> Result<(), MergeError> {
@@ -150,9 +181,13 @@ async fn copy(
     while let Some(newest) = cursors.next(&[]) {
         let entry = newest.entry()?.expect("the least key stands at a record");
         let record = entry.record;
-        let expired = log_time.has_expired(record.expiry_us);
-        let tombstone_needed = !is_bottom && !ioengine::canary("drop_tombstone_early");
-        if tombstone_needed || (record.value.is_some() && !expired) {
+        let is_alive = record.value.is_some() && !log_time.has_expired(record.expiry_us);
+        let hides = |windows: &Vec<Rc<Table>>| {
+            let time = time_of(entry.key);
+            !ioengine::canary("drop_tombstone_above_window")
+                && windows.iter().any(|window| window.may_hold(time, entry.key))
+        };
+        if is_alive || beneath.map_or(!ioengine::canary("drop_tombstone_early"), hides) {
             output.push(entry.key, &record);
         }
         key.clear();

@@ -1,9 +1,10 @@
 //! The tables of a shard: sorted, immutable, on its device. Full memtables become runs (`flush`), runs become fewer runs
-//! (`merge`, by the policy in `pick`), gets and scans read them (`fetch`, `gather`), and the manifest says which there are.
+//! (`merge`, by the policy in `pick`), old records become sealed windows (`seal`, by the policy in `window`), gets and scans read them (`fetch`, `gather`), and the manifest says which there are.
 //!
 //! Owns the extents and who may use them. Must never show a table before its bytes and its manifest edit are durable, or
 //! free an extent while the manifest or a reader may still name it. Invariant: of two tables of a tablet, the one nearer
-//! to the front of the list has the newer version of every key that both have; memtables are newer than all.
+//! to the front of the list has the newer version of every key that both have; memtables are newer than all. The list has the
+//! runs, newest first, and behind them the sealed windows, no two of which share a time.
 
 pub(crate) mod build;
 mod cache;
@@ -20,7 +21,9 @@ mod names;
 pub(crate) mod open;
 mod pick;
 mod publish;
+mod seal;
 mod table;
+mod window;
 mod zone;
 
 pub(crate) use capture::Capture;
@@ -33,13 +36,14 @@ pub(crate) use table::Table;
 pub(crate) use zone::ReadError;
 
 use crate::get::Visible;
+use crate::limits::Limits;
 use crate::memtable::Record;
 use cache::{BlockCache, BlockId};
 use layout::key::Key;
 use layout::table_block::Block;
 use layout::table_key::{encode_key, key_hash};
 use layout::table_seal::Decompressor;
-use layout::units::{TABLET_COUNT, TableId, TabletIndex, Version};
+use layout::units::{TABLET_COUNT, TabletIndex, Version};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -54,30 +58,64 @@ pub(crate) enum Probe<'a> {
     Disk,
 }
 
-/// The tables of a shard that can be read, by tablet, newest first.
+/// The tables of a shard that can be read.
 pub(crate) struct Tables {
-    by_tablet: Vec<Vec<Rc<Table>>>,
+    /// By tablet, newest first.
+    runs: Vec<Vec<Rc<Table>>>,
+    /// By tablet, in order of time.
+    windows: Vec<Vec<Rc<Table>>>,
     /// How often records of a tablet have moved from a memtable into tables.
     moved_counts: Vec<u64>,
+    /// Blocks of runs.
     cache: BlockCache,
+    /// Blocks of sealed tables, which are larger.
+    sealed_cache: BlockCache,
     /// An encoded key.
     key: RefCell<Vec<u8>>,
 }
 
 impl Tables {
-    /// No tables; lays out a block cache of `cache_bytes`.
-    pub(crate) fn new(cache_bytes: usize, block_bytes: usize) -> Tables {
+    /// No tables; lays out the block caches.
+    pub(crate) fn new(limits: &Limits) -> Tables {
+        let (slot_bytes, sealed_slot_bytes) = limits.block_slot_bytes();
         Tables {
-            by_tablet: vec![Vec::new(); TABLET_COUNT],
+            runs: vec![Vec::new(); TABLET_COUNT],
+            windows: vec![Vec::new(); TABLET_COUNT],
             moved_counts: vec![0; TABLET_COUNT],
-            cache: BlockCache::new(cache_bytes, block_bytes),
+            cache: BlockCache::new(limits.block_cache_bytes, slot_bytes),
+            sealed_cache: BlockCache::new(limits.sealed_cache_bytes, sealed_slot_bytes),
             key: RefCell::default(),
         }
     }
 
-    /// The tables of a tablet, newest first.
-    pub(crate) fn of(&self, tablet: TabletIndex) -> &[Rc<Table>] {
-        &self.by_tablet[tablet.index()]
+    /// The runs of a tablet, newest first.
+    pub(crate) fn runs(&self, tablet: TabletIndex) -> &[Rc<Table>] {
+        &self.runs[tablet.index()]
+    }
+
+    /// The sealed windows of a tablet, in order of time: older than the runs.
+    pub(crate) fn windows(&self, tablet: TabletIndex) -> &[Rc<Table>] {
+        &self.windows[tablet.index()]
+    }
+
+    /// Where the last sealed window of a tablet ends; 0 when it has none.
+    pub(crate) fn sealed_to(&self, tablet: TabletIndex) -> u64 {
+        self.windows(tablet).last().and_then(|table| table.window()).map_or(0, |window| window.to)
+    }
+
+    /// The sealed window that a time falls in.
+    #[inline]
+    fn window_at(&self, tablet: TabletIndex, time: u64) -> Option<&Rc<Table>> {
+        let windows = self.windows(tablet);
+        let ends_before = |table: &Rc<Table>| table.window().is_some_and(|window| window.to <= time);
+        let table = windows.get(windows.partition_point(ends_before))?;
+        table.window().is_some_and(|window| window.holds(time)).then_some(table)
+    }
+
+    /// The tables of a tablet that a get of this time asks, newest first.
+    #[inline]
+    fn asked(&self, tablet: TabletIndex, time: u64) -> impl Iterator<Item = &Rc<Table>> {
+        self.runs(tablet).iter().chain(self.window_at(tablet, time))
     }
 
     /// The tables of a tablet that may hold records of these times, newest first.
@@ -87,7 +125,8 @@ impl Tables {
         from: u64,
         to: u64,
     ) -> impl Iterator<Item = &Rc<Table>> {
-        self.of(tablet).iter().filter(move |table| table.may_hold_times(from, to))
+        let all = self.runs(tablet).iter().chain(self.windows(tablet));
+        all.filter(move |table| table.may_hold_times(from, to))
     }
 
     /// Does any table of a tablet perhaps hold records of these times?
@@ -100,9 +139,17 @@ impl Tables {
         self.moved_counts[tablet.index()]
     }
 
-    /// A flush: its tables come to the front.
+    /// A flush: its runs come to the front.
     pub(crate) fn add(&mut self, tablet: TabletIndex, table: Rc<Table>) {
-        self.by_tablet[tablet.index()].insert(0, table);
+        self.runs[tablet.index()].insert(0, table);
+    }
+
+    /// A sealed table: among the windows, by its time.
+    pub(crate) fn add_window(&mut self, tablet: TabletIndex, table: Rc<Table>) {
+        let from = |table: &Table| table.window().map(|window| window.from);
+        let windows = &mut self.windows[tablet.index()];
+        let place = windows.partition_point(|other| from(other) < from(&table));
+        windows.insert(place, table);
     }
 
     /// Records have moved from the memtable into tables.
@@ -110,13 +157,17 @@ impl Tables {
         self.moved_counts.iter_mut().for_each(|count| *count += 1);
     }
 
-    /// A merge: `old`, neighbours in the list, are one table now, or none if nothing was left of them.
+    /// A merge: `old`, neighbours among the runs, are one run now, or none if nothing was left of them.
     pub(crate) fn replace(&mut self, tablet: TabletIndex, old: &[Rc<Table>], new: Option<Rc<Table>>) {
-        let list = &mut self.by_tablet[tablet.index()];
+        let list = &mut self.runs[tablet.index()];
+        let Some(first) = old.first() else {
+            list.extend(new);
+            return;
+        };
         let first = list
             .iter()
-            .position(|table| Rc::ptr_eq(table, &old[0]))
-            .expect("only a merge takes tables away, and there is one at a time");
+            .position(|table| Rc::ptr_eq(table, first))
+            .expect("only a merge or a seal takes runs away, and there is one at a time");
         assert!(
             list[first..].iter().zip(old).filter(|(a, b)| Rc::ptr_eq(a, b)).count() == old.len(),
             "what is merged are neighbours"
@@ -124,24 +175,43 @@ impl Tables {
         list.splice(first..first + old.len(), new);
     }
 
+    /// A seal: all of the oldest runs, `old_runs`, and `old_windows` are these windows and one run now, or none.
+    pub(crate) fn seal(
+        &mut self,
+        tablet: TabletIndex,
+        (old_runs, old_windows): (&[Rc<Table>], &[Rc<Table>]),
+        (new_run, new_windows): (Option<Rc<Table>>, Vec<Rc<Table>>),
+    ) {
+        self.replace(tablet, old_runs, new_run);
+        let before = self.windows[tablet.index()].len();
+        self.windows[tablet.index()].retain(|table| !old_windows.iter().any(|old| Rc::ptr_eq(table, old)));
+        assert!(
+            before == self.windows(tablet).len() + old_windows.len(),
+            "only a seal takes windows away, and there is one at a time"
+        );
+        new_windows.into_iter().for_each(|table| self.add_window(tablet, table));
+        let ends = self.windows(tablet).iter().filter_map(|table| table.window());
+        assert!(
+            ends.clone().zip(ends.skip(1)).all(|(before, behind)| before.to <= behind.from),
+            "no two windows share a time"
+        );
+    }
+
     /// What memory knows of a record that is in no memtable.
     pub(crate) fn look(&self, tablet: TabletIndex, key: Key<'_>) -> Probe<'_> {
-        let tables = self.of(tablet);
-        if tables.is_empty() {
+        if self.runs(tablet).is_empty() && self.windows(tablet).is_empty() {
             return Probe::Absent;
         }
         let mut encoded = self.key.borrow_mut();
         encoded.clear();
         encode_key(&mut encoded, key.bucket(), key);
         let hash = key_hash(&encoded);
-        for table in tables {
+        for table in self.asked(tablet, key.time) {
             if table.is_broken() {
                 return Probe::Disk;
             }
             let Some((block, _)) = table.block_of(key.time, &encoded, hash) else { continue };
-            let Some(raw) = self.cache.get(BlockId { table: table.place.id, block }) else {
-                return Probe::Disk;
-            };
+            let Some(raw) = self.cached(table, block) else { return Probe::Disk };
             match Block::parse(raw).and_then(|block| block.get(&encoded)) {
                 Ok(None) => {}
                 Ok(Some(record)) => return Probe::Record(record),
@@ -152,24 +222,28 @@ impl Tables {
         Probe::Absent
     }
 
-    /// Take down which tables a reader has to ask.
-    pub(crate) fn list(&self, tablet: TabletIndex, reader: &mut Reader) {
+    /// Take down which tables a reader has to ask for a record of this time.
+    pub(crate) fn list(&self, tablet: TabletIndex, time: u64, reader: &mut Reader) {
         reader.tables.clear();
-        reader.tables.extend(self.of(tablet).iter().cloned());
+        reader.tables.extend(self.asked(tablet, time).cloned());
     }
 
     /// Keep a block that was read.
-    fn keep(&mut self, table: TableId, block: u32, raw: &[u8]) {
-        self.cache.put(BlockId { table, block }, raw);
+    fn keep(&mut self, table: &Table, block: u32, raw: &[u8]) {
+        let id = BlockId { table: table.place.id, block };
+        let cache = if table.window().is_some() { &mut self.sealed_cache } else { &mut self.cache };
+        cache.put(id, raw);
     }
 
-    fn cached(&self, table: TableId, block: u32) -> Option<&[u8]> {
-        self.cache.get(BlockId { table, block })
+    #[inline]
+    fn cached(&self, table: &Table, block: u32) -> Option<&[u8]> {
+        let cache = if table.window().is_some() { &self.sealed_cache } else { &self.cache };
+        cache.get(BlockId { table: table.place.id, block })
     }
 
     /// Tables, and their bytes on the device, and the memory of their indexes and filters.
     pub(crate) fn sizes(&self) -> (u64, u64, u64) {
-        let all = self.by_tablet.iter().flatten();
+        let all = self.runs.iter().chain(&self.windows).flatten();
         all.fold((0, 0, 0), |(count, bytes, memory), table| {
             (count + 1, bytes + table.place.bytes, memory + table.memory_bytes() as u64)
         })

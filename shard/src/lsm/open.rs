@@ -3,8 +3,9 @@
 use super::Tables;
 use super::capture::{forget, restore};
 use super::extents::Taken;
-use super::keeper::{Keeper, RunOwner};
+use super::keeper::{Keeper, TableOwner};
 use super::names::{NamedState, Names};
+use super::publish::spread_of;
 use super::table::{Table, TablePlace};
 use super::zone::{HeldExtents, Zone};
 use crate::journal::{JournalStart, identity};
@@ -12,6 +13,7 @@ use crate::limits::Limits;
 use crate::manifest::{self, Manifest, ManifestZones, Reading, Verdict, Wrote};
 use crate::tablet::Tablet;
 use ioengine::{Disk, DiskError, Io};
+use layout::manifest::TableKind;
 use layout::superblock::Superblock;
 use layout::table_seal::Decompressor;
 use layout::tablet_state::{StateIdentity, StateReader};
@@ -58,7 +60,7 @@ pub(crate) async fn open(
     let manifest::Opened { manifest, reading } =
         Manifest::open(io, disk, ground.manifest, superblock.incarnation, buffers).await?;
     let zone = Rc::new(ground.zone(io, disk)?);
-    let mut tables = Tables::new(limits.block_cache_bytes, limits.block_slot_bytes());
+    let mut tables = Tables::new(limits);
     let written_by = reading.written_by();
     let read = manifest.filter(|_| !matches!(reading.verdict, Verdict::Damaged { .. }));
     let named = read.and_then(|manifest| match read_names(&reading, &zone, journal_bytes) {
@@ -76,7 +78,7 @@ pub(crate) async fn open(
         return Ok(Opened { keeper, tables, start: JournalStart::FIRST, is_lost: true, written_by });
     };
     let mut unpack = Decompressor::new();
-    // Oldest first: each comes to the front of its tablet's list.
+    // Oldest first: each run comes to the front of its tablet's list.
     let mut in_order: Vec<_> = names.tables.values().collect();
     in_order.sort_by_key(|table| table.facts.log_index_max);
     for named in in_order {
@@ -84,15 +86,19 @@ pub(crate) async fn open(
         let place = TablePlace {
             id,
             level: named.facts.level,
-            identity: owner.identity(named.facts.tablet, id),
+            identity: owner.named(&named.facts),
             extents: HeldExtents::named(Rc::clone(&zone), named.ranges.clone()),
             bytes: named.facts.bytes,
+            spread: spread_of(&named.facts),
         };
         let (table, opened) = Table::open(place, &mut unpack).await;
         if let Err(error) = opened {
             tracing::error!(shard, %error, "a table cannot be opened: what it may hold answers `Corrupt`");
         }
-        tables.add(named.facts.tablet, Rc::new(table));
+        match named.facts.kind {
+            TableKind::Run => tables.add(named.facts.tablet, Rc::new(table)),
+            TableKind::Sealed => tables.add_window(named.facts.tablet, Rc::new(table)),
+        }
     }
     let mut is_lost = false;
     if let Some(state) = &names.state
@@ -118,7 +124,7 @@ pub(crate) async fn open(
 
 /// Where what a shard holds in tables lies on its device, and what it is bound to.
 pub(super) struct Ground {
-    pub(super) owner: RunOwner,
+    pub(super) owner: TableOwner,
     pub(super) manifest: ManifestZones,
     /// Device offset of extent 0, bytes of an extent, how many there are.
     pub(super) extents: (u64, u64, u32),
@@ -130,8 +136,8 @@ impl Ground {
         let geometry = superblock.tables;
         let slot = |copy, half| zones.manifest_half(geometry, copy, half);
         let copies = [[slot(0, 0), slot(0, 1)], [slot(1, 0), slot(1, 1)]];
-        let Superblock { device, generation, .. } = *superblock;
-        let owner = RunOwner { device, shard: ShardIndex(shard), generation };
+        let Superblock { cluster, device, generation, .. } = *superblock;
+        let owner = TableOwner { cluster, device, shard: ShardIndex(shard), generation };
         let manifest = ManifestZones { identity: identity(device, owner.shard, generation), copies };
         let (first, count) = zones.extents(geometry);
         Ground { owner, manifest, extents: (first.0, u64::from(geometry.extent_bytes), count) }
@@ -205,7 +211,7 @@ pub(super) fn read_names(reading: &Reading, zone: &Zone, journal_bytes: u64) -> 
 
 async fn read_state(
     zone: &Zone,
-    owner: RunOwner,
+    owner: TableOwner,
     state: &NamedState,
     tablets: &mut [Option<Tablet>],
 ) -> Result<(), String> {
@@ -225,7 +231,7 @@ pub(super) async fn state_bytes(zone: &Zone, state: &NamedState) -> Result<Vec<u
 }
 
 /// For the blob that a manifest names.
-pub(super) fn state_reader(owner: RunOwner, state: &NamedState) -> StateReader {
-    let RunOwner { device, shard, generation } = owner;
+pub(super) fn state_reader(owner: TableOwner, state: &NamedState) -> StateReader {
+    let TableOwner { device, shard, generation, .. } = owner;
     StateReader::new(&StateIdentity { device, shard, generation, blob: state.blob }, state.bytes)
 }

@@ -18,6 +18,8 @@ pub(crate) struct Run {
     pub(crate) dead_count: u64,
     /// Records in all.
     pub(crate) record_count: u64,
+    /// Sealed windows lie beneath its times: what hides something in them stays.
+    pub(crate) is_overlay: bool,
 }
 
 /// A merge to be done.
@@ -27,11 +29,11 @@ pub(crate) struct Pick {
     pub(crate) tables: std::ops::Range<usize>,
     /// Level of what comes out.
     pub(crate) level: u8,
-    /// The oldest table takes part: what is deleted or expired need not be kept.
+    /// The oldest run takes part: what is deleted or expired need not be kept, but for sealed windows.
     pub(crate) is_bottom: bool,
 }
 
-/// The next merge of a tablet whose tables are `runs`, newest first; `None` when there is nothing to gain.
+/// The next merge of a tablet whose runs are `runs`, newest first; `None` when there is nothing to gain.
 pub(crate) fn pick(runs: &[Run], fan_in: usize) -> Option<Pick> {
     let make = |tables: std::ops::Range<usize>, level: u8| Pick {
         is_bottom: tables.end == runs.len(),
@@ -51,10 +53,10 @@ pub(crate) fn pick(runs: &[Run], fan_in: usize) -> Option<Pick> {
     if runs.len() > FULL_LEVEL_COUNT * fan_in {
         return Some(cheapest(runs, fan_in, make));
     }
-    // Half of the oldest tables' records are dead: rewrite them alone.
+    // Half of the oldest run's records are dead, and nothing is beneath: rewrite it alone.
     let last = runs.len().checked_sub(1)?;
     let oldest = &runs[last];
-    if oldest.dead_count * 2 > oldest.record_count {
+    if oldest.dead_count * 2 > oldest.record_count && !oldest.is_overlay {
         return Some(make(last..last + 1, oldest.level));
     }
     None
@@ -74,8 +76,13 @@ mod tests {
     use super::*;
 
     fn runs(levels: &[u8]) -> Vec<Run> {
-        let run =
-            |level: &u8| Run { level: *level, bytes: 10 << (3 * level), dead_count: 0, record_count: 10 };
+        let run = |level: &u8| Run {
+            level: *level,
+            bytes: 10 << (3 * level),
+            dead_count: 0,
+            record_count: 10,
+            is_overlay: false,
+        };
         levels.iter().map(run).collect()
     }
 
@@ -104,6 +111,8 @@ mod tests {
         assert_eq!(pick(&two, 8), None, "what it hides may lie below");
         two[1].dead_count = 6;
         assert_eq!(pick(&two, 8), Some(Pick { tables: 1..2, level: 1, is_bottom: true }));
+        two[1].is_overlay = true;
+        assert_eq!(pick(&two, 8), None, "what it hides may lie in a sealed window");
     }
 
     #[test]
@@ -111,11 +120,13 @@ mod tests {
         let mut tablet: Vec<Run> = Vec::new();
         let mut written = 0;
         for flush in 0..1000u64 {
-            tablet.insert(0, Run { level: 0, bytes: 100, dead_count: 0, record_count: 10 });
+            tablet
+                .insert(0, Run { level: 0, bytes: 100, dead_count: 0, record_count: 10, is_overlay: false });
             while let Some(picked) = pick(&tablet, 8) {
                 let bytes = tablet[picked.tables.clone()].iter().map(|run| run.bytes).sum();
                 written += bytes;
-                let merged = Run { level: picked.level, bytes, dead_count: 0, record_count: 10 };
+                let merged =
+                    Run { level: picked.level, bytes, dead_count: 0, record_count: 10, is_overlay: false };
                 tablet.splice(picked.tables, [merged]);
             }
             assert!(tablet.len() <= 24, "after {flush}");

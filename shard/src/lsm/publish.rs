@@ -2,12 +2,13 @@
 
 use super::build::{BuildError, Built};
 use super::table::{Table, TablePlace};
+use super::window::{Spread, Window};
 use layout::manifest::{AddTable, Edit, Extents, TableKind};
 use layout::table_seal::{Decompressor, TableIdentity};
 use layout::units::{TableId, TabletIndex};
 use std::rc::Rc;
 
-/// A run whose bytes are given to the device.
+/// A table whose bytes are given to the device.
 pub(crate) struct Written {
     pub(crate) id: TableId,
     pub(crate) tablet: TabletIndex,
@@ -16,7 +17,7 @@ pub(crate) struct Written {
     pub(crate) built: Built,
 }
 
-/// A run that can be read, and named by the manifest.
+/// A table that can be read, and named by the manifest.
 pub(crate) struct Made {
     pub(crate) facts: AddTable<'static>,
     pub(crate) table: Rc<Table>,
@@ -29,19 +30,39 @@ impl Made {
     }
 }
 
+/// How the manifest says what a run knew of windows.
+fn window_of(spread: &Spread) -> Window {
+    let Spread { sealed_to, late_count, open_from } = *spread;
+    let to = if open_from == u64::MAX { sealed_to } else { open_from };
+    Window { from: sealed_to, to, generation: u32::try_from(late_count).unwrap_or(u32::MAX) }
+}
+
+/// What a run knew of windows, as the manifest says it.
+pub(crate) fn spread_of(facts: &AddTable<'_>) -> Spread {
+    let (sealed_to, late_count) = (facts.window_from, u64::from(facts.window_generation));
+    Spread { sealed_to, late_count, open_from: facts.window_to }
+}
+
 impl Written {
     /// Open it: read back what readers need.
     pub(crate) async fn open(self, unpack: &mut Decompressor) -> Result<Made, BuildError> {
         let Written { id, tablet, level, identity, built } = self;
         let (summary, footer) = (built.summary, built.summary.footer);
+        let spread = built.spread;
+        let (kind, window) = match identity {
+            TableIdentity::Run { .. } => (TableKind::Run, window_of(&spread)),
+            TableIdentity::Sealed {
+                window_from: from, window_to: to, window_generation: generation, ..
+            } => (TableKind::Sealed, Window { from, to, generation }),
+        };
         let facts = AddTable {
             table: id,
             tablet,
-            kind: TableKind::Run,
+            kind,
             level,
-            window_from: 0,
-            window_to: 0,
-            window_generation: 0,
+            window_from: window.from,
+            window_to: window.to,
+            window_generation: window.generation,
             extents: Extents::List(&[]),
             bytes: summary.bytes,
             data_bytes: footer.data_bytes,
@@ -55,7 +76,7 @@ impl Written {
             expiry_max: footer.expiry_max,
             checksum: summary.checksum,
         };
-        let place = TablePlace { id, level, identity, extents: built.extents, bytes: summary.bytes };
+        let place = TablePlace { id, level, identity, extents: built.extents, bytes: summary.bytes, spread };
         let (table, opened) = Table::open(place, unpack).await;
         opened?;
         Ok(Made { facts, table: Rc::new(table) })

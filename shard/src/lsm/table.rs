@@ -3,10 +3,12 @@
 //! Held by `Rc`: whoever reads goes on with it though a merge has replaced it. Its extents are free again when the last
 //! one who holds it has let go, unless the manifest names it: then they are kept for the next start.
 
+use super::window::{Spread, Window};
 use super::zone::{HeldExtents, ReadError};
 use layout::table_filter::Filter;
 use layout::table_footer::{FOOTER_BYTES, Footer, open_filter, open_index};
 use layout::table_index::{BlockHandle, Index};
+use layout::table_key::key_hash;
 use layout::table_seal::{BlockChecksum, BlockKind, Decompressor, TableIdentity, open_block};
 use layout::units::TableId;
 
@@ -18,6 +20,8 @@ pub(crate) struct TablePlace {
     pub(crate) extents: HeldExtents,
     /// Bytes of the table.
     pub(crate) bytes: u64,
+    /// Of a run: what it knew of windows when it was written.
+    pub(crate) spread: Spread,
 }
 
 /// What is in memory of a table that can be read.
@@ -78,8 +82,28 @@ impl Table {
         self.parts.as_ref().expect("whoever reads a table has seen that it is not broken")
     }
 
-    /// May it hold records of these times? A broken one may.
+    /// The window that it is the sealed table of; `None` for a run.
+    #[inline]
+    pub(crate) fn window(&self) -> Option<Window> {
+        match self.place.identity {
+            TableIdentity::Run { .. } => None,
+            TableIdentity::Sealed {
+                window_from: from, window_to: to, window_generation: generation, ..
+            } => Some(Window { from, to, generation }),
+        }
+    }
+
+    /// May it hold the key? A broken one may, in its window.
+    pub(crate) fn may_hold(&self, time: u64, key: &[u8]) -> bool {
+        self.window().is_none_or(|window| window.holds(time))
+            && (self.is_broken() || self.block_of(time, key, key_hash(key)).is_some())
+    }
+
+    /// May it hold records of these times? A broken one may, in its window.
     pub(crate) fn may_hold_times(&self, from: u64, to: u64) -> bool {
+        if self.window().is_some_and(|window| window.from > to || from >= window.to) {
+            return false;
+        }
         self.parts.as_ref().is_none_or(|parts| parts.footer.time_min <= to && from <= parts.footer.time_max)
     }
 

@@ -255,6 +255,23 @@ pub(crate) const SETTINGS: &[Setting] = &[
     size!(block_cache_bytes, "blocks of tables of a core that were read lately, decompressed"),
     count!(block_bytes, "a block of a table before compression: what one get from the disk reads"),
     count!(run_level, "level of zstd for the blocks of runs; 0 = not compressed"),
+    duration!(
+        seal_age,
+        "how old records are when their window may be sealed: a week of late writes comes before that"
+    ),
+    size!(
+        window_bytes,
+        "a sealed window before compression: large enough that a tablet has few, small enough to be written again"
+    ),
+    count!(
+        sealed_block_bytes,
+        "a block of a sealed window before compression: larger ones compress better and cost a get more"
+    ),
+    count!(
+        sealed_level,
+        "level of zstd for sealed windows: written seldom and kept for long, they are worth more than runs"
+    ),
+    size!(sealed_cache_bytes, "blocks of sealed windows of a core that were read lately, decompressed"),
     count!(
         merge_fan_in,
         "runs of one level that become one of the next: more means less rewriting and more to ask"

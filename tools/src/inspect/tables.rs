@@ -7,7 +7,7 @@ use clap::Args;
 use layout::inspect::Line;
 use layout::inspect_manifest::manifest as manifest_text;
 use layout::inspect_table::{TableShown, state as state_text, table as table_text};
-use layout::manifest::ExtentRange;
+use layout::manifest::{ExtentRange, TableKind};
 use layout::superblock::Superblock;
 use layout::units::{BLOCK_BYTES, DiskOffset, TableId};
 use shard::examine::{NamedTable, Names, Site};
@@ -164,12 +164,17 @@ fn address(site: &Site, ranges: &[ExtentRange], offset: u64) -> u64 {
 
 fn summary(found: &Found, named: &NamedTable, dump: &mut Dump) -> Result<(), Failure> {
     let facts = &named.facts;
+    let kind = match facts.kind {
+        TableKind::Run => format!("run, level {}", facts.level),
+        TableKind::Sealed => format!(
+            "sealed window from {} to before {}, generation {}",
+            facts.window_from, facts.window_to, facts.window_generation
+        ),
+    };
     let text = format!(
-        "number {} of tablet {}, {:?}, level {}, {} records, {} tombstones, times {} to {}, log indexes {} to {}, {} bytes in extents {}",
+        "number {} of tablet {}, {kind}, {} records, {} tombstones, times {} to {}, log indexes {} to {}, {} bytes in extents {}",
         facts.table,
         facts.tablet,
-        facts.kind,
-        facts.level,
         facts.record_count,
         facts.tombstone_count,
         facts.time_min,
@@ -285,7 +290,7 @@ fn show(
         return Err(Failure::failed(what, "thermocline fsck reads it block by block"));
     }
     let bytes = bytes_of(offline, &found.site, &named.ranges, facts.bytes, dump)?;
-    let identity = found.site.table_identity(facts.tablet, facts.table);
+    let identity = found.site.table_identity(facts);
     let extent_bytes = found.site.extent_bytes();
     let shown = TableShown { extent_bytes, records_max: if args.records { args.limit } else { 0 } };
     let (mut records, mut of_block) = (0_u64, 0_u64);

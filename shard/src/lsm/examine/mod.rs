@@ -18,6 +18,7 @@ use super::zone::Zone;
 use crate::journal::JournalStart;
 use crate::manifest::{self, Reading, Verdict};
 use ioengine::{Disk, Io};
+use layout::manifest::{AddTable, TableKind};
 use layout::superblock::Superblock;
 use layout::tablet_state::TabletHead;
 use layout::units::{DiskOffset, Incarnation, TableId, TabletIndex};
@@ -168,10 +169,12 @@ fn title(table: TableId, tablet: TabletIndex) -> String {
     format!("table {table} of tablet {tablet}")
 }
 
-/// The tables beside each other and beside the state: numbers, tablets, and which table has the newer versions.
+/// The tables beside each other and beside the state: numbers, tablets, which run has the newer versions, and windows that
+/// share times.
 fn order(examined: &mut Examined, names: &Names) {
     let heads: BTreeMap<_, _> = examined.tablets.iter().map(|head| (head.tablet, *head)).collect();
     let mut newest: BTreeMap<TabletIndex, Vec<(u64, u64, TableId)>> = BTreeMap::new();
+    let mut windows = newest.clone();
     for named in names.tables.values() {
         let facts = &named.facts;
         let part = title(facts.table, facts.tablet);
@@ -180,7 +183,17 @@ fn order(examined: &mut Examined, names: &Names) {
             examined.find(Grade::Damage, &part, what, None);
         }
         let (low, high) = (facts.log_index_min.0, facts.log_index_max.0);
-        newest.entry(facts.tablet).or_default().push((low, high, facts.table));
+        match facts.kind {
+            TableKind::Run => newest.entry(facts.tablet).or_default().push((low, high, facts.table)),
+            TableKind::Sealed => {
+                sealed(examined, facts, &part);
+                windows.entry(facts.tablet).or_default().push((
+                    facts.window_from,
+                    facts.window_to,
+                    facts.table,
+                ));
+            }
+        }
         let Some(head) = heads.get(&facts.tablet) else {
             if examined.lost.is_none() {
                 examined.find(Grade::Damage, &part, "the state does not name its tablet", None);
@@ -191,6 +204,18 @@ fn order(examined: &mut Examined, names: &Names) {
         for (done, index) in reached.into_iter().filter(|(_, index)| facts.log_index_max > *index) {
             let what = format!("it holds log index {high}, and by the state the tablet {done} {index}");
             examined.find(Grade::Damage, &part, what, None);
+        }
+    }
+    for (tablet, mut spans) in windows {
+        spans.sort_unstable();
+        for pair in spans.windows(2) {
+            let [(_, end, other), (from, _, table)] = [pair[0], pair[1]];
+            if from < end {
+                let what = format!(
+                    "its window, from {from} on, shares times with that of table {other}, up to {end}"
+                );
+                examined.find(Grade::Damage, &title(table, tablet), what, None);
+            }
         }
     }
     for (tablet, mut spans) in newest {
@@ -205,6 +230,23 @@ fn order(examined: &mut Examined, names: &Names) {
                 examined.find(Grade::Damage, &title(table, tablet), what, None);
             }
         }
+    }
+}
+
+/// A sealed table by itself: its window, and what may be in it.
+fn sealed(examined: &mut Examined, facts: &AddTable<'_>, part: &str) {
+    let (from, to) = (facts.window_from, facts.window_to);
+    if facts.window_generation == 0 {
+        examined.find(Grade::Damage, part, "its window was never sealed", None);
+    }
+    if facts.time_min < from || facts.time_max >= to {
+        let (low, high) = (facts.time_min, facts.time_max);
+        let what = format!("it holds times {low} to {high}, its window is from {from} to before {to}");
+        examined.find(Grade::Damage, part, what, None);
+    }
+    if facts.tombstone_count > 0 {
+        let what = format!("it holds {} tombstones, and nothing lies beneath it", facts.tombstone_count);
+        examined.find(Grade::Damage, part, what, None);
     }
 }
 

@@ -6,11 +6,11 @@ use super::super::names::Names;
 use super::super::open::Ground;
 use crate::manifest::{ManifestZones, Reading};
 use layout::Corrupt;
-use layout::manifest::ExtentRange;
+use layout::manifest::{AddTable, ExtentRange};
 use layout::superblock::Superblock;
 use layout::table_seal::TableIdentity;
 use layout::tablet_state::StateIdentity;
-use layout::units::{DiskOffset, TableId, TabletIndex};
+use layout::units::{DiskOffset, TableId};
 
 /// The tables zone of one shard.
 pub struct Site(Ground);
@@ -36,10 +36,10 @@ impl Site {
         Names::of(reading)
     }
 
-    /// Identity of the blocks of a table.
+    /// Identity of the blocks of a table that a manifest names.
     #[must_use]
-    pub fn table_identity(&self, tablet: TabletIndex, table: TableId) -> TableIdentity {
-        self.0.owner.identity(tablet, table)
+    pub fn table_identity(&self, facts: &AddTable<'_>) -> TableIdentity {
+        self.0.owner.named(facts)
     }
 
     /// Identity of a state blob.

@@ -64,7 +64,7 @@ pub(super) async fn examine(examined: &mut Examined, zone: &Zone, ground: &Groun
     if !fit(examined, &part, zone, &named.ranges, facts.bytes) {
         return;
     }
-    let identity = ground.owner.identity(facts.tablet, facts.table);
+    let identity = ground.owner.named(facts);
     let window = Window {
         zone,
         table: facts.table,
@@ -200,7 +200,7 @@ impl Pass<'_> {
         let mut end = 0;
         for number in 0..index.block_count() {
             let handle = index.handle(number).expect("a block below the count");
-            self.padding(end, handle.offset).await;
+            self.padding(end, handle.offset, u64::from(footer.extent_bytes)).await;
             if self.block(number, handle, &mut raw).await {
                 self.block_count += 1;
                 check.block(number, handle, &raw);
@@ -237,11 +237,10 @@ impl Pass<'_> {
     }
 
     /// What fills up an extent.
-    async fn padding(&mut self, from: u64, to: u64) {
+    async fn padding(&mut self, from: u64, to: u64, extent: u64) {
         if from == to {
             return;
         }
-        let extent = self.window.zone.extent_bytes();
         if to - from >= extent || !to.is_multiple_of(extent) {
             self.wrong(from, format!("index: {} bytes between two blocks belong to none", to - from));
         }
