@@ -244,7 +244,7 @@ impl Client {
     pub(crate) async fn put_batch(
         &mut self,
         stream: &[u8],
-        times: std::ops::Range<u64>,
+        times: impl IntoIterator<Item = u64>,
     ) -> Result<(), Outcome> {
         let mut batch = net::request::BatchBody::new();
         for time in times {
