@@ -176,11 +176,11 @@ pub struct AddTable<'a> {
     pub kind: TableKind,
     /// How often its records were merged.
     pub level: u8,
-    /// First time of its window, microseconds; 0 for a run that is not cut by window.
+    /// First time of its window, microseconds; of a run where the sealed windows ended when it was written.
     pub window_from: u64,
-    /// First time behind its window; 0 likewise.
+    /// First time behind its window; of a run its lowest time at or above `window_from`.
     pub window_to: u64,
-    /// How often the window was sealed; 0 for a run.
+    /// How often the window was sealed; of a run its records below `window_from`.
     pub window_generation: u32,
     /// Where its bytes lie.
     pub extents: Extents<'a>,

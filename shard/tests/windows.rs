@@ -6,13 +6,13 @@
 mod support;
 
 use ioengine::disk::DiskOpen;
-use ioengine::sim::DiskConfig;
+use ioengine::sim::{DiskConfig, World, WorldConfig};
 use layout::key::Key;
 use layout::manifest::TableKind;
 use layout::units::{Incarnation, Space, Uuid, Version};
 use net::outcome::Outcome;
 use net::request::{Delete, Put, Request};
-use shard::examine::{NamedTable, Site, examine};
+use shard::examine::{Finding, NamedTable, Site, examine};
 use shard::limits::Limits;
 use shard::recover::journal_zone;
 use std::cell::RefCell;
@@ -42,6 +42,13 @@ fn limits() -> Limits {
 
 /// The device, and the tables that its one shard's manifest names; fsck has nothing to say.
 fn tables(scene: &Scene, name: &'static str) -> (Uuid, Vec<Rc<NamedTable>>) {
+    let (device, tables, findings) = examined(scene, name);
+    assert_eq!(findings, []);
+    (device, tables)
+}
+
+/// The device, its tables, and what fsck says.
+fn examined(scene: &Scene, name: &'static str) -> (Uuid, Vec<Rc<NamedTable>>, Vec<Finding>) {
     scene.store.kill();
     let image = scene.disk().snapshot();
     scene.world.add_disk_with(&scene.clients, name, DiskConfig::new(32 << 20), image);
@@ -52,9 +59,8 @@ fn tables(scene: &Scene, name: &'static str) -> (Uuid, Vec<Rc<NamedTable>>) {
         let journal = journal_zone(&superblock, 0, &limits).unwrap();
         let next = Incarnation(superblock.incarnation.0 + 1);
         let examined = examine(&io, &disk, &superblock, 0, next, journal.bytes()).await.unwrap();
-        assert_eq!(examined.findings, []);
         let names = Site::new(&superblock, 0).names(&examined.reading).unwrap();
-        (superblock.device, names.tables.values().cloned().collect())
+        (superblock.device, names.tables.values().cloned().collect(), examined.findings)
     })
 }
 
@@ -183,6 +189,26 @@ fn twenty_years_of_days_end_in_few_tables() {
     let sealed = sealed(&all);
     assert!((2..24).contains(&sealed.len()), "{sealed:?}");
     assert!(sealed.iter().map(|table| table.4).sum::<u64>() > 5000, "{sealed:?}");
+}
+
+#[test]
+fn a_record_outside_its_window_is_found_by_fsck() {
+    let canaries = vec!["seal_what_is_newer".to_owned()];
+    let mut scene = Scene::of(World::new(4, WorldConfig { canaries, ..WorldConfig::default() }), 1);
+    scene.config.limits = limits();
+    let _node = scene.start();
+    assert_eq!(scene.failure(), None);
+    scene.client(|mut client| async move {
+        // Yesterday is sealed; this morning is not.
+        for n in 0..100 {
+            put(&mut client, b"filler", (TODAY - 1) * DAY_US + n, &[2; 300]).await;
+        }
+        fill(&mut client).await;
+    });
+    wait(&scene);
+    let findings = examined(&scene, "copy").2;
+    assert!(!findings.is_empty());
+    assert!(findings.iter().all(|finding| finding.what.contains("its window is from")), "{findings:?}");
 }
 
 /// Numbers that look random, from a seed.

@@ -197,7 +197,12 @@ async fn copy(
     outputs: &mut Outputs,
     unpack: &mut Decompressor,
 ) -> Result<(), MergeError> {
-    let tables = || inputs.runs.iter().chain(&inputs.taken);
+    // Of the windows only those that go into these: what they hold goes nowhere else.
+    let is_asked = |table: &&Rc<Table>| {
+        outputs.windows.iter().any(|(window, _)| table.may_hold_times(window.from, window.to - 1))
+    };
+    let taken: Vec<_> = inputs.taken.iter().filter(is_asked).collect();
+    let tables = || inputs.runs.iter().chain(taken.iter().copied());
     let mut cursors = Cursors::new(tables().count(), Direction::Forward);
     for table in tables() {
         let mut cursor = TableCursor::new(Rc::clone(table), WINDOW_BYTES)?;

@@ -43,7 +43,11 @@ pub(crate) fn plan(core_count: u16) -> FormatPlan {
 impl Scene {
     /// Formatted and not yet started.
     pub(crate) fn new(seed: u64, core_count: u16) -> Scene {
-        let world = World::new(seed, WorldConfig::default());
+        Scene::of(World::new(seed, WorldConfig::default()), core_count)
+    }
+
+    /// In this world.
+    pub(crate) fn of(world: World, core_count: u16) -> Scene {
         let store = world.add_node(SimNode::numbered(1));
         let clients = world.add_node(SimNode::numbered(2));
         world.add_disk(&store, "ssd", DiskConfig::new(32 << 20));
