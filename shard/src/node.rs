@@ -13,7 +13,7 @@ use crate::limits::Limits;
 use crate::lsm;
 use crate::mesh::{self, Peers};
 use crate::parked::{self, Parking};
-use crate::recover::{Recovered, recover, region_name};
+use crate::recover::{Recovered, Report, recover, region_name};
 use crate::staging::Batch;
 use crate::versions::Versions;
 use ioengine::disk::{DiskOpen, DiskShare};
@@ -229,6 +229,25 @@ fn map(facts: &NodeFacts, address: SocketAddr) -> Vec<u8> {
     bytes
 }
 
+/// Say what a recovery found, in the log and the counters.
+fn tell(shard: u16, report: &Report, counters: &Counters) {
+    tracing::info!(
+        shard,
+        records = report.replayed.record_count,
+        entries = report.entry_count,
+        tail = ?report.replayed.tail,
+        gaps = report.replayed.gaps.len(),
+        versions = ?report.versions,
+        "shard recovered"
+    );
+    for tablet in &report.damaged {
+        tracing::error!(tablet = tablet.get(), "tablet lost part of its log: it answers `Corrupt`");
+    }
+    counters.replayed_records.set(report.replayed.record_count);
+    counters.replayed_entries.set(report.entry_count);
+    counters.versions_kept.set(u64::from(report.versions == crate::versions::Attached::Kept));
+}
+
 /// Recover a shard and start its tasks.
 async fn start_shard(
     io: &Io,
@@ -248,22 +267,8 @@ async fn start_shard(
         recover(io, disk, superblock, opened.previous, index, limits, region)
             .await
             .map_err(|e| e.to_string())?;
-    tracing::info!(
-        shard = index,
-        records = report.replayed.record_count,
-        entries = report.entry_count,
-        tail = ?report.replayed.tail,
-        gaps = report.replayed.gaps.len(),
-        versions = ?report.versions,
-        "shard recovered"
-    );
-    for tablet in &report.damaged {
-        tracing::error!(tablet = tablet.get(), "tablet lost part of its log: it answers `Corrupt`");
-    }
     let counters = Arc::clone(&opened.facts.counters[usize::from(index)]);
-    counters.replayed_records.set(report.replayed.record_count);
-    counters.replayed_entries.set(report.entry_count);
-    counters.versions_kept.set(u64::from(report.versions == crate::versions::Attached::Kept));
+    tell(index, &report, &counters);
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());
     for (peer, ends) in (0u16..).zip(port.attach(io)) {
         let (sender, receiver) =

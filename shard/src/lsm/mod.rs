@@ -1,5 +1,6 @@
 //! The tables of a shard: sorted, immutable, on its device. Full memtables become runs (`flush`), runs become fewer runs
-//! (`merge`, by the policy in `pick`), old records become sealed windows (`seal`, by the policy in `window`), gets and scans read them (`fetch`, `gather`), and the manifest says which there are.
+//! (`merge`, by the policy in `pick`), old records become sealed windows (`seal`, by the policy in `window`), gets and scans
+//! read them (`fetch`, `gather`), and the manifest says which there are.
 //!
 //! Owns the extents and who may use them. Must never show a table before its bytes and its manifest edit are durable, or
 //! free an extent while the manifest or a reader may still name it. Invariant: of two tables of a tablet, the one nearer
