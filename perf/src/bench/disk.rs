@@ -86,6 +86,10 @@ pub(super) fn get_disk(session: &mut Session<'_>) -> Result<(), BenchError> {
     load_own(session, OWN, server.target(), &gets)?;
     let client = connect(&server)?;
     let loaded = settle(&client)?;
+    if loaded.flushes == 0 {
+        session
+            .note("get-disk: the records fit the memtables and no table was made; ask for more --records")?;
+    }
     session.case("get-disk load", &load_text(records), vec![of_load(records, &loaded)]);
     for (name, text, shape) in SHAPES {
         let plan = session.planner(shape)(server.target());
