@@ -41,7 +41,7 @@ byte_table! {
     R_FLUSHED_SEQUENCE = "flushed_sequence", 24, 8;
     R_BODY_CHECKSUM = "body_checksum", 32, 8;
     R_PREVIOUS_INCARNATION = "previous_incarnation", 40, 4;
-    R_RESERVED_2 = "reserved_2", 44, 4;
+    R_MEMTABLE_NUMBER = "memtable_number", 44, 4;
 }
 
 /// Not a stored field: names the zeros behind a record's body in errors.
@@ -92,6 +92,9 @@ pub struct RecordFields {
     pub previous_sequence: Sequence,
     /// Highest record known flushed when this one was written.
     pub flushed_sequence: Sequence,
+    /// Which memtable its entries went to. A replay goes on in a fresh one where it changes, so that each memtable has
+    /// to hold what it held before, and no more.
+    pub memtable_number: u32,
 }
 
 /// A record header as read.
@@ -138,6 +141,7 @@ impl RecordHeader {
             previous_incarnation: Incarnation(R_PREVIOUS_INCARNATION.u32(payload)),
             previous_sequence: Sequence(R_PREVIOUS_SEQUENCE.u64(payload)),
             flushed_sequence: Sequence(R_FLUSHED_SEQUENCE.u64(payload)),
+            memtable_number: R_MEMTABLE_NUMBER.u32(payload),
         };
         let header = RecordHeader {
             fields,
@@ -154,9 +158,6 @@ impl RecordHeader {
         }
         if !R_RESERVED.is_zero(payload) {
             return wrong(R_RESERVED);
-        }
-        if !R_RESERVED_2.is_zero(payload) {
-            return wrong(R_RESERVED_2);
         }
         match first_wrong(&fields) {
             Some(field) => wrong(field),
@@ -288,6 +289,7 @@ impl<'a> RecordWriter<'a> {
             R_FLUSHED_SEQUENCE.put(header, fields.flushed_sequence.0.to_le_bytes());
             R_PREVIOUS_INCARNATION.put(header, fields.previous_incarnation.0.to_le_bytes());
             R_BODY_CHECKSUM.put(header, measure.body_checksum.to_le_bytes());
+            R_MEMTABLE_NUMBER.put(header, fields.memtable_number.to_le_bytes());
         })
     }
 
@@ -449,6 +451,7 @@ mod tests {
             previous_incarnation: Incarnation(4),
             previous_sequence: Sequence(sequence - 1),
             flushed_sequence: Sequence(sequence - 1),
+            memtable_number: 2,
         }
     }
 

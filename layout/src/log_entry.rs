@@ -256,6 +256,7 @@ mod tests {
             previous_incarnation: Incarnation(1),
             previous_sequence: Sequence(1),
             flushed_sequence: Sequence(1),
+            memtable_number: 0,
         };
         let written = writer.seal(HOME, DiskOffset(4096), fields);
         let mut body = Vec::new();

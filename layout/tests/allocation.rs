@@ -57,6 +57,7 @@ fn encoding_and_decoding_allocate_nothing() {
         previous_incarnation: Incarnation(1),
         previous_sequence: Sequence(1),
         flushed_sequence: Sequence(1),
+        memtable_number: 0,
     };
     let at = DiskOffset(1 << 20);
     let tablet = TabletIndex::new(5).expect("below 64");

@@ -102,6 +102,7 @@ fn fields() -> RecordFields {
         previous_incarnation: Incarnation(9),
         previous_sequence: Sequence(41),
         flushed_sequence: Sequence(41),
+        memtable_number: 0x0708_090a,
     }
 }
 
@@ -113,6 +114,7 @@ fn open_fields() -> RecordFields {
         previous_incarnation: Incarnation(9),
         previous_sequence: Sequence(42),
         flushed_sequence: Sequence(42),
+        memtable_number: 3,
     }
 }
 

@@ -64,7 +64,7 @@ fn freeze_if_due(shard: &Shard, journal: &Journal) {
         ioengine::sometimes!("a memtable is frozen");
         state.memtables.freeze();
         state.begin_capture();
-        shard.keeper.frozen_at.set(Some(journal.position()));
+        shard.keeper.frozen_at.set(Some(journal.begin_memtable()));
         shard.keeper.froze.notify();
     }
 }

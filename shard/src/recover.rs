@@ -165,14 +165,16 @@ pub(crate) async fn recover(
             }
         }
     }
-    let mut full = false;
+    let (mut full, mut memtable_number) = (false, None);
     let replayed = if is_lost {
         // Where it begins is not known, and nothing it says could be applied.
         proofs.lose_all();
         Replayed::nothing(start)
     } else {
         replay(&disk, &zone, start, window, block, |record| {
-            make_room(&mut state, &proofs, &keeper, &record);
+            let number = record.header.fields.memtable_number;
+            let is_next = memtable_number.replace(number).is_some_and(|before| before != number);
+            make_room(&mut state, &proofs, &keeper, &record, is_next);
             proofs.take(&record, |entry| match apply(&mut state, entry, &mut |_| {}) {
                 Err(ApplyError::Corrupt(corrupt)) => Err(corrupt),
                 Err(ApplyError::MemtableFull) => {
@@ -216,10 +218,31 @@ fn note_damage(state: &mut State, proofs: &Proofs) {
     }
 }
 
-/// Before a record of the journal is applied: if it might not fit the memtable, freeze that one, as it happened before.
-fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Record<'_>) {
-    if record.header.fields.kind != RecordKind::Entries || !state.memtables.can_freeze() {
+/// Before a record of the journal is applied: freeze the memtable where it happened before (`is_next`: the record went
+/// to the next one). And where the record might not fit, because the memtables were larger then, or records are lost.
+fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Record<'_>, is_next: bool) {
+    let is_next = is_next && !ioengine::canary("forget_freezes");
+    let active = &state.memtables.active;
+    let is_empty = active.usage().record_count == 0;
+    if is_empty || !state.memtables.can_freeze() {
         return;
+    }
+    if is_next || active.room_to_replay(charge(record)).is_err() {
+        ioengine::sometimes!("a memtable is frozen in a replay");
+        if !is_next {
+            ioengine::sometimes!("a memtable is frozen in a replay because it is full");
+        }
+        note_damage(state, proofs);
+        state.memtables.freeze();
+        state.begin_capture();
+        keeper.frozen_at.set(Some(record.before));
+    }
+}
+
+/// Room that the entries of a record may need.
+fn charge(record: &Record<'_>) -> Charge {
+    if record.header.fields.kind != RecordKind::Entries {
+        return Charge::NONE;
     }
     let entries = EntryIter::new(record.body).filter_map(Result::ok);
     let mut charge = Charge::NONE;
@@ -229,13 +252,7 @@ fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Recor
             charge = charge.plus(Charge::write(write.key.stream.len(), value_bytes));
         }
     }
-    if state.memtables.active.room_to_replay(charge).is_err() {
-        ioengine::sometimes!("a memtable is frozen in a replay");
-        note_damage(state, proofs);
-        state.memtables.freeze();
-        state.begin_capture();
-        keeper.frozen_at.set(Some(record.before));
-    }
+    charge
 }
 
 fn tablets(io: &Io, shard: u16, shard_count: u16, limits: &Limits) -> Vec<Option<Tablet>> {

@@ -72,6 +72,8 @@ pub struct Journal {
     /// Position behind the last record.
     end: Cell<u64>,
     last: Cell<(Incarnation, Sequence)>,
+    /// Of the memtable that entries go to now.
+    memtable_number: Cell<u32>,
     record_count: Cell<u64>,
     record_bytes: Cell<u64>,
 }
@@ -91,6 +93,7 @@ impl Journal {
             start: Cell::new(replayed.start.at),
             end: Cell::new(replayed.start.at + replayed.used_bytes),
             last: Cell::new(replayed.last),
+            memtable_number: Cell::new(replayed.memtable_number.unwrap_or(0)),
             record_count: Cell::new(0),
             record_bytes: Cell::new(0),
         }
@@ -120,6 +123,17 @@ impl Journal {
     pub fn position(&self) -> JournalStart {
         let (incarnation, sequence) = self.last.get();
         JournalStart { at: self.end.get() % self.zone.bytes(), incarnation, sequence }
+    }
+
+    /// Between two records: entries go to a fresh memtable from now on, and a replay does the same at this place. Returns
+    /// where a replay would begin that needs nothing of the memtable before: as [`Journal::position`].
+    ///
+    /// Failing history otherwise: a memtable is frozen and cannot be flushed, the other fills up, and after a crash a
+    /// replay that packs the first one fuller begins the second one later. A key that was written large and then
+    /// small, in place, is now first written small and then again larger, at a new place: the second one overflows.
+    pub fn begin_memtable(&self) -> JournalStart {
+        self.memtable_number.set(self.memtable_number.get().wrapping_add(1));
+        self.position()
     }
 
     /// Free everything before `start`, an earlier [`Journal::position`]: whole segments of it can be written again.
@@ -209,6 +223,7 @@ impl Journal {
             previous_incarnation,
             previous_sequence,
             flushed_sequence: previous_sequence,
+            memtable_number: self.memtable_number.get(),
         };
         let sealed = writer.seal_with(&self.checksum, self.zone.offset(at), fields) as u64;
         assert_eq!(sealed, bytes, "a record is as long as announced");

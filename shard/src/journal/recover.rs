@@ -53,6 +53,8 @@ pub struct Replayed {
     pub incarnation_max: Incarnation,
     /// Records that were read.
     pub record_count: u64,
+    /// What the last record says of its memtable.
+    pub memtable_number: Option<u32>,
     /// What is missing in the middle, in order.
     pub gaps: Vec<Gap>,
     /// How it ends.
@@ -70,6 +72,7 @@ impl Replayed {
             sequence_max: start.sequence,
             incarnation_max: start.incarnation,
             record_count: 0,
+            memtable_number: None,
             gaps: Vec::new(),
             tail: Tail::Clean,
         }
@@ -263,6 +266,7 @@ impl Replay<'_> {
         state.sequence_max = state.sequence_max.max(fields.sequence);
         state.incarnation_max = state.incarnation_max.max(fields.incarnation);
         state.record_count += 1;
+        state.memtable_number = Some(fields.memtable_number);
         Step::Record { header, after_gap }
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 use ioengine::disk::DiskOpen;
 use ioengine::sim::{DiskConfig, DiskHandle, NodeConfig, NodeHandle, Random, World, WorldConfig};
 use ioengine::{CoreConfig, Io};
+use layout::journal_record::RecordHeader;
 use layout::units::{DiskOffset, ShardIndex, Uuid};
 use layout::zone::Range;
 use std::cell::RefCell;
@@ -24,8 +25,8 @@ fn zone() -> JournalZone {
     }
 }
 
-/// A record as the model knows it: number and body.
-type Known = (u64, Vec<u8>);
+/// A record as the model knows it: number, memtable, body.
+type Known = (u64, u32, Vec<u8>);
 
 /// What must come back.
 struct Model {
@@ -38,10 +39,12 @@ struct Model {
     positions: Vec<JournalStart>,
     /// Trims, each of a random part, else none are made.
     trims: bool,
+    /// Number of the memtable that records go to, in the model's own count.
+    memtable: u32,
 }
 
 struct Found {
-    records: Vec<(u64, RecordKind, Vec<u8>)>,
+    records: Vec<(RecordHeader, Vec<u8>)>,
     replayed: Replayed,
 }
 
@@ -49,7 +52,7 @@ async fn read(io: &Io, disk: &Disk, start: JournalStart) -> Found {
     let mut records = Vec::new();
     let buffers = (io.buffer(SEGMENT as usize).unwrap(), io.buffer(4096).unwrap());
     let replayed = replay(disk, &zone(), start, buffers.0, buffers.1, |record| {
-        records.push((record.header.fields.sequence.0, record.header.fields.kind, record.body.to_vec()));
+        records.push((*record.header, record.body.to_vec()));
     })
     .await
     .unwrap();
@@ -66,6 +69,7 @@ impl Model {
             in_flight: None,
             positions: Vec::new(),
             trims: true,
+            memtable: 0,
         }))
     }
 
@@ -74,16 +78,24 @@ impl Model {
         let replayed = &found.replayed;
         assert!(replayed.gaps.is_empty(), "{replayed:?}");
         assert!(matches!(replayed.tail, Tail::Clean | Tail::Torn { .. }), "{replayed:?}");
-        let found: Vec<Known> =
-            found.records.iter().map(|(sequence, _, body)| (*sequence, body.clone())).collect();
+        let records: Vec<_> =
+            found.records.iter().map(|(header, body)| (header.fields.sequence.0, body)).collect();
         if let Some(in_flight) = self.in_flight.take()
-            && found.last() == Some(&in_flight)
+            && records.last() == Some(&(in_flight.0, &in_flight.2))
         {
             self.flushed.push(in_flight);
         }
         let since = self.start.sequence.0;
         let expected: Vec<&Known> = self.flushed.iter().filter(|known| known.0 > since).collect();
-        assert_eq!(found.iter().collect::<Vec<_>>(), expected, "from {:?}", self.start);
+        let bodies: Vec<_> = expected.iter().map(|known| (known.0, &known.2)).collect();
+        assert_eq!(records, bodies, "from {:?}", self.start);
+        let numbers: Vec<u32> =
+            found.records.iter().map(|(header, _)| header.fields.memtable_number).collect();
+        for (place, pair) in expected.windows(2).enumerate() {
+            let begins = numbers[place] != numbers[place + 1];
+            assert_eq!(begins, pair[0].1 != pair[1].1, "a memtable begins at record {}", pair[1].0);
+        }
+        self.memtable = expected.last().map_or(self.memtable, |last| last.1);
     }
 }
 
@@ -96,7 +108,8 @@ async fn write(
 ) -> Buf {
     let sequence = journal.last().next().0;
     let body: Vec<u8> = (0..bytes).map(|n| (n as u64 + sequence * 7) as u8).collect();
-    model.borrow_mut().in_flight = Some((sequence, body.clone()));
+    let memtable = model.borrow().memtable;
+    model.borrow_mut().in_flight = Some((sequence, memtable, body.clone()));
     let (result, buffer, _) = journal.write(buffer, kind, |writer| assert!(writer.append(&body))).await;
     result.unwrap();
     let mut model = model.borrow_mut();
@@ -131,6 +144,10 @@ async fn live(io: Io, model: Rc<RefCell<Model>>, count: u64) {
             buffer = write(&journal, &model, buffer, RecordKind::Entries, bytes).await;
         }
         let mut model = model.borrow_mut();
+        if model.random.chance(100_000) {
+            journal.begin_memtable();
+            model.memtable += 1;
+        }
         if model.trims && (trim || !room) {
             // A ring that is full needs all of it: part of the first segment may free nothing.
             let positions = model.positions.len();
@@ -176,7 +193,7 @@ fn after_every_end_exactly_what_was_flushed_since_the_start_comes_back() {
             move |io| live(io, model, 3)
         });
         let model = model.borrow();
-        let bytes: usize = model.flushed.iter().map(|known| known.1.len()).sum();
+        let bytes: usize = model.flushed.iter().map(|known| known.2.len()).sum();
         laps += bytes as u64 / zone().bytes();
     }
     assert!(laps > 60 * 5, "the ring was filled only {laps} times");
@@ -197,6 +214,7 @@ fn room_is_what_can_be_written_whatever_the_sizes() {
             let disk = io.open_disk("ssd", DiskOpen::default()).unwrap();
             let start = model.borrow().start;
             let found = read(&io, &disk, start).await;
+            model.borrow_mut().compare(&found);
             model.borrow_mut().incarnation += 1;
             let incarnation = Incarnation(model.borrow().incarnation);
             let journal = Journal::new(disk, zone(), incarnation, &found.replayed);
@@ -285,7 +303,11 @@ fn damaged(lost: usize, more: std::ops::Range<u64>) -> (Found, Vec<(u64, u64)>, 
 fn assert_gap((found, places, lost): &(Found, Vec<(u64, u64)>, usize), next: u64) {
     let gap = Gap { after: Sequence(places[*lost].1 - 1), before: Sequence(next) };
     assert_eq!(found.replayed.gaps, [gap], "{:?}", found.replayed);
-    assert_eq!(found.records.last().unwrap().0, places.last().unwrap().1, "and goes on to the end");
+    assert_eq!(
+        found.records.last().unwrap().0.fields.sequence.0,
+        places.last().unwrap().1,
+        "and goes on to the end"
+    );
     assert_eq!(found.replayed.tail, Tail::Clean);
 }
 
