@@ -60,7 +60,7 @@ fn freeze_if_due(shard: &Shard, journal: &Journal) {
     let config = shard.limits.memtable();
     let is_full =
         usage.used_bytes > config.bytes / 4 * 3 || usage.record_count > config.record_count_max / 4 * 3;
-    if is_full || journal.wants_trim() {
+    if is_full || journal.wants_trim() || shard.keeper.flush_wanted.take() {
         ioengine::sometimes!("a memtable is frozen");
         state.memtables.freeze();
         state.begin_capture();

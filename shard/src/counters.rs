@@ -117,6 +117,22 @@ pub struct Counters {
     pub disk_read_errors: Counter,
     /// Gets that asked the disk.
     pub disk_gets: Counter,
+    /// Passes of the scrub over everything in use.
+    pub scrub_passes: Counter,
+    /// Bytes that the scrub has read.
+    pub scrub_bytes: Counter,
+    /// Of the pass under way: bytes looked at.
+    pub scrub_pass_bytes: Counter,
+    /// Of the pass under way: bytes to look at.
+    pub scrub_pass_total_bytes: Counter,
+    /// Beginning of the last pass that looked at everything, wall clock in µs; 0 before the first has ended.
+    pub scrub_covered_since_us: Counter,
+    /// Places that the scrub found changed.
+    pub scrub_corrupt: Counter,
+    /// Places that the device refused to read.
+    pub scrub_unreadable: Counter,
+    /// What the scrub has written again from a copy or from memory.
+    pub scrub_mended: Counter,
     /// Aligned buffers in use, bytes.
     pub arena_used_bytes: Counter,
 }

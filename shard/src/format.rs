@@ -264,6 +264,33 @@ pub async fn read(io: &Io, disk: &Disk) -> Result<Superblock, FormatError> {
     choose(&copies).map_err(|source| FormatError::Superblock { name: disk.name().to_owned(), source })
 }
 
+/// Write those copies of the superblock again that do not hold the state in force. How many there were. For the running
+/// node that owns the disk: nobody else writes them meanwhile.
+///
+/// # Errors
+/// [`FormatError::Superblock`] when fewer than two copies agree: then nothing is written. [`FormatError::Disk`].
+pub async fn mend(io: &Io, disk: &Disk) -> Result<u64, FormatError> {
+    let copies = read_copies(io, disk).await?;
+    let name = || disk.name().to_owned();
+    let current = choose(&copies).map_err(|source| FormatError::Superblock { name: name(), source })?;
+    let decayed = (0..COPY_COUNT).filter(|&index| copies[index].as_ref() != Ok(&current));
+    let mut block = buffer(io, SUPERBLOCK_BYTES)?;
+    let mut count = 0;
+    for index in decayed {
+        let bytes: &mut [u8; SUPERBLOCK_BYTES] =
+            (&mut block[..SUPERBLOCK_BYTES]).try_into().expect("one block");
+        current.encode(index, bytes);
+        let (result, back) = disk.write(block, copy_offset(index).0, SUPERBLOCK_BYTES).await;
+        block = back;
+        result?;
+        count += 1;
+    }
+    if count > 0 {
+        disk.flush().await?;
+    }
+    Ok(count)
+}
+
 /// Open a disk for a start: takes a new incarnation and flushes it before anything else is done with the disk. Returns
 /// the superblock now in force, and the incarnation of the start before.
 ///

@@ -30,6 +30,7 @@ pub mod recover;
 mod reply;
 pub mod requests;
 mod scan;
+mod scrub;
 mod staging;
 mod status;
 mod tablet;

@@ -35,6 +35,10 @@ pub struct Limits {
     pub sealed_cache_bytes: usize,
     /// Runs of one level that are merged into one of the next.
     pub merge_fan_in: usize,
+    /// In which time the scrub looks at everything in use; 0 = never.
+    pub scrub_period: Duration,
+    /// Bytes per second that the scrub reads at most.
+    pub scrub_bytes_per_second: u64,
     /// Requests that read the disk at once.
     pub reader_count: usize,
     /// Requests that wait to read the disk.
@@ -97,6 +101,8 @@ impl Default for Limits {
             sealed_level: 3,
             sealed_cache_bytes: 64 << 20,
             merge_fan_in: 8,
+            scrub_period: Duration::from_secs(7 * 24 * 3600),
+            scrub_bytes_per_second: 64 << 20,
             reader_count: 64,
             parked_count_max: 4096,
             waiting_bytes_max: 64 << 20,
@@ -174,6 +180,10 @@ impl Limits {
         need(
             self.record_bytes_max as usize <= ioengine::buffer::BUFFER_BYTES_MAX,
             "record_bytes_max is at most 16 MiB, the largest buffer",
+        )?;
+        need(
+            self.scrub_bytes_per_second > 0,
+            "scrub_bytes_per_second is more than 0; scrub_period 0 ends the scrub",
         )?;
         need(self.record_bytes_max.is_multiple_of(4096), "record_bytes_max is a multiple of 4096")?;
         let frame = self.frame_bytes_max as usize + net::frame::HEADER_BYTES;

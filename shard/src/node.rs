@@ -14,6 +14,7 @@ use crate::lsm;
 use crate::mesh::{self, Peers};
 use crate::parked::{self, Parking};
 use crate::recover::{Recovered, Report, recover, region_name};
+use crate::scrub;
 use crate::staging::Batch;
 use crate::versions::Versions;
 use ioengine::disk::{DiskOpen, DiskShare};
@@ -309,6 +310,9 @@ async fn start_shard(
     if shard.journal.is_some() {
         io.spawn(Queue::Maintenance, lsm::flush::run(Rc::clone(&shard)));
         io.spawn(Queue::Maintenance, lsm::merge::run(Rc::clone(&shard)));
+    }
+    if !limits.scrub_period.is_zero() {
+        io.spawn(Queue::Scrub, scrub::run(Rc::clone(&shard)));
     }
     io.spawn(Queue::Foreground, connection::watch(Rc::clone(&shard)));
     for reader in 0..limits.reader_count {

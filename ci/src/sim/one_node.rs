@@ -87,6 +87,10 @@ impl<'a> Run<'a> {
                 self.peace();
             }
             self.judge();
+            let marks = self.scene.world.marks();
+            if self.plan.mode == Mode::Honest && marks.contains_key("a scrub finds decay") {
+                self.wrong("a scrub finds decay on a disk that keeps what it is given".to_owned());
+            }
             if !self.sum.violations.is_empty() {
                 return;
             }

@@ -219,6 +219,7 @@ impl Plan {
             })
             .collect();
         let lanes = clients.iter().map(|client| u64::from(client.1)).sum();
+        scrub(seed, &mut root.fork("scrub", 0), &mut limits);
         let times = windows(&mut root.fork("windows", 0), &mut limits, world.wall_start_us);
         Plan {
             seed,
@@ -308,6 +309,14 @@ fn windows(random: &mut Random, limits: &mut Limits, wall_start_us: u64) -> Time
         1 => Times::Apart(apart),
         _ => Times::Back { from: wall_start_us + 4 * HOUR_US, apart: apart.min(30 * HOUR_US) },
     }
+}
+
+/// A scrub that goes round many times in a life, in one world of five: what the other seeds meant stays as it was.
+fn scrub(seed: u64, random: &mut Random, limits: &mut Limits) {
+    let is_on = seed % 5 == 2;
+    limits.scrub_period = if is_on { ms(random, 300..6_000) } else { Duration::ZERO };
+    limits.scrub_bytes_per_second = (64 << 10) << random.below(10);
+    limits.check().expect("drawn limits hold together");
 }
 
 fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {

@@ -10,12 +10,14 @@
 //! | free     :   records | records   | records   :  free, from the next segment on, up to that of `start`
 //! ```
 
+mod check;
 mod recover;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod zone;
 
+pub use check::{CheckStep, JournalCheck};
 pub use recover::{Gap, Record, Replayed, Tail, replay};
 pub use zone::{JournalZone, identity};
 
@@ -156,6 +158,12 @@ impl Journal {
         assert!(to <= self.end.get() && to % bytes == start.at, "a position of this journal: {start:?}");
         self.start.set(to);
         self.trimmed.set(start.sequence);
+    }
+
+    /// Position that replay would begin at: only grows.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.start.get()
     }
 
     /// Half of what writes may use, the segment that replay begins in and the reserves apart, is used.

@@ -371,3 +371,54 @@ fn the_proof_of_a_clean_end_reads_little() {
     // segment, the next segment, and a block of each of the three others.
     assert_eq!(read, 2 * SEGMENT + 2 * 4096 + SEGMENT + 3 * 4096);
 }
+
+#[test]
+fn a_check_of_records_that_are_trimmed_and_written_again_meanwhile_finds_nothing() {
+    let mut checked = 0;
+    for seed in 0..20 {
+        let world = World::new(seed, WorldConfig::default());
+        let node = world.add_node(NodeConfig::numbered(1));
+        let usual = DiskConfig::new(1 << 20);
+        // A read takes as long as many writes.
+        let latency = ioengine::sim::DiskLatency { read_ns: 4_000_000, ..usual.latency };
+        world.add_disk(&node, "ssd", DiskConfig { latency, ..usual });
+        checked += world.block_on(&node, HOUR, move |io| async move {
+            let disk = io.open_disk("ssd", DiskOpen::default()).unwrap();
+            let replayed = Replayed::nothing(JournalStart::FIRST);
+            let journal = Rc::new(Journal::new(disk, zone(), Incarnation(1), &replayed));
+            let model = Model::new(seed);
+            let ended = Rc::new(Cell::new(false));
+            let (writing, done) = (Rc::clone(&journal), Rc::clone(&ended));
+            let mut buffer = io.buffer(SEGMENT as usize).unwrap();
+            io.spawn(ioengine::Queue::Foreground, async move {
+                buffer = write(&writing, &model, buffer, RecordKind::Open, 9).await;
+                for _ in 0..2000 {
+                    let bytes = 1 + model.borrow_mut().random.index(20_000);
+                    if !writing.has_room(Claim::Write, 0, bytes) {
+                        let positions = std::mem::take(&mut model.borrow_mut().positions);
+                        writing.trim(positions[positions.len() / 2]);
+                        model.borrow_mut().positions = positions[positions.len() / 2..].to_vec();
+                        continue;
+                    }
+                    buffer = write(&writing, &model, buffer, RecordKind::Entries, bytes).await;
+                }
+                done.set(true);
+            });
+            let mut checked = 0;
+            while !ended.get() {
+                let mut check = JournalCheck::new(&journal);
+                loop {
+                    let (step, _) = check.step(&journal, io.buffer(16 << 10).unwrap()).await;
+                    match step {
+                        CheckStep::Whole { bytes } => checked += bytes,
+                        CheckStep::Done => break,
+                        other => panic!("seed {seed}: {other:?}"),
+                    }
+                }
+                io.sleep(Duration::from_micros(100)).await;
+            }
+            checked
+        });
+    }
+    assert!(checked > 20 * (100 << 10), "{checked} bytes were looked at");
+}

@@ -17,6 +17,13 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// Read another part of the table.
+    pub(super) async fn load(&mut self, table: &Table, offset: u64, bytes: usize) -> Result<(), ReadError> {
+        self.bytes.clear();
+        self.offset = offset;
+        table.read(offset, bytes, &mut self.bytes).await
+    }
+
     /// The part of the window that a place in the table covers.
     pub(crate) fn part(&self, offset: u64, bytes: usize) -> Option<&[u8]> {
         let begin = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
@@ -64,9 +71,7 @@ impl TableCursor {
         if self.window.part(handle.offset, bytes).is_none() {
             let left = self.table.parts().footer.data_bytes.saturating_sub(handle.offset);
             let want = self.window_bytes.min(left).max(bytes as u64) as usize;
-            self.window.bytes.clear();
-            self.window.offset = handle.offset;
-            self.table.read(handle.offset, want, &mut self.window.bytes).await?;
+            self.window.load(&self.table, handle.offset, want).await?;
             self.window_bytes = (self.window_bytes * 2).max(16 << 10).min(self.window_bytes_max);
         }
         let stored = self.window.part(handle.offset, bytes).expect("just read");

@@ -79,6 +79,10 @@ pub(crate) struct Keeper {
     pub(crate) froze: Notify,
     /// There may be something to merge.
     pub(crate) merge_due: Notify,
+    /// What stands in the journal or in the blob of the state has decayed: flush what memory has.
+    pub(crate) flush_wanted: Cell<bool>,
+    /// Bytes of a half of the manifest, if there is one.
+    manifest_half_bytes: Option<u64>,
 }
 
 impl Keeper {
@@ -93,12 +97,14 @@ impl Keeper {
             zone,
             owner,
             names: RefCell::new(names),
+            manifest_half_bytes: manifest.as_ref().map(|manifest| manifest.bytes().0),
             manifest: RefCell::new(manifest),
             given_back: Notify::new(),
             next_table: Cell::new(next_table),
             frozen_at: Cell::new(None),
             froze: Notify::new(),
             merge_due: Notify::new(),
+            flush_wanted: Cell::new(false),
         }
     }
 
@@ -134,14 +140,7 @@ impl Keeper {
     /// # Errors
     /// [`BuildError::Space`] when the manifest would be larger than its place; [`BuildError::Disk`].
     pub(crate) async fn commit(&self, edits: &[Edit<'_>]) -> Result<(), BuildError> {
-        let mut manifest = loop {
-            let given_back = self.given_back.notified();
-            let taken = self.manifest.borrow_mut().take();
-            match taken {
-                Some(manifest) => break manifest,
-                None => given_back.await,
-            }
-        };
+        let mut manifest = self.take_manifest().await;
         let mut names = self.names.borrow().clone();
         let mut body = EditWriter::new();
         for edit in edits {
@@ -155,8 +154,7 @@ impl Keeper {
             && names.snapshot_bytes(body_bytes_max) <= manifest.snapshot_bytes_max();
         if !fits {
             ioengine::sometimes!("the manifest is full");
-            *self.manifest.borrow_mut() = Some(manifest);
-            self.given_back.notify();
+            self.give_manifest(manifest);
             return Err(BuildError::Space);
         }
         let wrote = write(self.zone.disk(), &mut manifest, body.bytes(), &names).await;
@@ -165,13 +163,48 @@ impl Keeper {
             self.zone.close();
             return Err(BuildError::Disk(error));
         }
-        *self.manifest.borrow_mut() = Some(manifest);
-        self.given_back.notify();
+        self.give_manifest(manifest);
         if let Ok(Wrote::Full) = wrote {
             return Err(BuildError::Space);
         }
         *self.names.borrow_mut() = names;
         Ok(())
+    }
+
+    /// Wait until nobody writes the manifest, and take it.
+    pub(super) async fn take_manifest(&self) -> Manifest {
+        loop {
+            let given_back = self.given_back.notified();
+            let taken = self.manifest.borrow_mut().take();
+            match taken {
+                Some(manifest) => return manifest,
+                None => given_back.await,
+            }
+        }
+    }
+
+    /// Give it back, for the next who waits.
+    pub(super) fn give_manifest(&self, manifest: Manifest) {
+        *self.manifest.borrow_mut() = Some(manifest);
+        self.given_back.notify();
+    }
+
+    /// Write all that the manifest says anew, into the halves that are not in force, and put them in force.
+    pub(super) async fn write_anew(&self, manifest: &mut Manifest) -> Result<(), DiskError> {
+        let bodies = self.names.borrow().bodies(manifest.body_bytes_max());
+        match manifest.rewrite(self.zone.disk(), bodies).await {
+            Ok(Wrote::Durable) => Ok(()),
+            Ok(Wrote::Full) => unreachable!("a commit sees to it that a snapshot fits"),
+            Err(error) => {
+                self.zone.close();
+                Err(error)
+            }
+        }
+    }
+
+    /// Bytes of a half of the manifest; `None` when it was lost.
+    pub(crate) fn manifest_half_bytes(&self) -> Option<u64> {
+        self.manifest_half_bytes
     }
 
     /// The blob that the manifest names.

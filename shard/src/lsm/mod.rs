@@ -22,6 +22,7 @@ mod names;
 pub(crate) mod open;
 mod pick;
 mod publish;
+pub(crate) mod scrub;
 mod seal;
 mod table;
 mod window;

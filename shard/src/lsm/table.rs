@@ -47,11 +47,17 @@ impl Table {
     pub(crate) async fn open(place: TablePlace, unpack: &mut Decompressor) -> (Table, Result<(), ReadError>) {
         let checksum = BlockChecksum::new(&place.identity);
         let mut table = Table { checksum, parts: None, place };
-        let result = table.load(unpack).await;
-        (table, result)
+        match table.check_parts(unpack).await {
+            Ok(parts) => {
+                table.parts = Some(parts);
+                (table, Ok(()))
+            }
+            Err(error) => (table, Err(error)),
+        }
     }
 
-    async fn load(&mut self, unpack: &mut Decompressor) -> Result<(), ReadError> {
+    /// Footer, index and filter as they stand on the device.
+    pub(super) async fn check_parts(&self, unpack: &mut Decompressor) -> Result<Parts, ReadError> {
         let corrupt = |corrupt| ReadError::Corrupt { table: self.place.id, corrupt };
         let end = self.place.bytes;
         let mut bytes = Vec::new();
@@ -68,8 +74,7 @@ impl Table {
         debug_assert_eq!(index_at + footer.index_bytes, filter_at, "the sections follow each other");
         let index = open_index(&self.checksum, &footer, &bytes[..index_bytes], unpack).map_err(corrupt)?;
         let filter = open_filter(&self.checksum, &footer, &bytes[index_bytes..], unpack).map_err(corrupt)?;
-        self.parts = Some(Parts { footer, index, filter });
-        Ok(())
+        Ok(Parts { footer, index, filter })
     }
 
     /// Its footer, index or filter cannot be read.

@@ -168,6 +168,12 @@ impl Manifest {
         self.last
     }
 
+    /// Where it stands.
+    #[must_use]
+    pub fn zones(&self) -> &ManifestZones {
+        &self.zones
+    }
+
     /// Bytes of the half in force, and how many of them are used.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {

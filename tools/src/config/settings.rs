@@ -276,6 +276,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
         merge_fan_in,
         "runs of one level that become one of the next: more means less rewriting and more to ask"
     ),
+    duration!(scrub_period, "in which time everything in use on the disk is read and checked; 0 s = never"),
+    size!(scrub_bytes_per_second, "what the scrub of a core reads at most in a second, if it is behind"),
     count!(reader_count, "requests of a core that read the disk at once"),
     count!(parked_count_max, "requests of a core that wait to read the disk; more are Busy"),
     size!(
