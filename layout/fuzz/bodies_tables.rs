@@ -5,14 +5,17 @@
 use layout::checksum::{Crc, long};
 use layout::inspect::Line;
 use layout::inspect_manifest::{edits as edits_text, manifest as manifest_text};
+use layout::inspect_section::section as section_text;
 use layout::inspect_table::{TableShown, raw_block, state as state_text, table as table_text};
 use layout::journal_frame::{FRAME_BYTES, Frame, FrameChecksum};
 use layout::journal_record::{JournalIdentity, RecordWriter};
 use layout::manifest::EditIter;
 use layout::manifest_record::{ManifestHeader, seal};
-use layout::table::{Block, Cursor, FOOTER_BYTES, Filter, Footer, Index, TableIdentity, key_hash};
+use layout::table::{
+    Block, Cursor, FOOTER_BYTES, Filter, Footer, Index, SectionReader, Sections, TableIdentity, key_hash,
+};
 use layout::tablet_state::{StateIdentity, StateItem, StateReader, StateWriter};
-use layout::units::{DiskOffset, ShardIndex, TableId, TabletIndex, Uuid};
+use layout::units::{BucketIndex, DiskOffset, ShardIndex, TableId, TabletIndex, Uuid};
 
 const DEVICE: Uuid = Uuid([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
 const GENERATION: u32 = 3;
@@ -22,8 +25,10 @@ const MANIFEST: JournalIdentity = JournalIdentity { device: DEVICE, shard: SHARD
 const MANIFEST_AT: DiskOffset = DiskOffset(0x0200_1000);
 /// Where the other copy of that record would stand.
 const TWIN_AT: DiskOffset = DiskOffset(0x0300_1000);
-/// Bytes of the data blocks of the golden table.
-const DATA_BYTES: u64 = 801;
+/// Bytes of the data blocks of the golden run, and of the golden sealed table.
+const DATA_BYTES: [u64; 2] = [801, 1141];
+/// Blocks and records of the golden sealed table.
+const SEALED_COUNTS: (u32, u64) = (3, 5);
 /// The identity of the golden state blob.
 const STATE: StateIdentity =
     StateIdentity { device: DEVICE, shard: SHARD, generation: GENERATION, blob: TableId(7) };
@@ -32,6 +37,13 @@ const STATE: StateIdentity =
 fn table_identity() -> TableIdentity {
     let tablet = TabletIndex::new(1).expect("below 64");
     TableIdentity::Run { device: DEVICE, shard: SHARD, generation: GENERATION, tablet, table: TableId(6) }
+}
+
+/// The identity of the golden sealed table.
+fn sealed_identity() -> TableIdentity {
+    let tablet = TabletIndex::new(1).expect("below 64");
+    let (window_from, window_to) = (0, 200);
+    TableIdentity::Sealed { cluster: Uuid([0xc7; 16]), tablet, window_from, window_to, window_generation: 2 }
 }
 
 fn any_wrong(lines: &[Line]) -> bool {
@@ -48,14 +60,31 @@ fn identity(magic: &[u8; 8]) -> Vec<u8> {
     bytes
 }
 
-/// Makes the checksums of a table right, from the document and not from the encoder.
-fn fix_table(table: &mut [u8]) {
-    let Some(footer_at) = table.len().checked_sub(FOOTER_BYTES) else { return };
+/// What the checksums of the golden run begin with, from the document and not from the encoder.
+fn run_bytes() -> Vec<u8> {
     let mut run = identity(b"TCLRUNBK");
     run.push(1);
     run.extend_from_slice(&6_u64.to_le_bytes());
+    run
+}
+
+/// The same of the golden sealed table.
+fn sealed_bytes() -> Vec<u8> {
+    let mut sealed = b"TCLSEALB".to_vec();
+    sealed.extend_from_slice(&layout::FORMAT_VERSION.to_le_bytes());
+    sealed.extend_from_slice(&[0xc7; 16]);
+    sealed.push(1);
+    sealed.extend_from_slice(&0_u64.to_le_bytes());
+    sealed.extend_from_slice(&200_u64.to_le_bytes());
+    sealed.extend_from_slice(&2_u32.to_le_bytes());
+    sealed
+}
+
+/// Makes the checksums of a table right.
+fn fix_table(identity: &[u8], table: &mut [u8]) {
+    let Some(footer_at) = table.len().checked_sub(FOOTER_BYTES) else { return };
     let sum = |at: usize, bytes: &[u8]| {
-        let checksum = Crc::with(&run).and(&(at as u64).to_le_bytes()).and(bytes);
+        let checksum = Crc::with(identity).and(&(at as u64).to_le_bytes()).and(bytes);
         checksum.finish().to_le_bytes()
     };
     let (front, footer) = table.split_at_mut(footer_at);
@@ -74,18 +103,31 @@ fn fix_table(table: &mut [u8]) {
     footer[508..].copy_from_slice(&checksum);
 }
 
-/// A whole table.
+/// A whole run.
 pub(crate) fn table(data: &[u8]) -> usize {
+    whole(&table_identity(), &run_bytes(), data)
+}
+
+/// A whole sealed table.
+pub(crate) fn sealed_table(data: &[u8]) -> usize {
+    whole(&sealed_identity(), &sealed_bytes(), data)
+}
+
+fn whole(of: &TableIdentity, identity: &[u8], data: &[u8]) -> usize {
     let mut accepted = 0;
     let mut bytes = data.to_vec();
     for fix_checksums in [false, true] {
         if fix_checksums {
-            fix_table(&mut bytes);
+            fix_table(identity, &mut bytes);
         }
         let shown = TableShown { extent_bytes: 1 << 14, records_max: u64::MAX };
-        let lines = table_text(&table_identity(), &bytes, shown);
-        let footer =
-            bytes.last_chunk().map(|last| Footer::decode(&table_identity(), bytes.len() as u64, last));
+        let lines = table_text(of, &bytes, shown);
+        let footer = bytes.last_chunk().map(|last| Footer::decode(of, bytes.len() as u64, last));
+        for bucket in [0, 129, 131_071] {
+            let bucket = BucketIndex::new(bucket).expect("below 2^17");
+            let of_section = section_text(of, &bytes, bucket, shown);
+            assert!(any_wrong(&lines) || !any_wrong(&of_section), "a section of a table that is right");
+        }
         match footer {
             Some(Ok(footer)) if !any_wrong(&lines) => {
                 let records = lines.iter().filter(|line| line.name.trim() == "record").count();
@@ -99,7 +141,7 @@ pub(crate) fn table(data: &[u8]) -> usize {
     accepted
 }
 
-/// The input as a data block, an index and a filter, before compression.
+/// The input as a data block, an index, a filter and a list of sections, before compression.
 pub(crate) fn table_parts(data: &[u8]) -> usize {
     let mut accepted = 0;
     let checked = Block::parse(data).and_then(|block| block.check().map(|()| block));
@@ -123,7 +165,7 @@ pub(crate) fn table_parts(data: &[u8]) -> usize {
             more = cursor.next(&block).expect("it was checked");
         }
     }
-    for data_bytes in [DATA_BYTES, 1 << 14] {
+    for data_bytes in DATA_BYTES.into_iter().chain([1 << 14]) {
         if let Ok(index) = Index::decode(data.to_vec(), data_bytes) {
             accepted += 1;
             let handles: Vec<_> = (0..index.block_count()).map(|number| index.handle(number)).collect();
@@ -136,6 +178,15 @@ pub(crate) fn table_parts(data: &[u8]) -> usize {
     if let Ok(filter) = Filter::decode(data.to_vec()) {
         let _ = filter.contains(key_hash(data));
         accepted += 1;
+    }
+    let (blocks, records) = SEALED_COUNTS;
+    if let Ok(sections) = Sections::decode(data.to_vec(), blocks, records) {
+        accepted += 1;
+        assert_eq!(sections.iter().map(|section| section.record_count).sum::<u64>(), records);
+        for section in sections.iter() {
+            assert_eq!(sections.find(section.bucket), Some(section), "what is there is found");
+            assert!(SectionReader::new(section).finish().is_err(), "no record was taken");
+        }
     }
     accepted
 }

@@ -1,18 +1,20 @@
 //! Text of tables and state blobs, for `thermocline inspect`, also of damaged ones.
 //!
 //! Owns what is shown of them. Must never stop where something else can still be read: a table whose footer is
-//! whole shows each section, whatever the others are. Invariant: what a decoder refuses is marked wrong.
+//! whole shows each part, whatever the others are. Invariant: what a decoder refuses is marked wrong.
 
 use crate::checksum::long;
 use crate::field::{Corrupt, is_zero};
 use crate::inspect::{Line, line, short_text, table_lines, wrong_line};
 use crate::table::{
     Block, BlockChecksum, BlockEntry, BlockKind, Cursor, Decompressor, Dictionary, FOOTER_BYTES, Footer,
-    StoredBlock, TableIdentity, decode_key, open_block, open_dictionary, open_filter, open_index,
+    Section, Sections, StoredBlock, TableIdentity, bucket_of_key, decode_key, open_block, open_dictionary,
+    open_filter, open_index, open_sections,
 };
 use crate::table_check::{Disagreement, TableCheck};
 use crate::table_footer::{FOOTER_TABLE, wrong_fields};
 use crate::tablet_state::{StateIdentity, StateItem, StateReader};
+use crate::units::BucketIndex;
 
 /// The footer of a table of `table_bytes`.
 #[must_use]
@@ -43,19 +45,13 @@ pub struct TableShown {
 #[must_use]
 pub fn table(identity: &TableIdentity, bytes: &[u8], shown: TableShown) -> Vec<Line> {
     let total = bytes.len() as u64;
-    let mut dump = Dump {
-        checksum: BlockChecksum::new(identity),
-        decompressor: Decompressor::new(),
-        dictionary: None,
-        records_left: shown.records_max,
-        lines: footer(identity, total, bytes),
-    };
+    let mut dump = Dump::new(identity, bytes, shown.records_max);
     let decoded = bytes.last_chunk().map(|footer| Footer::decode(identity, total, footer));
     let Some(Ok(found)) = decoded else {
         dump.walk(&bytes[..bytes.len().saturating_sub(FOOTER_BYTES)], shown.extent_bytes);
         return dump.lines;
     };
-    dump.sections(&found, bytes);
+    dump.parts(&found, bytes);
     let content = long(&bytes[..bytes.len() - FOOTER_BYTES]);
     if content != found.content_checksum {
         let text = format!("expected {:032x}, found {content:032x}", found.content_checksum);
@@ -81,28 +77,70 @@ pub fn block_fault(checksum: &BlockChecksum, offset: u64, stored: &[u8], corrupt
     }
 }
 
-struct Dump {
+/// Text of a table, as it grows.
+pub(crate) struct Dump {
     checksum: BlockChecksum,
     decompressor: Decompressor,
     dictionary: Option<Dictionary>,
+    /// Only records of this bucket are shown, and only blocks that have some.
+    pub(crate) bucket: Option<BucketIndex>,
     records_left: u64,
-    lines: Vec<Line>,
+    pub(crate) lines: Vec<Line>,
 }
 
 impl Dump {
-    fn wrong(&mut self, at: u64, name: &str, value: String, why: String) {
+    /// The footer's text.
+    pub(crate) fn new(identity: &TableIdentity, bytes: &[u8], records_max: u64) -> Dump {
+        Dump {
+            checksum: BlockChecksum::new(identity),
+            decompressor: Decompressor::new(),
+            dictionary: None,
+            bucket: None,
+            records_left: records_max,
+            lines: footer(identity, bytes.len() as u64, bytes),
+        }
+    }
+
+    pub(crate) fn wrong(&mut self, at: u64, name: &str, value: String, why: String) {
         self.lines.push(Line { wrong: Some(why), ..line(at, name, value) });
     }
 
-    /// The sections of a table whose footer is right.
-    fn sections(&mut self, footer: &Footer, bytes: &[u8]) {
-        let section = |at: u64, length: u64| &bytes[at as usize..(at + length) as usize];
+    /// The list of sections of a table whose footer is right.
+    pub(crate) fn sections(&mut self, footer: &Footer, bytes: &[u8]) -> Option<Sections> {
+        let at = footer.sections_offset();
+        let part = part_of(bytes, at, footer.sections_bytes);
+        match open_sections(&self.checksum, footer, part, &mut self.decompressor) {
+            Ok(sections) => sections,
+            Err(corrupt) => {
+                self.part_wrong(at, "sections", part, &corrupt);
+                None
+            }
+        }
+    }
+
+    /// The dictionary of a table whose footer is right, for the blocks behind.
+    pub(crate) fn dictionary(&mut self, footer: &Footer, bytes: &[u8]) {
         let at = footer.dictionary_offset();
-        let part = section(at, footer.dictionary_bytes);
+        let part = part_of(bytes, at, footer.dictionary_bytes);
         match open_dictionary(&self.checksum, footer, part, &mut self.decompressor) {
             Ok(dictionary) => self.dictionary = dictionary,
-            Err(corrupt) => self.section_wrong(at, "dictionary", part, &corrupt),
+            Err(corrupt) => return self.part_wrong(at, "dictionary", part, &corrupt),
         }
+        if let Some(dictionary) = &self.dictionary {
+            let text = format!("{} bytes, {} in memory", part.len(), dictionary.memory_bytes());
+            self.lines.push(line(at, "dictionary", text));
+        }
+    }
+
+    /// The parts of a table whose footer is right.
+    fn parts(&mut self, footer: &Footer, bytes: &[u8]) {
+        let section = |at: u64, length: u64| part_of(bytes, at, length);
+        let sections = self.sections(footer, bytes);
+        if let Some(sections) = &sections {
+            let at = footer.sections_offset();
+            self.lines.push(line(at, "sections", sections_text(sections, footer.sections_bytes)));
+        }
+        self.dictionary(footer, bytes);
         let at = footer.filter_offset();
         let part = section(at, footer.filter_bytes);
         let filter = open_filter(&self.checksum, footer, part, &mut self.decompressor);
@@ -113,7 +151,7 @@ impl Dump {
                 Some(filter)
             }
             Err(corrupt) => {
-                self.section_wrong(at, "filter", part, &corrupt);
+                self.part_wrong(at, "filter", part, &corrupt);
                 None
             }
         };
@@ -122,13 +160,14 @@ impl Dump {
         let index = match open_index(&self.checksum, footer, part, &mut self.decompressor) {
             Ok(index) => index,
             Err(corrupt) => {
-                self.section_wrong(at, "index", part, &corrupt);
+                self.part_wrong(at, "index", part, &corrupt);
                 return self.walk(section(0, footer.data_bytes), u64::from(footer.extent_bytes));
             }
         };
         let text = format!("{} bytes, {} blocks", part.len(), index.block_count());
         self.lines.push(line(at, "index", text));
-        let mut check = TableCheck::new(None, footer, &index, filter.as_ref());
+        let mut check =
+            TableCheck::new(None, footer, &index, filter.as_ref()).with_sections(sections.as_ref());
         for number in 0..index.block_count() {
             let Some(handle) = index.handle(number) else { continue };
             let stored = section(handle.offset, u64::from(handle.stored_bytes));
@@ -143,20 +182,23 @@ impl Dump {
         }
     }
 
-    fn section_wrong(&mut self, at: u64, name: &str, part: &[u8], corrupt: &Corrupt) {
+    pub(crate) fn part_wrong(&mut self, at: u64, name: &str, part: &[u8], corrupt: &Corrupt) {
         let fault = block_fault(&self.checksum, at, part, corrupt);
         let why = format!("{fault} ({corrupt})");
         self.wrong(at, name, format!("{} bytes", part.len()), why);
     }
 
     /// A stored data block and its records; its bytes before compression if they can be had.
-    fn block(&mut self, offset: u64, stored: &[u8], text: String) -> Option<Vec<u8>> {
+    pub(crate) fn block(&mut self, offset: u64, stored: &[u8], text: String) -> Option<Vec<u8>> {
         let mut raw = Vec::new();
         let (dictionary, kind) = (self.dictionary.as_ref(), BlockKind::Data);
         match open_block(&self.checksum, offset, kind, stored, dictionary, &mut self.decompressor, &mut raw) {
             Ok(()) => {
-                self.lines.push(line(offset, "block", text));
-                self.lines.extend(raw_block(&raw, offset, &mut self.records_left));
+                let records = block_lines(&raw, offset, self.bucket, &mut self.records_left);
+                if self.bucket.is_none() || !records.is_empty() {
+                    self.lines.push(line(offset, "block", text));
+                }
+                self.lines.extend(records);
                 Some(raw)
             }
             Err(corrupt) => {
@@ -168,7 +210,7 @@ impl Dump {
     }
 
     /// Blocks one behind the other, by their own headers.
-    fn walk(&mut self, bytes: &[u8], extent_bytes: u64) {
+    pub(crate) fn walk(&mut self, bytes: &[u8], extent_bytes: u64) {
         let extent = usize::try_from(extent_bytes.max(1)).unwrap_or(usize::MAX);
         let mut at = 0;
         while at < bytes.len() {
@@ -179,7 +221,7 @@ impl Dump {
                     let text = format!("{} bytes, {:?}", stored.len(), block.kind);
                     if block.kind == BlockKind::Data {
                         self.block(offset, stored, text);
-                    } else {
+                    } else if self.bucket.is_none() {
                         self.lines.push(line(offset, "block", text));
                     }
                     at += stored.len();
@@ -204,16 +246,23 @@ impl Dump {
 /// A data block before compression, and up to `records_left` of its records. All of it is at `at`: where the block stands.
 #[must_use]
 pub fn raw_block(raw: &[u8], at: u64, records_left: &mut u64) -> Vec<Line> {
+    block_lines(raw, at, None, records_left)
+}
+
+/// The same, of one bucket only if it is given.
+fn block_lines(raw: &[u8], at: u64, only: Option<BucketIndex>, records_left: &mut u64) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut walk = || -> Result<(), Corrupt> {
         let block = Block::parse(raw)?;
         let mut cursor = Cursor::new();
         let mut found = *records_left > 0 && cursor.seek_first(&block)?;
         while found && *records_left > 0 {
-            if let Some(entry) = cursor.entry(&block)? {
+            if let Some(entry) = cursor.entry(&block)?
+                && (only.is_none() || bucket_of_key(entry.key) == only)
+            {
                 lines.push(line(at, "  record", entry_text(&entry)));
+                *records_left -= 1;
             }
-            *records_left -= 1;
             found = cursor.next(&block)?;
         }
         block.check()
@@ -223,6 +272,25 @@ pub fn raw_block(raw: &[u8], at: u64, records_left: &mut u64) -> Vec<Line> {
         lines.push(Line { wrong: Some(why), ..line(at, structure, "unreadable from here") });
     }
     lines
+}
+
+/// The bytes of a part of a table whose footer was checked against its length.
+pub(crate) fn part_of(bytes: &[u8], at: u64, length: u64) -> &[u8] {
+    &bytes[at as usize..(at + length) as usize]
+}
+
+fn sections_text(sections: &Sections, bytes: u64) -> String {
+    let largest = sections.iter().max_by_key(|section| section.raw_bytes);
+    let largest =
+        largest.map_or_else(String::new, |section| format!(", the largest {}", section_text(&section)));
+    format!("{bytes} bytes, {} sections{largest}", sections.section_count())
+}
+
+pub(crate) fn section_text(section: &Section) -> String {
+    let Section { bucket, block, place, record_count, raw_bytes, digest } = section;
+    format!(
+        "of bucket {bucket}: {record_count} records, {raw_bytes} bytes, from place {place} of block {block}, digest {digest:032x}"
+    )
 }
 
 fn entry_text(entry: &BlockEntry<'_>) -> String {

@@ -15,6 +15,7 @@ pub mod field;
 pub mod format_version;
 pub mod inspect;
 pub mod inspect_manifest;
+pub mod inspect_section;
 pub mod inspect_table;
 pub mod journal_frame;
 pub mod journal_record;
@@ -28,12 +29,14 @@ pub mod superblock_copies;
 pub mod table;
 pub mod table_block;
 pub mod table_check;
+mod table_check_sections;
 pub mod table_cursor;
 pub mod table_filter;
 pub mod table_footer;
 pub mod table_index;
 pub mod table_key;
 pub mod table_seal;
+pub mod table_sections;
 pub mod tablet_state;
 pub mod tip;
 pub mod units;
@@ -59,6 +62,7 @@ pub fn byte_tables() -> Vec<field::Table> {
         table_key::TABLES.as_slice(),
         table_block::TABLES.as_slice(),
         table_seal::TABLES.as_slice(),
+        table_sections::TABLES.as_slice(),
         table_index::TABLES.as_slice(),
         table_filter::TABLES.as_slice(),
         table_footer::TABLES.as_slice(),

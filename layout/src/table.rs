@@ -4,7 +4,7 @@
 //! same identity, options and records give the same bytes.
 //!
 //! ```text
-//! | block | block | 0 0 0 | block | .. | dictionary? | index | filter | footer 512 |
+//! | block | block | 0 0 0 | block | .. | sections? | dictionary? | index | filter | footer 512 |
 //!                       ^ multiple of extent_bytes
 //! ```
 //!
@@ -16,7 +16,9 @@ use xxhash_rust::xxh3::Xxh3Default;
 pub use crate::table_block::{Block, BlockBuilder, BlockEntry, RESTART_COUNT, Record};
 pub use crate::table_cursor::Cursor;
 pub use crate::table_filter::{Filter, FilterBuilder};
-pub use crate::table_footer::{FOOTER_BYTES, Footer, open_dictionary, open_filter, open_index};
+pub use crate::table_footer::{
+    FOOTER_BYTES, Footer, open_dictionary, open_filter, open_index, open_sections,
+};
 pub use crate::table_index::{BlockHandle, Index};
 pub use crate::table_key::{
     TABLE_KEY_BYTES_MAX, TABLE_KEY_BYTES_MIN, TableKey, decode_key, encode_bucket_prefix, encode_key,
@@ -27,11 +29,13 @@ pub use crate::table_seal::{
     Decompressor, Dictionary, PART_BYTES_MAX, StoredBlock, TableIdentity, WriteDictionary, open_block,
     seal_block,
 };
+pub use crate::table_sections::{Section, SectionReader, SectionSum, Sections, bucket_of_key};
 
 use crate::table_block::BLOCK_RAW_BYTES_MAX;
 use crate::table_index::{IndexBuilder, separator};
 use crate::table_key::key_time;
-use crate::table_seal::{seal_packed, seal_section};
+use crate::table_seal::{seal_packed, seal_parts};
+use crate::table_sections::SectionsBuilder;
 use crate::units::{LogIndex, Version};
 
 /// How a table is written.
@@ -96,6 +100,8 @@ pub struct TableWriter {
     waiting_key: Vec<u8>,
     index: IndexBuilder,
     filter: FilterBuilder,
+    /// Of a sealed table.
+    sections: Option<SectionsBuilder>,
     footer: Footer,
     content: ContentChecksum,
     /// Bytes that were made and not yet taken.
@@ -129,6 +135,7 @@ impl TableWriter {
             waiting_key: Vec::new(),
             index: IndexBuilder::default(),
             filter: FilterBuilder::new(),
+            sections: matches!(identity, TableIdentity::Sealed { .. }).then(SectionsBuilder::default),
             footer: Footer {
                 block_count: 0,
                 block_bytes: options.block_bytes,
@@ -144,6 +151,7 @@ impl TableWriter {
                 expiry_max: 0,
                 raw_bytes: 0,
                 data_bytes: 0,
+                sections_bytes: 0,
                 dictionary_bytes: 0,
                 index_bytes: 0,
                 filter_bytes: 0,
@@ -176,10 +184,11 @@ impl TableWriter {
         self.offset + self.block.raw_bytes() as u64 + records * 10 / 8 + blocks * 40 + FOOTER_BYTES as u64
     }
 
-    /// Memory beyond that of one block and the bytes not yet taken: about 8 per record and 30 per block.
+    /// Memory beyond that of one block and the bytes not yet taken: about 8 per record, 30 per block and section.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.filter.memory_bytes() + self.out.capacity() + self.block.raw_bytes()
+        let sections = self.sections.as_ref().map_or(0, SectionsBuilder::memory_bytes);
+        self.filter.memory_bytes() + sections + self.out.capacity() + self.block.raw_bytes()
     }
 
     /// Appends a record; `None` is a tombstone, which has no expiry. The key is encoded as in [`crate::table_key`].
@@ -197,6 +206,10 @@ impl TableWriter {
         }
         if self.is_empty() {
             self.index.first_key(key);
+        }
+        if let Some(sections) = &mut self.sections {
+            let place = (self.footer.block_count, self.block.entry_count() as u32);
+            sections.push(place, key, (version, expiry_us, value));
         }
         self.block.push(key, version, expiry_us, value);
         self.filter.add(key_hash(key));
@@ -278,25 +291,27 @@ impl TableWriter {
         self.index.push(&self.waiting_key, handle);
         assert!(self.index.block_count() == self.footer.block_count, "every block is in the index");
         let compression = self.level.map_or(Compression::None, Compression::Level);
+        let sections = self.sections.take().map_or_else(Vec::new, SectionsBuilder::finish);
+        self.footer.sections_bytes = self.part(BlockKind::Sections, &sections, compression);
         let dictionary = std::mem::take(&mut self.dictionary);
-        self.footer.dictionary_bytes = self.section(BlockKind::Dictionary, &dictionary, compression);
+        self.footer.dictionary_bytes = self.part(BlockKind::Dictionary, &dictionary, compression);
         let index = self.index.finish();
-        self.footer.index_bytes = self.section(BlockKind::Index, &index, compression);
+        self.footer.index_bytes = self.part(BlockKind::Index, &index, compression);
         let filter = std::mem::take(&mut self.filter).finish();
-        self.footer.filter_bytes = self.section(BlockKind::Filter, &filter, Compression::None);
+        self.footer.filter_bytes = self.part(BlockKind::Filter, &filter, Compression::None);
         self.footer.content_checksum = self.content.finish();
         let footer = self.footer.encode(&self.identity);
         self.content.add(&footer);
         self.out.extend_from_slice(&footer);
         self.offset += FOOTER_BYTES as u64;
-        assert!(self.offset == self.footer.table_bytes(), "the sections follow each other");
+        assert!(self.offset == self.footer.table_bytes(), "the parts follow each other");
         TableSummary { footer: self.footer, bytes: self.offset, checksum: self.content.finish() }
     }
 
-    fn section(&mut self, kind: BlockKind, raw: &[u8], compression: Compression<'_>) -> u64 {
+    fn part(&mut self, kind: BlockKind, raw: &[u8], compression: Compression<'_>) -> u64 {
         let start = self.out.len();
         let (checksum, compressor) = (&self.checksum, &mut self.compressor);
-        seal_section(checksum, self.offset, kind, raw, compression, compressor, &mut self.out);
+        seal_parts(checksum, self.offset, kind, raw, compression, compressor, &mut self.out);
         self.content.add(&self.out[start..]);
         let bytes = (self.out.len() - start) as u64;
         self.offset += bytes;

@@ -9,6 +9,8 @@ use crate::key::{bucket_of, tablet_of};
 use crate::table::{
     Block, BlockEntry, BlockHandle, Cursor, Filter, Footer, Index, TABLE_KEY_BYTES_MAX, decode_key, key_hash,
 };
+use crate::table_check_sections::SectionsCheck;
+use crate::table_sections::Sections;
 use crate::units::{LogIndex, STREAM_BYTES_MAX, TabletIndex};
 
 /// Two places of a table, or of what names it, that should say the same.
@@ -51,6 +53,8 @@ pub struct TableCheck<'a> {
     index: &'a Index,
     /// `None` when it cannot be read: then nothing is asked of it.
     filter: Option<&'a Filter>,
+    /// `None` of a run, and when they cannot be read.
+    sections: Option<SectionsCheck>,
     counted: Counted,
     last_key: Vec<u8>,
     /// A block was left out.
@@ -78,12 +82,21 @@ impl<'a> TableCheck<'a> {
             raw_bytes: 0,
         };
         let last_key = Vec::with_capacity(TABLE_KEY_BYTES_MAX);
-        TableCheck { tablet, footer, index, filter, counted, last_key, incomplete: false, found: Vec::new() }
+        let (sections, found) = (None, Vec::new());
+        TableCheck { tablet, footer, index, filter, sections, counted, last_key, incomplete: false, found }
+    }
+
+    /// And of these sections: before the first block.
+    #[must_use]
+    pub fn with_sections(mut self, sections: Option<&Sections>) -> TableCheck<'a> {
+        self.sections = sections.map(|sections| SectionsCheck::new(sections, self.footer.sections_offset()));
+        self
     }
 
     /// The next block cannot be read: the sums cannot be compared.
     pub fn skip(&mut self) {
         self.incomplete = true;
+        self.sections.iter_mut().for_each(SectionsCheck::gap);
     }
 
     /// Records so far.
@@ -108,7 +121,7 @@ impl<'a> TableCheck<'a> {
             self.records(number, at, &block)
         });
         if let Err(corrupt) = checked {
-            self.incomplete = true;
+            self.skip();
             let place = format!("{} at byte {} of the block", corrupt.field, corrupt.at);
             self.wrong(at, "records of the block", "a block", format!("{}: {place}", corrupt.structure));
             return;
@@ -123,7 +136,7 @@ impl<'a> TableCheck<'a> {
         let mut cursor = Cursor::new();
         let mut more = cursor.seek_first(block)?;
         let mut first = true;
-        let (mut strangers, mut missed) = (0_u64, 0_u64);
+        let (mut strangers, mut missed, mut place) = (0_u64, 0_u64, 0);
         while let Some(entry) = cursor.entry(block)?.filter(|_| more) {
             if first {
                 self.first_of_block(number, at, entry.key);
@@ -132,6 +145,10 @@ impl<'a> TableCheck<'a> {
             strangers += u64::from(!self.is_own(entry.key));
             missed += u64::from(self.filter.is_some_and(|filter| !filter.contains(key_hash(entry.key))));
             self.count(&entry);
+            if let Some(sections) = &mut self.sections {
+                sections.record((number, place), &entry);
+            }
+            place += 1;
             self.last_key.clear();
             self.last_key.extend_from_slice(entry.key);
             more = cursor.next(block)?;
@@ -191,6 +208,7 @@ impl<'a> TableCheck<'a> {
     /// All blocks were brought: what the footer says against what they add up to.
     #[must_use]
     pub fn finish(mut self) -> Vec<Disagreement> {
+        self.found.extend(self.sections.take().map(SectionsCheck::finish).unwrap_or_default());
         if self.incomplete {
             return self.found;
         }

@@ -103,7 +103,7 @@ impl Cursor {
     }
 
     /// To the entry of this number, which is below the block's count.
-    fn seek_number(&mut self, block: &Block<'_>, number: usize) -> Result<bool, Corrupt> {
+    pub(crate) fn seek_number(&mut self, block: &Block<'_>, number: usize) -> Result<bool, Corrupt> {
         let mut found = self.read_restart(block, number / RESTART_COUNT)?;
         while found && self.number < number {
             found = self.next(block)?;

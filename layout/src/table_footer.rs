@@ -1,17 +1,18 @@
 //! The footer of a table: its last 512 bytes, from which everything else in it is found.
 //!
 //! Owns their bytes. Must never be believed for another table, or at another place than the table's end. Invariant: what
-//! decodes names sections that follow each other from byte 0 to the footer, and bounds that are in order.
+//! decodes names parts that follow each other from byte 0 to the footer, and bounds that are in order.
 //!
 //! ```text
-//! | data blocks, padding between | dictionary? | index | filter? | footer 512 |
+//! | data blocks, padding between | sections? | dictionary? | index | filter? | footer 512 |
 //! ```
 
 use crate::FORMAT_VERSION;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::table_filter::Filter;
 use crate::table_index::Index;
-use crate::table_seal::{BlockChecksum, BlockKind, Decompressor, Dictionary, TableIdentity, open_section};
+use crate::table_seal::{BlockChecksum, BlockKind, Decompressor, Dictionary, TableIdentity, open_parts};
+use crate::table_sections::Sections;
 use crate::units::{LogIndex, SECTOR_BYTES};
 
 /// Bytes of a footer.
@@ -51,7 +52,8 @@ byte_table! {
     F_INDEX_BYTES = "index_bytes", 152, 8;
     F_FILTER_BYTES = "filter_bytes", 160, 8;
     F_CONTENT_CHECKSUM = "content_checksum", 168, 16;
-    F_PADDING = "padding", 184, 324;
+    F_SECTIONS_BYTES = "sections_bytes", 184, 8;
+    F_PADDING = "padding", 192, 316;
     F_CHECKSUM = "checksum", 508, 4;
 }
 
@@ -86,7 +88,9 @@ pub struct Footer {
     pub raw_bytes: u64,
     /// Bytes of the data blocks as stored and the padding between them: the first bytes of the table.
     pub data_bytes: u64,
-    /// Bytes of the dictionary behind the data; 0 = none.
+    /// Bytes of the list of sections behind the data; 0 = none, in a run.
+    pub sections_bytes: u64,
+    /// Bytes of the dictionary behind the sections; 0 = none.
     pub dictionary_bytes: u64,
     /// Bytes of the index behind the dictionary.
     pub index_bytes: u64,
@@ -97,10 +101,16 @@ pub struct Footer {
 }
 
 impl Footer {
+    /// Where the list of sections starts.
+    #[must_use]
+    pub fn sections_offset(&self) -> u64 {
+        self.data_bytes
+    }
+
     /// Where the dictionary starts.
     #[must_use]
     pub fn dictionary_offset(&self) -> u64 {
-        self.data_bytes
+        self.sections_offset() + self.sections_bytes
     }
 
     /// Where the index starts.
@@ -148,6 +158,7 @@ impl Footer {
         F_EXPIRY_MAX.put(&mut bytes, self.expiry_max.to_le_bytes());
         F_RAW_BYTES.put(&mut bytes, self.raw_bytes.to_le_bytes());
         F_DATA_BYTES.put(&mut bytes, self.data_bytes.to_le_bytes());
+        F_SECTIONS_BYTES.put(&mut bytes, self.sections_bytes.to_le_bytes());
         F_DICTIONARY_BYTES.put(&mut bytes, self.dictionary_bytes.to_le_bytes());
         F_INDEX_BYTES.put(&mut bytes, self.index_bytes.to_le_bytes());
         F_FILTER_BYTES.put(&mut bytes, self.filter_bytes.to_le_bytes());
@@ -189,6 +200,7 @@ impl Footer {
             expiry_max: F_EXPIRY_MAX.u64(bytes),
             raw_bytes: F_RAW_BYTES.u64(bytes),
             data_bytes: F_DATA_BYTES.u64(bytes),
+            sections_bytes: F_SECTIONS_BYTES.u64(bytes),
             dictionary_bytes: F_DICTIONARY_BYTES.u64(bytes),
             index_bytes: F_INDEX_BYTES.u64(bytes),
             filter_bytes: F_FILTER_BYTES.u64(bytes),
@@ -196,10 +208,16 @@ impl Footer {
         }
     }
 
-    /// The sum of the sections and the footer, when it is a number.
+    /// The sum of the parts and the footer, when it is a number.
     fn table_bytes_checked(&self) -> Option<u64> {
-        let sections = [self.data_bytes, self.dictionary_bytes, self.index_bytes, self.filter_bytes];
-        sections.into_iter().try_fold(FOOTER_BYTES as u64, u64::checked_add)
+        let parts = [
+            self.data_bytes,
+            self.sections_bytes,
+            self.dictionary_bytes,
+            self.index_bytes,
+            self.filter_bytes,
+        ];
+        parts.into_iter().try_fold(FOOTER_BYTES as u64, u64::checked_add)
     }
 }
 
@@ -257,20 +275,21 @@ pub(crate) fn wrong_fields(
         (F_EXPIRY_MAX, expiry_in_order),
         (F_DATA_BYTES, footer.table_bytes_checked() == Some(table_bytes) && footer.data_bytes > 0),
         (F_INDEX_BYTES, footer.index_bytes > 0),
+        (F_SECTIONS_BYTES, (footer.sections_bytes > 0) == matches!(identity, TableIdentity::Sealed { .. })),
         (F_RESERVED, F_RESERVED.is_zero(bytes)),
         (F_PADDING, F_PADDING.is_zero(bytes)),
     ];
     right.into_iter().filter_map(|(field, right)| (!right).then_some(field))
 }
 
-/// Opens the index from its section, `footer.index_bytes` from `footer.index_offset()` on.
+/// Opens the index from its part, `footer.index_bytes` from `footer.index_offset()` on.
 pub fn open_index(
     checksum: &BlockChecksum,
     footer: &Footer,
-    section: &[u8],
+    part: &[u8],
     decompressor: &mut Decompressor,
 ) -> Result<Index, Corrupt> {
-    let raw = open_section(checksum, footer.index_offset(), BlockKind::Index, section, decompressor)?;
+    let raw = open_parts(checksum, footer.index_offset(), BlockKind::Index, part, decompressor)?;
     let index = Index::decode(raw, footer.data_bytes)?;
     let base = footer.footer_offset();
     if index.block_count() != footer.block_count {
@@ -282,18 +301,18 @@ pub fn open_index(
     Ok(index)
 }
 
-/// Opens the filter from its section, `footer.filter_bytes` from `footer.filter_offset()` on; a table without one
+/// Opens the filter from its part, `footer.filter_bytes` from `footer.filter_offset()` on; a table without one
 /// has a filter that says maybe to every key.
 pub fn open_filter(
     checksum: &BlockChecksum,
     footer: &Footer,
-    section: &[u8],
+    part: &[u8],
     decompressor: &mut Decompressor,
 ) -> Result<Filter, Corrupt> {
     if footer.filter_bytes == 0 {
         return Ok(Filter::always());
     }
-    let raw = open_section(checksum, footer.filter_offset(), BlockKind::Filter, section, decompressor)?;
+    let raw = open_parts(checksum, footer.filter_offset(), BlockKind::Filter, part, decompressor)?;
     let filter = Filter::decode(raw)?;
     if filter.key_count() != footer.record_count {
         return Err(FOOTER_TABLE.corrupt(F_RECORD_COUNT, footer.footer_offset()));
@@ -301,21 +320,36 @@ pub fn open_filter(
     Ok(filter)
 }
 
-/// Opens the dictionary from its section, `footer.dictionary_bytes` from `footer.dictionary_offset()` on; `None` for
+/// Opens the dictionary from its part, `footer.dictionary_bytes` from `footer.dictionary_offset()` on; `None` for
 /// a table that has none.
 pub fn open_dictionary(
     checksum: &BlockChecksum,
     footer: &Footer,
-    section: &[u8],
+    part: &[u8],
     decompressor: &mut Decompressor,
 ) -> Result<Option<Dictionary>, Corrupt> {
     if footer.dictionary_bytes == 0 {
         return Ok(None);
     }
     let offset = footer.dictionary_offset();
-    let raw = open_section(checksum, offset, BlockKind::Dictionary, section, decompressor)?;
+    let raw = open_parts(checksum, offset, BlockKind::Dictionary, part, decompressor)?;
     let corrupt = FOOTER_TABLE.corrupt(F_DICTIONARY_BYTES, footer.footer_offset());
     Dictionary::new(&raw).map(Some).ok_or(corrupt)
+}
+
+/// Opens the list of sections from its part, `footer.sections_bytes` from `footer.sections_offset()` on; `None` for a
+/// run, which has none.
+pub fn open_sections(
+    checksum: &BlockChecksum,
+    footer: &Footer,
+    part: &[u8],
+    decompressor: &mut Decompressor,
+) -> Result<Option<Sections>, Corrupt> {
+    if footer.sections_bytes == 0 {
+        return Ok(None);
+    }
+    let raw = open_parts(checksum, footer.sections_offset(), BlockKind::Sections, part, decompressor)?;
+    Sections::decode(raw, footer.block_count, footer.record_count).map(Some)
 }
 
 /// The byte tables of this file, for the comparison with FORMAT.md.

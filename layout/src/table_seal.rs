@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! | header 16 | payload: the block's bytes, as they are or as one zstd frame |
+//! | header 16 | payload: checksum of the dictionary 4, one zstd frame that needs it |
 //! ```
 
 use zstd_safe::{CCtx, CDict, DCtx, DDict};
@@ -19,7 +20,7 @@ use crate::units::{ShardIndex, TableId, TabletIndex, Uuid};
 pub const BLOCK_HEADER_BYTES: usize = 16;
 /// Most bytes of a stored block.
 pub const BLOCK_STORED_BYTES_MAX: usize = BLOCK_HEADER_BYTES + BLOCK_RAW_BYTES_MAX;
-/// Most raw bytes of a part of the index or the filter, and of a dictionary.
+/// Most raw bytes of a part of what stands behind the data, and of a dictionary.
 pub const PART_BYTES_MAX: usize = 1 << 20;
 /// First bytes of the identity of a run's blocks.
 pub const RUN_MAGIC: [u8; 8] = *b"TCLRUNBK";
@@ -29,6 +30,7 @@ pub const SEALED_MAGIC: [u8; 8] = *b"TCLSEALB";
 const RUN_IDENTITY_BYTES: usize = 51;
 const SEALED_IDENTITY_BYTES: usize = 57;
 const OFFSET_BYTES: usize = 8;
+const DICTIONARY_CHECKSUM_BYTES: usize = 4;
 
 byte_table! {
     /// Byte table of a stored block's header.
@@ -160,6 +162,8 @@ pub enum BlockKind {
     Index,
     /// A part of the filter.
     Filter,
+    /// A part of the list of sections.
+    Sections,
 }
 
 impl BlockKind {
@@ -169,20 +173,20 @@ impl BlockKind {
             BlockKind::Dictionary => 2,
             BlockKind::Index => 3,
             BlockKind::Filter => 4,
+            BlockKind::Sections => 5,
         }
     }
 
     fn from_number(number: u8) -> Option<BlockKind> {
-        [BlockKind::Data, BlockKind::Dictionary, BlockKind::Index, BlockKind::Filter]
-            .into_iter()
-            .find(|kind| kind.to_number() == number)
+        use BlockKind::{Data, Dictionary, Filter, Index, Sections};
+        [Data, Dictionary, Index, Filter, Sections].into_iter().find(|kind| kind.to_number() == number)
     }
 
     /// Most bytes before compression.
     fn raw_bytes_max(self) -> usize {
         match self {
             BlockKind::Data => BLOCK_RAW_BYTES_MAX,
-            BlockKind::Dictionary | BlockKind::Index | BlockKind::Filter => PART_BYTES_MAX,
+            _ => PART_BYTES_MAX,
         }
     }
 }
@@ -194,7 +198,7 @@ pub enum Codec {
     Raw,
     /// One zstd frame.
     Zstd,
-    /// One zstd frame that needs the table's dictionary.
+    /// The checksum of the table's dictionary, and one zstd frame that needs it.
     ZstdDictionary,
 }
 
@@ -213,24 +217,39 @@ impl Codec {
 }
 
 /// A dictionary prepared for writing at one level.
-pub struct WriteDictionary(CDict<'static>);
+pub struct WriteDictionary {
+    prepared: CDict<'static>,
+    checksum: u32,
+}
 
 impl WriteDictionary {
     /// `None` when zstd cannot use the bytes as a dictionary.
     #[must_use]
     pub fn new(bytes: &[u8], level: i32) -> Option<WriteDictionary> {
-        CDict::try_create(bytes, level).map(WriteDictionary)
+        let checksum = Crc::with(bytes).finish();
+        CDict::try_create(bytes, level).map(|prepared| WriteDictionary { prepared, checksum })
     }
 }
 
 /// A dictionary prepared for reading, once per table.
-pub struct Dictionary(DDict<'static>);
+pub struct Dictionary {
+    prepared: DDict<'static>,
+    /// Of its bytes. With another dictionary a frame gives other bytes, and zstd does not notice.
+    checksum: u32,
+}
 
 impl Dictionary {
     /// `None` when zstd cannot use the bytes as a dictionary.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Dictionary> {
-        DDict::try_create(bytes).map(Dictionary)
+        let checksum = Crc::with(bytes).finish();
+        DDict::try_create(bytes).map(|prepared| Dictionary { prepared, checksum })
+    }
+
+    /// Memory that it takes, bytes: its own bytes, and the tables that zstd keeps for each dictionary.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.prepared.sizeof()
     }
 }
 
@@ -270,12 +289,18 @@ impl Compressor {
         if self.buffer.len() < room {
             self.buffer.resize(room, 0);
         }
-        let frame = &mut self.buffer[..room];
+        let payload = &mut self.buffer[..room];
         let (codec, packed) = match compression {
             Compression::None => return (Codec::Raw, raw),
-            Compression::Level(level) => (Codec::Zstd, self.context.compress(frame, raw, level)),
+            Compression::Level(level) => (Codec::Zstd, self.context.compress(payload, raw, level)),
             Compression::Dictionary(dictionary) => {
-                (Codec::ZstdDictionary, self.context.compress_using_cdict(frame, raw, &dictionary.0))
+                let Some((front, frame)) = payload.split_first_chunk_mut::<DICTIONARY_CHECKSUM_BYTES>()
+                else {
+                    return (Codec::Raw, raw);
+                };
+                *front = dictionary.checksum.to_le_bytes();
+                let frame = self.context.compress_using_cdict(frame, raw, &dictionary.prepared);
+                (Codec::ZstdDictionary, frame.map(|bytes| DICTIONARY_CHECKSUM_BYTES + bytes))
             }
         };
         match packed {
@@ -416,25 +441,30 @@ impl<'a> StoredBlock<'a> {
             out.extend_from_slice(self.payload);
             return Ok(());
         }
+        let wrong = |field| Corrupt { structure: BLOCK_HEADER_TABLE.structure, field, at: offset };
+        let (frame, dictionary) = match (self.codec, dictionary) {
+            (Codec::ZstdDictionary, None) => return Err(wrong(H_CODEC.name)),
+            (Codec::ZstdDictionary, Some(dictionary)) => {
+                let parts = self.payload.split_first_chunk().ok_or(wrong("payload"))?;
+                let is_its_own = u32::from_le_bytes(*parts.0) == dictionary.checksum;
+                if !is_its_own {
+                    return Err(wrong("dictionary"));
+                }
+                (parts.1, Some(dictionary))
+            }
+            _ => (self.payload, None),
+        };
         out.resize(start + self.raw_bytes, 0);
         let room = &mut out[start..];
-        let unpacked = match (self.codec, dictionary) {
-            (Codec::ZstdDictionary, Some(dictionary)) => {
-                decompressor.0.decompress_using_ddict(room, self.payload, &dictionary.0).ok()
-            }
-            (Codec::ZstdDictionary, None) => None,
-            _ => decompressor.0.decompress(room, self.payload).ok(),
+        let unpacked = match dictionary {
+            Some(dictionary) => decompressor.0.decompress_using_ddict(room, frame, &dictionary.prepared),
+            None => decompressor.0.decompress(room, frame),
         };
-        if unpacked == Some(self.raw_bytes) {
+        if unpacked == Ok(self.raw_bytes) {
             return Ok(());
         }
         out.truncate(start);
-        let field = if self.codec == Codec::ZstdDictionary && dictionary.is_none() {
-            H_CODEC.name
-        } else {
-            "payload"
-        };
-        Err(Corrupt { structure: BLOCK_HEADER_TABLE.structure, field, at: offset })
+        Err(wrong("payload"))
     }
 }
 
@@ -462,8 +492,8 @@ pub fn open_block(
     block.unpack(offset, dictionary, decompressor, out)
 }
 
-/// Appends a section: its bytes cut into parts, sealed back to back from `offset` on.
-pub(crate) fn seal_section(
+/// Appends what stands behind the data: its bytes cut into parts, sealed back to back from `offset` on.
+pub(crate) fn seal_parts(
     checksum: &BlockChecksum,
     offset: u64,
     kind: BlockKind,
@@ -478,8 +508,8 @@ pub(crate) fn seal_section(
     }
 }
 
-/// The bytes of a section whose parts stand back to back in exactly `stored`.
-pub(crate) fn open_section(
+/// The bytes of what is cut into parts, which stand back to back in exactly `stored`.
+pub(crate) fn open_parts(
     checksum: &BlockChecksum,
     offset: u64,
     kind: BlockKind,

@@ -11,7 +11,11 @@ use layout::{
     version_cell, zone,
 };
 
-const DOCUMENT: &str = concat!(include_str!("../FORMAT.md"), include_str!("../FORMAT_MANIFEST.md"));
+const DOCUMENT: &str = concat!(
+    include_str!("../FORMAT.md"),
+    include_str!("../FORMAT_MANIFEST.md"),
+    include_str!("../FORMAT_TABLE.md")
+);
 
 /// A table of the document: its size and its rows (offset, bytes, field).
 type Documented = (usize, Vec<(usize, usize, String)>);

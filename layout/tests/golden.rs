@@ -269,6 +269,9 @@ fn inspect_marks_nothing_in_good_images() {
         "time 102 version 524288 tombstone",
         "add table 6 of tablet 1: Sealed, level 3, 7 records, 5000 bytes in extents 2+1 0+2",
         "set journal start 4096: sequence 42, incarnation 9",
+        "90 bytes, 3 sections, the largest of bucket 129: 3 records",
+        "section                of bucket 129: 3 records, ",
+        "bucket 129 space 2 stream \"user-1\" time 104",
         "63 applied 9 log time 1700000000000009 lost 5 to 9 requests 0",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use layout::key::Key;
 use layout::table::{
-    Block, BlockChecksum, BlockKind, Compressor, ContentChecksum, Cursor, Decompressor, Dictionary,
-    FOOTER_BYTES, Filter, Footer, Index, Record, TableIdentity, TableOptions, TableSummary, TableWriter,
-    encode_key, key_hash, open_block, open_dictionary, open_filter, open_index,
+    Block, BlockChecksum, BlockEntry, BlockKind, Compressor, ContentChecksum, Cursor, Decompressor,
+    Dictionary, FOOTER_BYTES, Filter, Footer, Index, Record, SectionReader, Sections, TableIdentity,
+    TableOptions, TableSummary, TableWriter, encode_key, key_hash, open_block, open_dictionary, open_filter,
+    open_index, open_sections,
 };
+use layout::table_check::TableCheck;
 use layout::units::{BucketIndex, ShardIndex, Space, TableId, TabletIndex, Uuid, VALUE_BYTES_MAX, Version};
 use proptest::prelude::*;
 
@@ -60,6 +62,7 @@ struct Open<'a> {
     footer: Footer,
     index: Index,
     filter: Filter,
+    sections: Option<Sections>,
     dictionary: Option<Dictionary>,
     decompressor: Decompressor,
 }
@@ -77,7 +80,9 @@ impl<'a> Open<'a> {
         let index = open_index(&checksum, &footer, section, &mut decompressor)?;
         let section = part(footer.filter_offset(), footer.filter_bytes);
         let filter = open_filter(&checksum, &footer, section, &mut decompressor)?;
-        Ok(Open { bytes, checksum, footer, index, filter, dictionary, decompressor })
+        let section = part(footer.sections_offset(), footer.sections_bytes);
+        let sections = open_sections(&checksum, &footer, section, &mut decompressor)?;
+        Ok(Open { bytes, checksum, footer, index, filter, sections, dictionary, decompressor })
     }
 
     fn block(&mut self, number: u32) -> Result<Vec<u8>, layout::Corrupt> {
@@ -100,6 +105,36 @@ impl<'a> Open<'a> {
         let raw = self.block(number).expect("a whole table");
         let record = Block::parse(&raw).expect("a block").get(key).expect("a whole block")?;
         Some(kept(&record))
+    }
+
+    /// All records, section by section.
+    fn by_sections(&mut self) -> Result<Model, layout::Corrupt> {
+        let mut model = Model::new();
+        let sections: Vec<_> = self.sections.iter().flat_map(Sections::iter).collect();
+        for section in sections {
+            let mut reader = SectionReader::new(section);
+            while let Some(number) = reader.wanted() {
+                let raw = self.block(number)?;
+                let each = |entry: &BlockEntry<'_>| {
+                    model.insert(entry.key.to_vec(), kept(&entry.record));
+                };
+                reader.block(&Block::parse(&raw)?, each)?;
+            }
+            reader.finish()?;
+        }
+        Ok(model)
+    }
+
+    /// What a checker says.
+    fn check(&mut self) -> Result<Vec<String>, layout::Corrupt> {
+        let (footer, index, filter) = (self.footer, self.index.clone(), self.filter.clone());
+        let sections = self.sections.clone();
+        let mut check =
+            TableCheck::new(None, &footer, &index, Some(&filter)).with_sections(sections.as_ref());
+        for number in 0..index.block_count() {
+            check.block(number, index.handle(number).expect("a block of the index"), &self.block(number)?);
+        }
+        Ok(check.finish().iter().map(ToString::to_string).collect())
     }
 
     fn all(&mut self) -> Result<Model, layout::Corrupt> {
@@ -183,6 +218,19 @@ proptest! {
             prop_assert_eq!(open.get(&key), model.get(&key).cloned());
         }
         prop_assert_eq!(open.all().expect("a whole table"), model.clone());
+        prop_assert_eq!(open.check().expect("a whole table"), Vec::<String>::new());
+        // The same records sealed: their sections hold all of them, and are found by their buckets.
+        let (sealed_bytes, _) = write(sealed(1), options, &model);
+        let mut whole = Open::new(sealed(1), &sealed_bytes).expect("a whole table");
+        prop_assert_eq!(whole.by_sections().expect("a whole table"), model.clone());
+        prop_assert_eq!(whole.check().expect("a whole table"), Vec::<String>::new());
+        let digests = |open: &Open<'_>| -> Vec<_> {
+            let sections = open.sections.iter().flat_map(Sections::iter);
+            sections.map(|section| (section.bucket, section.record_count, section.digest)).collect()
+        };
+        let (other_bytes, _) = write(sealed(2), TableOptions { block_bytes: 999, ..OPTIONS }, &model);
+        let other = Open::new(sealed(2), &other_bytes).expect("a whole table");
+        prop_assert_eq!(digests(&whole), digests(&other), "whatever the blocks and the generation");
         prop_assert_eq!(open.index.first_key(), &model.first_key_value().expect("a record").0[..]);
         prop_assert_eq!(open.index.last_key(), &model.last_key_value().expect("a record").0[..]);
         let extent = u64::from(extent_bytes);
@@ -209,7 +257,47 @@ proptest! {
 
 /// Everything that a reader and a checker look at.
 fn read_all(identity: TableIdentity, bytes: &[u8]) -> Result<Model, layout::Corrupt> {
-    Open::new(identity, bytes)?.all()
+    let mut open = Open::new(identity, bytes)?;
+    if open.sections.is_some() {
+        assert_eq!(open.by_sections()?, open.all()?);
+    }
+    open.all()
+}
+
+/// A dictionary that is not the table's gives an error, and not other bytes: zstd alone would not notice.
+#[test]
+fn a_block_is_refused_with_another_dictionary() {
+    let model = example(400);
+    let dictionary = b"{\"reading\": 100, \"unit\": \"celsius\"}sensor-";
+    let options = TableOptions { dictionary: Some(dictionary), block_bytes: 900, ..OPTIONS };
+    let (bytes, _) = write(sealed(1), options, &model);
+    let mut other = dictionary.to_vec();
+    other[12] ^= 3;
+    let mut open = Open::new(sealed(1), &bytes).expect("a whole table");
+    for (dictionary, field) in [(Dictionary::new(&other), "dictionary"), (None, "codec")] {
+        open.dictionary = dictionary;
+        let refused =
+            (0..open.index.block_count()).map(|number| open.block(number).expect_err("a block").field);
+        assert!(refused.into_iter().all(|refused| refused == field));
+    }
+    open.dictionary = Dictionary::new(dictionary);
+    assert_eq!(open.all().expect("a whole table"), model);
+}
+
+/// Pieces of a table that belong to another: every check on its own passes, together they do not.
+#[test]
+fn sections_of_other_records_are_named() {
+    let model = example(120);
+    let mut other = model.clone();
+    let at = model.keys().nth(60).expect("one of 120").clone();
+    other.get_mut(&at).expect("one of 120").0 += 1;
+    let (bytes, _) = write(sealed(1), OPTIONS, &model);
+    let (other_bytes, _) = write(sealed(1), OPTIONS, &other);
+    let mut open = Open::new(sealed(1), &bytes).expect("a whole table");
+    open.sections = Open::new(sealed(1), &other_bytes).expect("a whole table").sections;
+    let found = open.check().expect("a whole table");
+    assert!(found.len() == 1 && found[0].starts_with("section: expected bucket"), "{found:?}");
+    assert_eq!(open.by_sections().expect_err("others").field, "digest");
 }
 
 /// A flipped bit anywhere is found by who reads that part, or lies in padding, where only the checksum of the

@@ -3,6 +3,7 @@
 //! depends on the version of zstd.
 
 use layout::inspect_manifest;
+use layout::inspect_section;
 use layout::inspect_table::{self, TableShown};
 use layout::journal_frame::{FRAME_BYTES, FrameChecksum};
 use layout::journal_record::{JournalIdentity, RecordWriter};
@@ -12,8 +13,8 @@ use layout::manifest::{
 };
 use layout::manifest_record::{ManifestHeader, ManifestKind, seal};
 use layout::table::{
-    Block, BlockChecksum, BlockKind, Compressor, Decompressor, FOOTER_BYTES, Footer, TableIdentity,
-    TableOptions, TableWriter, encode_key, open_block, open_index,
+    Block, BlockChecksum, BlockKind, Compressor, Decompressor, FOOTER_BYTES, Footer, SectionReader,
+    TableIdentity, TableOptions, TableWriter, encode_key, open_block, open_index, open_sections,
 };
 use layout::tablet_state::{
     StateIdentity, StateItem, StateReader, StateRecent, StateRequest, StateWriter, TabletHead,
@@ -44,30 +45,54 @@ fn table_identity() -> TableIdentity {
     }
 }
 
+fn sealed_identity() -> TableIdentity {
+    let (window_from, window_to) = (0, 200);
+    TableIdentity::Sealed {
+        cluster: Uuid([0xc7; 16]),
+        tablet: tablet(),
+        window_from,
+        window_to,
+        window_generation: 2,
+    }
+}
+
 /// Key, version, expiry, value.
 type Kept = (Vec<u8>, u64, u64, Option<Vec<u8>>);
 
-/// The records of the table: more than one block, a tombstone, an expiry.
+fn key(bucket: u32, time: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    let bucket = BucketIndex::new(bucket).expect("below 2^17");
+    encode_key(&mut out, bucket, Key { space: Space(2), stream: b"user-1", time });
+    out
+}
+
+/// The records of the run: more than one block, a tombstone, an expiry.
 fn records() -> Vec<Kept> {
-    let key = |time| {
-        let mut out = Vec::new();
-        let bucket = BucketIndex::new(65).expect("below 2^17");
-        encode_key(&mut out, bucket, Key { space: Space(2), stream: b"user-1", time });
-        out
-    };
     vec![
-        (key(100), (7 << 16) + 1, 0, Some(b"first".to_vec())),
-        (key(101), (7 << 16) + 2, 1_800_000_000_000_000, Some(Vec::new())),
-        (key(102), 8 << 16, 0, None),
-        (key(103), (8 << 16) + 1, 0, Some((0..=255).cycle().take(600).collect())),
-        (key(u64::MAX), 9 << 16, 0, Some(b"last".to_vec())),
+        (key(65, 100), (7 << 16) + 1, 0, Some(b"first".to_vec())),
+        (key(65, 101), (7 << 16) + 2, 1_800_000_000_000_000, Some(Vec::new())),
+        (key(65, 102), 8 << 16, 0, None),
+        (key(65, 103), (8 << 16) + 1, 0, Some((0..=255).cycle().take(600).collect())),
+        (key(65, u64::MAX), 9 << 16, 0, Some(b"last".to_vec())),
     ]
 }
 
-fn table() -> Vec<u8> {
+/// Those of the sealed table: three buckets, one of them in two blocks.
+fn sealed_records() -> Vec<Kept> {
+    let long = || Some((0..=255).cycle().take(300).collect());
+    vec![
+        (key(65, 100), (7 << 16) + 1, 0, Some(b"first".to_vec())),
+        (key(129, 101), (7 << 16) + 2, 1_800_000_000_000_000, long()),
+        (key(129, 103), (8 << 16) + 1, 0, long()),
+        (key(129, 104), (8 << 16) + 2, 0, long()),
+        (key(131_009, 0), 9 << 16, 0, Some(b"last".to_vec())),
+    ]
+}
+
+fn table(identity: TableIdentity, records: Vec<Kept>) -> Vec<u8> {
     let options = TableOptions { block_bytes: 512, level: None, extent_bytes: 1 << 14, dictionary: None };
-    let mut writer = TableWriter::new(table_identity(), options, Compressor::new());
-    for (key, version, expiry, value) in records() {
+    let mut writer = TableWriter::new(identity, options, Compressor::new());
+    for (key, version, expiry, value) in records {
         writer.push(&key, Version(version), expiry, value.as_deref());
     }
     writer.finish();
@@ -166,21 +191,30 @@ fn manifest() -> Vec<u8> {
 }
 
 /// The images as today's code writes them: name and bytes.
-pub(crate) fn written() -> [(&'static str, Vec<u8>); 3] {
-    [("table.bin", table()), ("tablet_state.bin", state()), ("manifest_record.bin", manifest())]
+pub(crate) fn written() -> [(&'static str, Vec<u8>); 4] {
+    [
+        ("table.bin", table(table_identity(), records())),
+        ("tablet_state.bin", state()),
+        ("manifest_record.bin", manifest()),
+        ("sealed_table.bin", table(sealed_identity(), sealed_records())),
+    ]
 }
 
 /// The images as they are committed, in the order of [`written`].
-pub(crate) const COMMITTED: [&[u8]; 3] = [
+pub(crate) const COMMITTED: [&[u8]; 4] = [
     include_bytes!("../../golden/table.bin"),
     include_bytes!("../../golden/tablet_state.bin"),
     include_bytes!("../../golden/manifest_record.bin"),
+    include_bytes!("../../golden/sealed_table.bin"),
 ];
 
 /// The text of the images.
 pub(crate) fn lines() -> Vec<layout::inspect::Line> {
     let shown = TableShown { extent_bytes: 1 << 14, records_max: 100 };
     let mut lines = inspect_table::table(&table_identity(), COMMITTED[0], shown);
+    lines.extend(inspect_table::table(&sealed_identity(), COMMITTED[3], shown));
+    let bucket = BucketIndex::new(129).expect("below 2^17");
+    lines.extend(inspect_section::section(&sealed_identity(), COMMITTED[3], bucket, shown));
     lines.extend(inspect_table::state(&STATE, COMMITTED[1], true));
     lines.extend(inspect_manifest::manifest(MANIFEST, MANIFEST_AT, MANIFEST_AT.plus(1 << 20), COMMITTED[2]));
     lines
@@ -230,4 +264,41 @@ fn manifest_record_decodes() {
     header.body(record, MANIFEST_AT, &mut body).expect("a committed body");
     let read: Vec<_> = EditIter::new(&body).collect::<Result<_, _>>().expect("its edits");
     assert_eq!(read, edits());
+}
+
+#[test]
+fn sections_decode() {
+    let (bytes, identity) = (COMMITTED[3], sealed_identity());
+    let last = bytes.last_chunk::<FOOTER_BYTES>().expect("a table ends with its footer");
+    let footer = Footer::decode(&identity, bytes.len() as u64, last).expect("a committed footer");
+    let (checksum, mut decompressor) = (BlockChecksum::new(&identity), Decompressor::new());
+    let part = |at: u64, length: u64| &bytes[at as usize..(at + length) as usize];
+    let index_part = part(footer.index_offset(), footer.index_bytes);
+    let index = open_index(&checksum, &footer, index_part, &mut decompressor).expect("a committed index");
+    let list = part(footer.sections_offset(), footer.sections_bytes);
+    let sections = open_sections(&checksum, &footer, list, &mut decompressor).expect("a committed list");
+    let mut kept = sealed_records().into_iter();
+    for section in sections.expect("a sealed table has sections").iter() {
+        let mut reader = SectionReader::new(section);
+        while let Some(number) = reader.wanted() {
+            let handle = index.handle(number).expect("a block of the index");
+            let stored = part(handle.offset, u64::from(handle.stored_bytes));
+            let mut raw = Vec::new();
+            open_block(&checksum, handle.offset, BlockKind::Data, stored, None, &mut decompressor, &mut raw)
+                .expect("a block");
+            let block = Block::parse(&raw).expect("a block");
+            let each = |entry: &layout::table::BlockEntry<'_>| {
+                let (key, version, expiry, value) = kept.next().expect("no more than were written");
+                let record = entry.record;
+                assert_eq!(entry.key, key);
+                assert_eq!(
+                    (record.version.0, record.expiry_us, record.value),
+                    (version, expiry, value.as_deref())
+                );
+            };
+            reader.block(&block, each).expect("records of the section");
+        }
+        reader.finish().expect("its digest");
+    }
+    assert_eq!(kept.next(), None);
 }

@@ -44,7 +44,7 @@ impl TableCheck {
         }
     }
 
-    /// Look at the next blocks, at most a window of them; behind the last at index, filter and footer. The bytes read; `None`
+    /// Look at the next blocks, at most a window of them; behind the last at all else. The bytes read; `None`
     /// when all was looked at.
     pub(crate) async fn step(&mut self) -> Option<u64> {
         if self.table.is_broken() {
@@ -56,7 +56,7 @@ impl TableCheck {
         let Some(first) = index.handle(self.block) else {
             let read = self.table.check_parts(&mut self.unpack).await;
             return match read {
-                Ok(_) => None,
+                Ok(()) => None,
                 Err(error) => {
                     self.note(error);
                     None

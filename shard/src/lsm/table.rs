@@ -1,4 +1,4 @@
-//! A table that can be read: what the manifest says of it, its footer, index and filter, in memory.
+//! A table that can be read: what the manifest says of it, its footer, dictionary, index and filter, in memory.
 //!
 //! Held by `Rc`: whoever reads goes on with it though a merge has replaced it. Its extents are free again when the last
 //! one who holds it has let go, unless the manifest names it: then they are kept for the next start.
@@ -6,10 +6,10 @@
 use super::window::{Spread, Window};
 use super::zone::{HeldExtents, ReadError};
 use layout::table_filter::Filter;
-use layout::table_footer::{FOOTER_BYTES, Footer, open_filter, open_index};
+use layout::table_footer::{FOOTER_BYTES, Footer, open_dictionary, open_filter, open_index, open_sections};
 use layout::table_index::{BlockHandle, Index};
 use layout::table_key::key_hash;
-use layout::table_seal::{BlockChecksum, BlockKind, Decompressor, TableIdentity, open_block};
+use layout::table_seal::{BlockChecksum, BlockKind, Decompressor, Dictionary, TableIdentity, open_block};
 use layout::units::TableId;
 
 /// What is needed to open a table.
@@ -29,25 +29,26 @@ pub(crate) struct Parts {
     pub(crate) footer: Footer,
     pub(crate) index: Index,
     filter: Filter,
+    dictionary: Option<Dictionary>,
 }
 
 /// A table in use.
 pub(crate) struct Table {
     pub(crate) place: TablePlace,
     checksum: BlockChecksum,
-    /// `None`: its footer, index or filter cannot be read, and what it holds is not known.
+    /// `None`: its footer, dictionary, index or filter cannot be read, and what it holds is not known.
     parts: Option<Parts>,
 }
 
 impl Table {
-    /// Open a table: read its footer, index and filter.
+    /// Open a table: read its footer, dictionary, index and filter.
     ///
     /// # Errors
     /// [`ReadError`]; the table is there all the same, and broken.
     pub(crate) async fn open(place: TablePlace, unpack: &mut Decompressor) -> (Table, Result<(), ReadError>) {
         let checksum = BlockChecksum::new(&place.identity);
         let mut table = Table { checksum, parts: None, place };
-        match table.check_parts(unpack).await {
+        match table.read_parts(unpack).await {
             Ok(parts) => {
                 table.parts = Some(parts);
                 (table, Ok(()))
@@ -56,8 +57,17 @@ impl Table {
         }
     }
 
-    /// Footer, index and filter as they stand on the device.
-    pub(super) async fn check_parts(&self, unpack: &mut Decompressor) -> Result<Parts, ReadError> {
+    /// All but the blocks, as it stands on the device: also the sections, which nobody needs to read a record.
+    pub(super) async fn check_parts(&self, unpack: &mut Decompressor) -> Result<(), ReadError> {
+        let Parts { footer, .. } = self.read_parts(unpack).await?;
+        let mut bytes = Vec::new();
+        self.read(footer.sections_offset(), footer.sections_bytes as usize, &mut bytes).await?;
+        let sections = open_sections(&self.checksum, &footer, &bytes, unpack);
+        sections.map(|_| ()).map_err(|corrupt| ReadError::Corrupt { table: self.place.id, corrupt })
+    }
+
+    /// Footer, dictionary, index and filter as they stand on the device.
+    async fn read_parts(&self, unpack: &mut Decompressor) -> Result<Parts, ReadError> {
         let corrupt = |corrupt| ReadError::Corrupt { table: self.place.id, corrupt };
         let end = self.place.bytes;
         let mut bytes = Vec::new();
@@ -66,18 +76,19 @@ impl Table {
         self.read(at, FOOTER_BYTES, &mut bytes).await?;
         let whole = bytes.first_chunk().expect("all of it was read");
         let footer = Footer::decode(&self.place.identity, end, whole).map_err(corrupt)?;
-        // Index and filter stand one behind the other.
+        // They stand one behind the other.
         bytes.clear();
-        let (index_at, filter_at) = (footer.index_offset(), footer.filter_offset());
-        let index_bytes = footer.index_bytes as usize;
-        self.read(index_at, index_bytes + footer.filter_bytes as usize, &mut bytes).await?;
-        debug_assert_eq!(index_at + footer.index_bytes, filter_at, "the sections follow each other");
-        let index = open_index(&self.checksum, &footer, &bytes[..index_bytes], unpack).map_err(corrupt)?;
-        let filter = open_filter(&self.checksum, &footer, &bytes[index_bytes..], unpack).map_err(corrupt)?;
-        Ok(Parts { footer, index, filter })
+        let (begin, end) = (footer.dictionary_offset(), footer.footer_offset());
+        self.read(begin, (end - begin) as usize, &mut bytes).await?;
+        let (dictionary, rest) = bytes.split_at(footer.dictionary_bytes as usize);
+        let (index, filter) = rest.split_at(footer.index_bytes as usize);
+        let dictionary = open_dictionary(&self.checksum, &footer, dictionary, unpack).map_err(corrupt)?;
+        let index = open_index(&self.checksum, &footer, index, unpack).map_err(corrupt)?;
+        let filter = open_filter(&self.checksum, &footer, filter, unpack).map_err(corrupt)?;
+        Ok(Parts { footer, index, filter, dictionary })
     }
 
-    /// Its footer, index or filter cannot be read.
+    /// Its footer, dictionary, index or filter cannot be read.
     pub(crate) fn is_broken(&self) -> bool {
         self.parts.is_none()
     }
@@ -115,7 +126,7 @@ impl Table {
     /// The block that has this key if the table has it; `None` when it has not.
     #[inline]
     pub(crate) fn block_of(&self, time: u64, key: &[u8], hash: u64) -> Option<(u32, BlockHandle)> {
-        let Parts { footer, index, filter } = self.parts.as_ref()?;
+        let Parts { footer, index, filter, .. } = self.parts.as_ref()?;
         if !(footer.time_min..=footer.time_max).contains(&time) || !filter.contains(hash) {
             return None;
         }
@@ -136,12 +147,16 @@ impl Table {
         unpack: &mut Decompressor,
         out: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
-        let block = open_block(&self.checksum, offset, BlockKind::Data, stored, None, unpack, out);
+        let dictionary = self.parts.as_ref().and_then(|parts| parts.dictionary.as_ref());
+        let block = open_block(&self.checksum, offset, BlockKind::Data, stored, dictionary, unpack, out);
         block.map_err(|corrupt| ReadError::Corrupt { table: self.place.id, corrupt })
     }
 
-    /// Memory of index and filter, bytes.
+    /// Memory of index, filter and dictionary, bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.parts.as_ref().map_or(0, |parts| parts.index.memory_bytes() + parts.filter.memory_bytes())
+        self.parts.as_ref().map_or(0, |Parts { index, filter, dictionary, .. }| {
+            let dictionary = dictionary.as_ref().map_or(0, Dictionary::memory_bytes);
+            index.memory_bytes() + filter.memory_bytes() + dictionary
+        })
     }
 }

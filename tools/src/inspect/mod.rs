@@ -43,6 +43,8 @@ enum What {
     Manifest(OfShards),
     /// A table by its number, or by what stands at an address; without either, the tables that the manifests name
     Table(tables::TableArgs),
+    /// One section of a sealed table: the records of a bucket, and whether their digest is the one that the table says
+    Section(tables::SectionArgs),
     /// The state of the tablets as of the last flush
     State(tables::StateArgs),
     /// The version caches of a disk's shards in shared memory
@@ -89,6 +91,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<Exit, Failure> {
         What::Journal(args) => journal(args),
         What::Manifest(args) => tables::manifest(args),
         What::Table(args) => tables::table(args),
+        What::Section(args) => tables::section(args),
         What::State(args) => tables::state(args),
         What::Versions(args) => versions(args),
     }

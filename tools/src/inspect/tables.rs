@@ -1,4 +1,4 @@
-//! `thermocline inspect manifest|table|state`: what a shard holds in tables, also when it is damaged. Reads only.
+//! `thermocline inspect manifest|table|section|state`: what a shard holds in tables, also when it is damaged. Reads only.
 //!
 //! Owns the way from what is asked for to its bytes. Must never trust a manifest further than to know where to look.
 //! Invariant: places are those on the device, but for edits, which stand in the bodies of records.
@@ -6,10 +6,11 @@
 use clap::Args;
 use layout::inspect::Line;
 use layout::inspect_manifest::manifest as manifest_text;
+use layout::inspect_section::section as section_text;
 use layout::inspect_table::{TableShown, state as state_text, table as table_text};
 use layout::manifest::{ExtentRange, TableKind};
 use layout::superblock::Superblock;
-use layout::units::{BLOCK_BYTES, DiskOffset, TableId};
+use layout::units::{BLOCK_BYTES, BucketIndex, DiskOffset, TableId};
 use shard::examine::{NamedTable, Names, Site};
 use shard::manifest::{Reading, Verdict, read_image};
 
@@ -36,6 +37,24 @@ pub(super) struct TableArgs {
     /// Show its records, too
     #[arg(long)]
     records: bool,
+    /// Most records shown
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    limit: u64,
+}
+
+/// Arguments of `inspect section`.
+#[derive(Debug, Args)]
+pub(super) struct SectionArgs {
+    #[command(flatten)]
+    of: OfDisk,
+    /// Number of the table
+    table: u64,
+    /// Bucket, from 0 to 131071
+    #[arg(value_parser = clap::value_parser!(u32).range(..i64::from(layout::units::BUCKET_COUNT)))]
+    bucket: u32,
+    /// Only of this shard
+    #[arg(long, value_name = "N")]
+    shard: Option<u16>,
     /// Most records shown
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: u64,
@@ -216,7 +235,8 @@ pub(super) fn table(args: &TableArgs) -> Result<Exit, Failure> {
             if all {
                 summary(&found, named, &mut dump)?;
             } else {
-                show(&offline, &found, named, args, &mut dump)?;
+                let part = Part::Whole { records_max: if args.records { args.limit } else { 0 } };
+                show(&offline, &found, named, &part, &mut dump)?;
             }
         }
         if let (false, Some(at)) = (shown, args.at) {
@@ -274,11 +294,17 @@ fn bytes_of(
     Ok(out)
 }
 
+/// What is shown of a table.
+enum Part {
+    Whole { records_max: u64 },
+    Section { bucket: BucketIndex, records_max: u64 },
+}
+
 fn show(
     offline: &Offline,
     found: &Found,
     named: &NamedTable,
-    args: &TableArgs,
+    part: &Part,
     dump: &mut Dump,
 ) -> Result<(), Failure> {
     let facts = &named.facts;
@@ -292,9 +318,13 @@ fn show(
     let bytes = bytes_of(offline, &found.site, &named.ranges, facts.bytes, dump)?;
     let identity = found.site.table_identity(facts);
     let extent_bytes = found.site.extent_bytes();
-    let shown = TableShown { extent_bytes, records_max: if args.records { args.limit } else { 0 } };
+    let shown = |records_max| TableShown { extent_bytes, records_max };
+    let lines = match *part {
+        Part::Whole { records_max } => table_text(&identity, &bytes, shown(records_max)),
+        Part::Section { bucket, records_max } => section_text(&identity, &bytes, bucket, shown(records_max)),
+    };
     let (mut records, mut of_block) = (0_u64, 0_u64);
-    for mut line in table_text(&identity, &bytes, shown) {
+    for mut line in lines {
         if line.name.trim() == "record" {
             records += 1;
         } else if line.name == "block" {
@@ -306,6 +336,35 @@ fn show(
     }
     let end = format!("{of_block} blocks, {records} of {} records shown", facts.record_count);
     dump.title(&end)
+}
+
+/// `inspect section`.
+pub(super) fn section(args: &SectionArgs) -> Result<Exit, Failure> {
+    let offline = Offline::open(&args.of.disk, true)?;
+    let superblock = any_superblock(&offline)?;
+    let mut dump = Dump::new(&args.of);
+    let bucket = BucketIndex::new(args.bucket).expect("the option has this range");
+    let part = Part::Section { bucket, records_max: args.limit };
+    let mut shown = false;
+    for shard in shards(&superblock, args.shard)? {
+        let found = read(&offline, &superblock, shard, &mut dump)?;
+        let names = match &found.names {
+            Ok(names) => names,
+            Err(corrupt) => {
+                dump.line(&wrong(corrupt.at, "manifest", corrupt.to_string()))?;
+                continue;
+            }
+        };
+        if let Some(named) = names.tables.get(&args.table) {
+            shown = true;
+            show(&offline, &found, named, &part, &mut dump)?;
+        }
+    }
+    if !shown {
+        dump.title("the manifests name no such table")?;
+    }
+    dump.out.finish()?;
+    Ok(if shown { Exit::Done } else { Exit::No })
 }
 
 /// `inspect state`.

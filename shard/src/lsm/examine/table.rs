@@ -1,4 +1,4 @@
-//! One table: its footer, index and filter, every block, and what they say of each other. Reads only.
+//! One table: its footer, index, filter, sections and dictionary, every block, and what they say of each other. Reads only.
 
 use super::super::names::NamedTable;
 use super::super::open::Ground;
@@ -8,8 +8,9 @@ use layout::Corrupt;
 use layout::inspect_table::{block_fault, footer as footer_text};
 use layout::manifest::ExtentRange;
 use layout::table::{
-    BlockChecksum, BlockHandle, BlockKind, ContentChecksum, Decompressor, FOOTER_BYTES, Filter, Footer,
-    Index, TableIdentity, open_block, open_filter, open_index,
+    BlockChecksum, BlockHandle, BlockKind, ContentChecksum, Decompressor, Dictionary, FOOTER_BYTES, Filter,
+    Footer, Index, Sections, TableIdentity, open_block, open_dictionary, open_filter, open_index,
+    open_sections,
 };
 use layout::table_check::{TableCheck, compare_facts};
 use layout::units::{DiskOffset, TableId};
@@ -79,6 +80,7 @@ pub(super) async fn examine(examined: &mut Examined, zone: &Zone, ground: &Groun
         identity,
         window,
         unpack: Decompressor::new(),
+        dictionary: None,
         content: ContentChecksum::new(),
         hole: false,
         read_bytes: 0,
@@ -109,6 +111,8 @@ struct Pass<'a> {
     checksum: BlockChecksum,
     window: Window<'a>,
     unpack: Decompressor,
+    /// Of the table, when it has one that can be read.
+    dictionary: Option<Dictionary>,
     /// Of everything up to here, unless something could not be read.
     content: ContentChecksum,
     hole: bool,
@@ -131,8 +135,10 @@ impl Pass<'_> {
 
     async fn run(&mut self) {
         let footer = self.footer().await;
-        let (mut filter, mut index) = (None, None);
+        let (mut filter, mut index, mut sections) = (None, None, None);
         if let Some(footer) = &footer {
+            sections = self.sections(footer).await;
+            self.dictionary = self.dictionary(footer).await;
             filter = self.filter(footer).await;
             index = self.index(footer).await;
             for disagreement in compare_facts(&self.named.facts, footer) {
@@ -140,7 +146,10 @@ impl Pass<'_> {
             }
         }
         let end = match (&footer, &index) {
-            (Some(footer), Some(index)) => self.blocks(footer, index, filter.as_ref()).await,
+            (Some(footer), Some(index)) => {
+                let check = TableCheck::new(Some(self.named.facts.tablet), footer, index, filter.as_ref());
+                self.blocks(footer, index, check.with_sections(sections.as_ref())).await
+            }
             _ => 0,
         };
         self.rest(end, footer.as_ref()).await;
@@ -176,8 +185,8 @@ impl Pass<'_> {
     async fn filter(&mut self, footer: &Footer) -> Option<Filter> {
         let (at, bytes) = (footer.filter_offset(), footer.filter_bytes);
         let opened = match self.window.get(at, bytes).await {
-            Ok(section) => open_filter(&self.checksum, footer, section, &mut self.unpack)
-                .map_err(|corrupt| fault(&self.checksum, at, section, &corrupt)),
+            Ok(part) => open_filter(&self.checksum, footer, part, &mut self.unpack)
+                .map_err(|corrupt| fault(&self.checksum, at, part, &corrupt)),
             Err(error) => Err(error.to_string()),
         };
         opened.map_err(|what| self.wrong(at, format!("filter: {what}"))).ok()
@@ -186,16 +195,35 @@ impl Pass<'_> {
     async fn index(&mut self, footer: &Footer) -> Option<Index> {
         let (at, bytes) = (footer.index_offset(), footer.index_bytes);
         let opened = match self.window.get(at, bytes).await {
-            Ok(section) => open_index(&self.checksum, footer, section, &mut self.unpack)
-                .map_err(|corrupt| fault(&self.checksum, at, section, &corrupt)),
+            Ok(part) => open_index(&self.checksum, footer, part, &mut self.unpack)
+                .map_err(|corrupt| fault(&self.checksum, at, part, &corrupt)),
             Err(error) => Err(error.to_string()),
         };
         opened.map_err(|what| self.wrong(at, format!("index: {what}"))).ok()
     }
 
+    async fn sections(&mut self, footer: &Footer) -> Option<Sections> {
+        let (at, bytes) = (footer.sections_offset(), footer.sections_bytes);
+        let opened = match self.window.get(at, bytes).await {
+            Ok(part) => open_sections(&self.checksum, footer, part, &mut self.unpack)
+                .map_err(|corrupt| fault(&self.checksum, at, part, &corrupt)),
+            Err(error) => Err(error.to_string()),
+        };
+        opened.map_err(|what| self.wrong(at, format!("sections: {what}"))).ok().flatten()
+    }
+
+    async fn dictionary(&mut self, footer: &Footer) -> Option<Dictionary> {
+        let (at, bytes) = (footer.dictionary_offset(), footer.dictionary_bytes);
+        let opened = match self.window.get(at, bytes).await {
+            Ok(part) => open_dictionary(&self.checksum, footer, part, &mut self.unpack)
+                .map_err(|corrupt| fault(&self.checksum, at, part, &corrupt)),
+            Err(error) => Err(error.to_string()),
+        };
+        opened.map_err(|what| self.wrong(at, format!("dictionary: {what}"))).ok().flatten()
+    }
+
     /// Every data block, and the zeros between them. Answers where they end.
-    async fn blocks(&mut self, footer: &Footer, index: &Index, filter: Option<&Filter>) -> u64 {
-        let mut check = TableCheck::new(Some(self.named.facts.tablet), footer, index, filter);
+    async fn blocks(&mut self, footer: &Footer, index: &Index, mut check: TableCheck<'_>) -> u64 {
         let mut raw = Vec::new();
         let mut end = 0;
         for number in 0..index.block_count() {
@@ -222,7 +250,8 @@ impl Pass<'_> {
             Ok(stored) => {
                 self.content.add(stored);
                 self.read_bytes += stored.len() as u64;
-                match open_block(&self.checksum, at, BlockKind::Data, stored, None, &mut self.unpack, raw) {
+                let (checksum, dictionary) = (&self.checksum, self.dictionary.as_ref());
+                match open_block(checksum, at, BlockKind::Data, stored, dictionary, &mut self.unpack, raw) {
                     Ok(()) => return true,
                     Err(corrupt) => fault(&self.checksum, at, stored, &corrupt),
                 }
