@@ -150,6 +150,10 @@ impl Shard {
         counters.tables.set(tables);
         counters.table_bytes.set(bytes);
         counters.table_memory_bytes.set(memory);
+        let (windows, bytes, records) = state.tables.sealed_sizes();
+        counters.sealed_tables.set(windows);
+        counters.sealed_bytes.set(bytes);
+        counters.sealed_records.set(records);
         let (extents, free) = self.keeper.zone.extents().borrow().counts();
         counters.extents.set(u64::from(extents));
         counters.extents_free.set(u64::from(free));

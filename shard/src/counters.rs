@@ -103,6 +103,12 @@ pub struct Counters {
     pub tables: Counter,
     /// Bytes of the tables.
     pub table_bytes: Counter,
+    /// Of the tables, those that are sealed windows.
+    pub sealed_tables: Counter,
+    /// Bytes of the sealed windows.
+    pub sealed_bytes: Counter,
+    /// Records in the sealed windows.
+    pub sealed_records: Counter,
     /// Indexes and filters of the tables, in memory.
     pub table_memory_bytes: Counter,
     /// Extents free.

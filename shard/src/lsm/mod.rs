@@ -250,6 +250,14 @@ impl Tables {
             (count + 1, bytes + table.place.bytes, memory + table.memory_bytes() as u64)
         })
     }
+
+    /// Sealed windows, their bytes on the device, and the records in those that can be read.
+    pub(crate) fn sealed_sizes(&self) -> (u64, u64, u64) {
+        self.windows.iter().flatten().fold((0, 0, 0), |(count, bytes, records), table| {
+            let own = if table.is_broken() { 0 } else { table.parts().footer.record_count };
+            (count + 1, bytes + table.place.bytes, records + own)
+        })
+    }
 }
 
 /// What a reader works with; its memory is used again for each request.

@@ -104,7 +104,8 @@ impl Names {
     }
 
     /// The whole manifest, as bodies of at most `bytes_max`.
-    pub(crate) fn bodies(&self, bytes_max: usize) -> Vec<Vec<u8>> {
+    #[must_use]
+    pub fn bodies(&self, bytes_max: usize) -> Vec<Vec<u8>> {
         let mut bodies = vec![Vec::new()];
         for (edit, begins) in self.packed(bytes_max) {
             if begins {
