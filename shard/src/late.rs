@@ -11,12 +11,13 @@ use crate::core::Shard;
 use crate::door::{self, Wrote};
 use crate::gather::{self, NoPart};
 use crate::get::{self, Asked, Looked, Visible};
-use crate::lsm::{self, ReadError, Reader};
+use crate::lsm::{self, Fetched, ReadError, Reader};
 use crate::memtable::Record;
 use crate::parked::{Parked, Work};
 use crate::put::{self, Admitted, Observed, Wanted};
 use crate::reply::ReplyTo;
 use crate::scan::{self, Span};
+use crate::versions::FillToken;
 use layout::key::Key;
 use layout::units::{LogTime, TabletIndex, Version};
 use net::outcome::{Limit, Outcome};
@@ -52,18 +53,23 @@ async fn find(
     reader: &mut Reader,
 ) -> (LogTime, Result<(Version, u64), Outcome>) {
     let tablet = key.tablet();
-    let log_time = {
+    let (log_time, fill) = {
         let state = shard.state.borrow();
-        let log_time = state.tablet(tablet).log_time;
+        let own = state.tablet(tablet);
         match get::look(&state, tablet, key, asked) {
-            Looked::Found(found) => return (log_time, Ok(reader.keep(&found))),
-            Looked::Not(outcome) => return (log_time, Err(outcome)),
+            Looked::Found(found) => return (own.log_time, Ok(reader.keep(&found))),
+            Looked::Not(outcome) => return (own.log_time, Err(outcome)),
             Looked::Disk => state.tables.list(tablet, key.time, reader),
         }
-        log_time
+        // What a damaged tablet still has may not be the newest.
+        let is_whole = own.damage.is_none();
+        (own.log_time, is_whole.then(|| state.versions.begin_fill(state.versions.place(tablet, key))))
     };
     let judged = match lsm::fetch(shard, key, reader).await {
         Ok(found) => {
+            if let (Some(found), Some(token)) = (&found, fill) {
+                fill_cell(shard, found, token);
+            }
             let record = found.map(|found| Record {
                 version: found.version,
                 expiry_us: found.expiry_us,
@@ -82,6 +88,15 @@ async fn find(
         }
     };
     (log_time, judged)
+}
+
+/// The version cache learns what the disk said: the next to ask whether it has changed needs no disk. A cell holds no record
+/// that expires.
+fn fill_cell(shard: &Shard, found: &Fetched, token: FillToken) {
+    if !found.is_tombstone && found.expiry_us == 0 {
+        ioengine::sometimes!("a read fills a version cell");
+        shard.state.borrow_mut().versions.fill(token, found.version);
+    }
 }
 
 async fn record(shard: &Rc<Shard>, to: &ReplyTo, get: &Get<'_>, reader: &mut Reader) {

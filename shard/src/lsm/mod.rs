@@ -29,7 +29,7 @@ mod window;
 mod zone;
 
 pub(crate) use capture::Capture;
-pub(crate) use fetch::fetch;
+pub(crate) use fetch::{Fetched, fetch};
 pub(crate) use gather::{Gathered, gather, gather_streams};
 pub(crate) use keeper::Keeper;
 pub(crate) use open::OpenError;
