@@ -212,6 +212,9 @@ impl Dump {
     /// Blocks one behind the other, by their own headers.
     pub(crate) fn walk(&mut self, bytes: &[u8], extent_bytes: u64) {
         let extent = usize::try_from(extent_bytes.max(1)).unwrap_or(usize::MAX);
+        if self.dictionary.is_none() {
+            self.dictionary = self.dictionary_among(bytes, extent);
+        }
         let mut at = 0;
         while at < bytes.len() {
             let offset = at as u64;
@@ -240,6 +243,26 @@ impl Dump {
                 }
             }
         }
+    }
+}
+
+impl Dump {
+    /// The dictionary of a table of which nobody says where it stands: behind the blocks that need it.
+    fn dictionary_among(&mut self, bytes: &[u8], extent: usize) -> Option<Dictionary> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let Ok(block) = StoredBlock::read(&self.checksum, at as u64, &bytes[at..]) else {
+                at = (at + 1).next_multiple_of(extent);
+                continue;
+            };
+            if block.kind == BlockKind::Dictionary {
+                let mut raw = Vec::new();
+                block.unpack(at as u64, None, &mut self.decompressor, &mut raw).ok()?;
+                return Dictionary::new(&raw);
+            }
+            at += block.stored_bytes();
+        }
+        None
     }
 }
 

@@ -32,6 +32,7 @@ pub use crate::table_seal::{
 pub use crate::table_sections::{Section, SectionReader, SectionSum, Sections, bucket_of_key};
 
 use crate::table_block::BLOCK_RAW_BYTES_MAX;
+use crate::table_held::{Chosen, Held};
 use crate::table_index::{IndexBuilder, separator};
 use crate::table_key::key_time;
 use crate::table_seal::{seal_packed, seal_parts};
@@ -49,6 +50,19 @@ pub struct TableOptions<'a> {
     pub extent_bytes: u32,
     /// Dictionary of the data blocks, 1 byte..=1 MiB; not used without a level.
     pub dictionary: Option<&'a [u8]>,
+    /// Without one, the table makes one of at most so many bytes from its own first blocks, if that makes it smaller; 0 none.
+    pub dictionary_bytes_max: u32,
+}
+
+impl TableOptions<'_> {
+    /// Memory that making dictionaries takes while so many tables are filled at once: the samples, one of them twice, and
+    /// what is counted of that one.
+    #[must_use]
+    pub fn dictionary_memory_bytes(dictionary_bytes_max: usize, table_count: usize) -> usize {
+        let sample_bytes = dictionary_bytes_max * crate::table_held::SAMPLE_PER_DICTIONARY;
+        let counts = if dictionary_bytes_max == 0 { 0 } else { crate::table_dictionary::COUNTS_BYTES };
+        (table_count + 1) * sample_bytes + counts
+    }
 }
 
 /// A table that was written.
@@ -85,6 +99,14 @@ impl ContentChecksum {
     }
 }
 
+/// The block before the one that is filled: what separates the two is not known yet.
+enum Waiting {
+    /// It is written.
+    Stored(BlockHandle),
+    /// It is held back.
+    Held,
+}
+
 /// Writes one table.
 pub struct TableWriter {
     identity: TableIdentity,
@@ -94,8 +116,10 @@ pub struct TableWriter {
     write_dictionary: Option<WriteDictionary>,
     dictionary: Vec<u8>,
     block: BlockBuilder,
+    /// Blocks that wait for their dictionary.
+    held: Option<Held>,
     /// A block that waits for the key behind it, which its separator needs.
-    waiting: Option<BlockHandle>,
+    waiting: Option<Waiting>,
     /// The last key of the block that waits.
     waiting_key: Vec<u8>,
     index: IndexBuilder,
@@ -123,6 +147,9 @@ impl TableWriter {
             assert!((1..=PART_BYTES_MAX).contains(&bytes.len()), "a dictionary has at most 1 MiB");
             WriteDictionary::new(bytes, level).expect("a dictionary is tried before it is given to tables")
         });
+        let trained = options.dictionary_bytes_max as usize;
+        assert!(trained <= PART_BYTES_MAX, "a dictionary has at most 1 MiB");
+        let level_of_held = options.level.filter(|_| dictionary.is_none() && trained > 0);
         TableWriter {
             identity,
             checksum: BlockChecksum::new(&identity),
@@ -131,6 +158,7 @@ impl TableWriter {
             write_dictionary,
             dictionary: dictionary.unwrap_or_default().to_vec(),
             block: BlockBuilder::new(),
+            held: level_of_held.map(|level| Held::new(level, trained)),
             waiting: None,
             waiting_key: Vec::new(),
             index: IndexBuilder::default(),
@@ -181,14 +209,21 @@ impl TableWriter {
     pub fn bytes_estimate(&self) -> u64 {
         let records = self.footer.record_count;
         let blocks = u64::from(self.footer.block_count) + 1;
-        self.offset + self.block.raw_bytes() as u64 + records * 10 / 8 + blocks * 40 + FOOTER_BYTES as u64
+        let held = self.held.as_ref().map_or(0, Held::memory_bytes) as u64;
+        self.offset
+            + held
+            + self.block.raw_bytes() as u64
+            + records * 10 / 8
+            + blocks * 40
+            + FOOTER_BYTES as u64
     }
 
     /// Memory beyond that of one block and the bytes not yet taken: about 8 per record, 30 per block and section.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let sections = self.sections.as_ref().map_or(0, SectionsBuilder::memory_bytes);
-        self.filter.memory_bytes() + sections + self.out.capacity() + self.block.raw_bytes()
+        let held = self.held.as_ref().map_or(0, Held::memory_bytes);
+        self.filter.memory_bytes() + sections + held + self.out.capacity() + self.block.raw_bytes()
     }
 
     /// Appends a record; `None` is a tombstone, which has no expiry. The key is encoded as in [`crate::table_key`].
@@ -200,9 +235,14 @@ impl TableWriter {
         if self.is_block_full(value.map_or(0, <[u8]>::len)) {
             self.end_block();
         }
-        if let Some(handle) = self.waiting.take() {
+        if let Some(waiting) = self.waiting.take() {
             assert!(key > &self.waiting_key[..], "the keys of a table ascend");
-            self.index.push(separator(&self.waiting_key, key), handle);
+            let separator = separator(&self.waiting_key, key);
+            match (waiting, &mut self.held) {
+                (Waiting::Stored(handle), _) => self.index.push(separator, handle),
+                (Waiting::Held, Some(held)) => held.separate(separator),
+                (Waiting::Held, None) => unreachable!("who lets the last held block go says where it went"),
+            }
         }
         if self.is_empty() {
             self.index.first_key(key);
@@ -237,16 +277,33 @@ impl TableWriter {
     }
 
     fn end_block(&mut self) {
-        let record_count = self.block.entry_count() as u32;
-        let compression = match (&self.write_dictionary, self.level) {
+        let mut block = std::mem::take(&mut self.block);
+        let record_count = block.entry_count() as u32;
+        self.waiting_key.clear();
+        self.waiting_key.extend_from_slice(block.last_key());
+        let raw = block.finish();
+        self.footer.block_count += 1;
+        self.footer.raw_bytes += raw.len() as u64;
+        self.waiting = Some(if let Some(held) = &mut self.held {
+            held.push(raw, record_count);
+            Waiting::Held
+        } else {
+            let dictionary = self.write_dictionary.take();
+            let stored = self.store(raw, record_count, dictionary.as_ref());
+            self.write_dictionary = dictionary;
+            Waiting::Stored(stored)
+        });
+        block.clear();
+        self.block = block;
+    }
+
+    /// Appends a data block to the table.
+    fn store(&mut self, raw: &[u8], record_count: u32, dictionary: Option<&WriteDictionary>) -> BlockHandle {
+        let compression = match (dictionary, self.level) {
             (Some(dictionary), _) => Compression::Dictionary(dictionary),
             (None, Some(level)) => Compression::Level(level),
             (None, None) => Compression::None,
         };
-        self.waiting_key.clear();
-        self.waiting_key.extend_from_slice(self.block.last_key());
-        let raw = self.block.finish();
-        let raw_bytes = raw.len();
         let (codec, payload) = self.compressor.pack(raw, compression);
         let stored_bytes = (BLOCK_HEADER_BYTES + payload.len()) as u64;
         let extent = u64::from(self.footer.extent_bytes);
@@ -255,14 +312,50 @@ impl TableWriter {
         let start = self.out.len();
         self.out.resize(start + padding as usize, 0);
         let offset = self.offset + padding;
-        seal_packed(&self.checksum, offset, BlockKind::Data, raw_bytes, codec, payload, &mut self.out);
+        seal_packed(&self.checksum, offset, BlockKind::Data, raw.len(), codec, payload, &mut self.out);
         self.content.add(&self.out[start..]);
         self.offset = offset + stored_bytes;
-        self.block.clear();
-        self.footer.block_count += 1;
-        self.footer.raw_bytes += raw_bytes as u64;
         self.footer.data_bytes = self.offset;
-        self.waiting = Some(BlockHandle { offset, stored_bytes: stored_bytes as u32, record_count });
+        BlockHandle { offset, stored_bytes: stored_bytes as u32, record_count }
+    }
+
+    /// Is there work that [`TableWriter::work`] should do before the next record? What is left then is done at the end.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.held.as_ref().is_some_and(Held::has_work)
+    }
+
+    /// Does a part of making the dictionary and of writing the blocks that were held back for it: as long as the
+    /// compression of a block takes. False when there is none left.
+    pub fn work(&mut self) -> bool {
+        let Some(mut held) = self.held.take_if(|held| held.has_work()) else { return false };
+        if !held.decide(&mut self.compressor) {
+            self.held = Some(held);
+            return true;
+        }
+        if let Some(leaving) = held.leave() {
+            let dictionary = held.chosen().map(|chosen| &chosen.prepared);
+            let handle = self.store(held.raw(&leaving), leaving.record_count, dictionary);
+            match leaving.separator {
+                Some(separator) => self.index.push(&separator, handle),
+                None => self.waiting = Some(Waiting::Stored(handle)),
+            }
+            self.held = Some(held);
+            return true;
+        }
+        if let Some(Chosen { bytes, prepared }) = held.into_chosen() {
+            self.dictionary = bytes;
+            self.write_dictionary = Some(prepared);
+        }
+        false
+    }
+
+    /// Ends the last block; what is held back is all that the dictionary is made from.
+    fn end_records(&mut self) {
+        if !self.block.is_empty() {
+            self.end_block();
+        }
+        self.held.iter_mut().for_each(Held::close);
     }
 
     /// Bytes that were made and not yet consumed: the next ones of the table.
@@ -276,18 +369,22 @@ impl TableWriter {
         self.out.drain(..bytes);
     }
 
-    /// After the last record: builds a part of the filter, some milliseconds; false when there is none left.
+    /// After the last record: does a part of what is to be done, some milliseconds; false when there is none left.
     /// [`TableWriter::finish`] does what was not done.
     pub fn step(&mut self) -> bool {
-        self.filter.step()
+        self.end_records();
+        self.work() || self.filter.step()
     }
 
     /// Ends the table: its last bytes are pending afterwards. A table without records, or ended twice, is our own bug.
     pub fn finish(&mut self) -> TableSummary {
         assert!(!self.finished && !self.is_empty(), "a table is ended once and holds a record");
         self.finished = true;
-        self.end_block();
-        let handle = self.waiting.take().expect("a block has just ended");
+        self.end_records();
+        while self.work() {}
+        let Some(Waiting::Stored(handle)) = self.waiting.take() else {
+            unreachable!("the last block waits for the end")
+        };
         self.index.push(&self.waiting_key, handle);
         assert!(self.index.block_count() == self.footer.block_count, "every block is in the index");
         let compression = self.level.map_or(Compression::None, Compression::Level);

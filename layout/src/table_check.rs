@@ -292,7 +292,13 @@ mod tests {
             tablet,
             table: TableId(3),
         };
-        let options = TableOptions { block_bytes: 512, level: None, extent_bytes: 1 << 14, dictionary: None };
+        let options = TableOptions {
+            block_bytes: 512,
+            level: None,
+            extent_bytes: 1 << 14,
+            dictionary: None,
+            dictionary_bytes_max: 0,
+        };
         let mut writer = TableWriter::new(identity, options, Compressor::new());
         for time in times {
             let mut key = Vec::new();

@@ -36,14 +36,21 @@ fn sealed(window_generation: u32) -> TableIdentity {
     TableIdentity::Sealed { cluster, tablet: tablet(), window_from: 10, window_to: 20, window_generation }
 }
 
-const OPTIONS: TableOptions<'_> =
-    TableOptions { block_bytes: 512, level: Some(1), extent_bytes: 1 << 14, dictionary: None };
+const OPTIONS: TableOptions<'_> = TableOptions {
+    block_bytes: 512,
+    level: Some(1),
+    extent_bytes: 1 << 14,
+    dictionary: None,
+    dictionary_bytes_max: 0,
+};
 
 fn write(identity: TableIdentity, options: TableOptions<'_>, model: &Model) -> (Vec<u8>, TableSummary) {
     let mut writer = TableWriter::new(identity, options, Compressor::new());
     let mut bytes = Vec::new();
     for (key, (version, expiry, value)) in model {
         writer.push(key, Version(*version), *expiry, value.as_deref());
+        // As it comes: now a part, now all of it.
+        while writer.work() && version % 3 > 0 {}
         // As a device takes it: whole sectors, the rest later.
         let whole = writer.pending().len() / 512 * 512;
         bytes.extend_from_slice(&writer.pending()[..whole]);
@@ -201,10 +208,11 @@ proptest! {
     fn a_table_answers_like_a_map(
         model in models(), block_bytes in prop_oneof![Just(1u32), Just(300), Just(4096)],
         level in prop::option::of(1i32..4), extent_bytes in prop_oneof![Just(256u32), Just(1024), Just(1 << 18)],
-        with_dictionary: bool, absent in prop::collection::vec((0u32..5, 0u64..9), 30),
+        with_dictionary: bool, dictionary_bytes_max in prop_oneof![Just(0u32), Just(300), Just(4000)],
+        absent in prop::collection::vec((0u32..5, 0u64..9), 30),
     ) {
         let dictionary = with_dictionary.then_some(&b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"[..]);
-        let options = TableOptions { block_bytes, level, extent_bytes, dictionary };
+        let options = TableOptions { block_bytes, level, extent_bytes, dictionary, dictionary_bytes_max };
         let (bytes, summary) = write(run(3), options, &model);
         let again = write(run(3), options, &model);
         prop_assert!(again == (bytes.clone(), summary), "the same input gives the same bytes");
@@ -262,6 +270,63 @@ fn read_all(identity: TableIdentity, bytes: &[u8]) -> Result<Model, layout::Corr
         assert_eq!(open.by_sections()?, open.all()?);
     }
     open.all()
+}
+
+/// A table that makes its own dictionary: the same bytes whenever its steps are done, smaller than without.
+#[test]
+fn a_dictionary_is_made_when_it_pays() {
+    let model = example(9000);
+    let options = TableOptions { block_bytes: 1000, dictionary_bytes_max: 2048, ..OPTIONS };
+    let (bytes, summary) = write(sealed(1), options, &model);
+    let (plain, _) = write(sealed(1), TableOptions { dictionary_bytes_max: 0, ..options }, &model);
+    assert!((100..2100).contains(&summary.footer.dictionary_bytes), "{}", summary.footer.dictionary_bytes);
+    assert!(bytes.len() < plain.len() / 10 * 9, "{} and {}", bytes.len(), plain.len());
+    let mut writer = TableWriter::new(sealed(1), options, Compressor::new());
+    for (key, (version, expiry, value)) in &model {
+        writer.push(key, Version(*version), *expiry, value.as_deref());
+    }
+    assert!(writer.has_work() && writer.memory_bytes() > 16 * 2048);
+    assert!(writer.pending().is_empty(), "nothing is written before it is decided");
+    let same = writer.finish();
+    assert!(writer.pending() == bytes && same == summary, "steps change nothing");
+    let mut open = Open::new(sealed(1), &bytes).expect("a whole table");
+    assert!(open.dictionary.as_ref().is_some_and(|dictionary| dictionary.memory_bytes() > 256));
+    assert_eq!(open.all().expect("a whole table"), model);
+    assert_eq!(open.by_sections().expect("a whole table"), model);
+    // Other records behind the sample: the same dictionary.
+    let mut longer = model.clone();
+    longer.insert(encoded(131_017, b"behind", 1), (1 << 16, 0, Some(b"all the others".to_vec())));
+    let (longer_bytes, longer_summary) = write(sealed(1), options, &longer);
+    let dictionary = |bytes: &[u8], footer: &Footer| {
+        let from = footer.dictionary_offset() as usize + 16;
+        bytes[from..from + footer.dictionary_bytes as usize - 16].to_vec()
+    };
+    assert_eq!(dictionary(&bytes, &summary.footer), dictionary(&longer_bytes, &longer_summary.footer));
+}
+
+#[test]
+fn no_dictionary_is_made_when_it_does_not_pay() {
+    let options = TableOptions { block_bytes: 1000, dictionary_bytes_max: 2048, ..OPTIONS };
+    let mut noise = example(3000);
+    let mut state = 7u64;
+    for kept in noise.values_mut() {
+        kept.2 = Some(
+            (0..60)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 40) as u8
+                })
+                .collect(),
+        );
+    }
+    // Values of noise, few records, and no compression.
+    for (model, options) in
+        [(noise, options), (example(20), options), (example(9000), TableOptions { level: None, ..options })]
+    {
+        let (bytes, summary) = write(sealed(1), options, &model);
+        assert_eq!(summary.footer.dictionary_bytes, 0);
+        assert!(bytes == write(sealed(1), TableOptions { dictionary_bytes_max: 0, ..options }, &model).0);
+    }
 }
 
 /// A dictionary that is not the table's gives an error, and not other bytes: zstd alone would not notice.
@@ -393,7 +458,13 @@ fn a_large_table_is_ended_in_steps() {
     let table = |steps: bool| {
         let mut writer = TableWriter::new(
             run(8),
-            TableOptions { block_bytes: 64, level: None, extent_bytes: 1 << 18, dictionary: None },
+            TableOptions {
+                block_bytes: 64,
+                level: None,
+                extent_bytes: 1 << 18,
+                dictionary: None,
+                dictionary_bytes_max: 0,
+            },
             Compressor::new(),
         );
         let mut stream = [b'x'; 100];

@@ -1,8 +1,10 @@
 //! Every bound of a core, in one place. Laid out at start, never grown; what reaches a bound is answered `Busy`.
 
+use crate::lsm::SEALED_AT_ONCE;
 use crate::memtable::MemtableConfig;
 use crate::recent::RecentKeys;
 use crate::requests::RequestLimits;
+use layout::table::TableOptions;
 use layout::units::{STREAM_BYTES_MAX, TABLET_COUNT, VALUE_BYTES_MAX};
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ pub struct Limits {
     pub sealed_block_bytes: u32,
     /// Level of zstd for the blocks of sealed tables; 0 = not compressed.
     pub sealed_level: i32,
+    /// Largest dictionary that a sealed table makes of its own records, bytes; 0 = none.
+    pub sealed_dictionary_bytes: usize,
     /// Bytes of the cache for blocks of sealed tables.
     pub sealed_cache_bytes: usize,
     /// Runs of one level that are merged into one of the next.
@@ -98,7 +102,8 @@ impl Default for Limits {
             seal_age: Duration::from_secs(7 * 24 * 3600),
             window_bytes: 64 << 20,
             sealed_block_bytes: 16 << 10,
-            sealed_level: 3,
+            sealed_level: 6,
+            sealed_dictionary_bytes: 64 << 10,
             sealed_cache_bytes: 64 << 20,
             merge_fan_in: 8,
             scrub_period: Duration::from_secs(7 * 24 * 3600),
@@ -147,6 +152,7 @@ impl Limits {
             block_bytes: 1024,
             window_bytes: 64 << 10,
             sealed_block_bytes: 2048,
+            sealed_dictionary_bytes: 1024,
             sealed_cache_bytes: 32 << 10,
             reader_count: 4,
             parked_count_max: 32,
@@ -220,6 +226,7 @@ impl Limits {
         need((0..=19).contains(&self.run_level), "run_level is from 0 to 19")?;
         need((512..=65_536).contains(&self.sealed_block_bytes), "sealed_block_bytes is from 512 to 65,536")?;
         need((0..=19).contains(&self.sealed_level), "sealed_level is from 0 to 19")?;
+        need(self.sealed_dictionary_bytes <= 512 << 10, "sealed_dictionary_bytes is at most 512 KiB")?;
         need(self.window_bytes >= 4096, "window_bytes is at least 4 KiB")?;
         need(
             self.reader_count > 0 && self.parked_count_max > 0,
@@ -272,6 +279,10 @@ impl Limits {
             ("memtables", 2 * self.memtable().footprint_bytes()),
             ("block cache", self.block_cache_bytes),
             ("block cache of sealed windows", self.sealed_cache_bytes),
+            (
+                "samples for dictionaries of windows",
+                TableOptions::dictionary_memory_bytes(self.sealed_dictionary_bytes, SEALED_AT_ONCE),
+            ),
             ("version cache (shared memory)", self.version_row_count * 64),
             ("requests waiting for a disk or a core", self.waiting_bytes_max),
             ("answers being read from the disk", self.reader_count * self.reader_bytes()),

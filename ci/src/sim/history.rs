@@ -335,6 +335,8 @@ pub struct History {
     pub operation_count: u64,
     /// Told apart from other histories on the same disk.
     pub life: u16,
+    /// Values have much in common, as those of real records do.
+    pub repeats: bool,
     next: Order,
 }
 
@@ -343,6 +345,12 @@ impl History {
     #[must_use]
     pub fn new(life: u16) -> History {
         History { life, ..History::default() }
+    }
+
+    /// Its values have much in common, or not.
+    #[must_use]
+    pub fn repeating(self, repeats: bool) -> History {
+        History { repeats, ..self }
     }
 
     /// The next place in the order of events.
@@ -375,7 +383,17 @@ impl History {
         if bytes as usize >= NAME_BYTES {
             value.extend_from_slice(&word.to_le_bytes());
         }
+        let mut has_noise = false;
         while value.len() < bytes as usize {
+            if has_noise && self.repeats {
+                // One of 16 pieces that come again in other values.
+                let mut piece = word >> 60;
+                (0..6).for_each(|_| {
+                    piece = piece.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ 0x2545_f491_4f6c_dd1d;
+                    value.extend_from_slice(&piece.to_le_bytes());
+                });
+            }
+            has_noise = true;
             word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29) ^ 0x5851_f42d_4c95_7f2d;
             value.extend_from_slice(&word.to_le_bytes());
         }

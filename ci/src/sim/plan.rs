@@ -221,6 +221,7 @@ impl Plan {
         let lanes = clients.iter().map(|client| u64::from(client.1)).sum();
         scrub(seed, &mut root.fork("scrub", 0), &mut limits);
         let times = windows(&mut root.fork("windows", 0), &mut limits, world.wall_start_us);
+        dictionaries(seed, &mut root.fork("dictionary", 0), &mut limits);
         Plan {
             seed,
             mode,
@@ -309,6 +310,18 @@ fn windows(random: &mut Random, limits: &mut Limits, wall_start_us: u64) -> Time
         1 => Times::Apart(apart),
         _ => Times::Back { from: wall_start_us + 4 * HOUR_US, apart: apart.min(30 * HOUR_US) },
     }
+}
+
+/// Sealed windows with dictionaries, in one world of five, in which values have something to put into them: what the other
+/// seeds meant stays as it was.
+fn dictionaries(seed: u64, random: &mut Random, limits: &mut Limits) {
+    limits.sealed_dictionary_bytes = 0;
+    if seed % 5 == 4 {
+        limits.sealed_dictionary_bytes = *random.pick(&[300, 800, 2000]);
+        limits.sealed_block_bytes = 512;
+        limits.sealed_level = 1 + random.below(9) as i32;
+    }
+    limits.check().expect("drawn limits hold together");
 }
 
 /// A scrub that goes round many times in a life, in one world of five: what the other seeds meant stays as it was.

@@ -120,6 +120,7 @@ impl Scene {
             spin_us: 0,
             limits: plan.limits.clone(),
         };
+        let repeats = plan.limits.sealed_dictionary_bytes > 0;
         Scene {
             world,
             store,
@@ -127,7 +128,7 @@ impl Scene {
             hostile,
             disk,
             config,
-            history: Rc::new(RefCell::new(History::new(0))),
+            history: Rc::new(RefCell::new(History::new(0).repeating(repeats))),
             formatted_at: Instant { ns: 0 },
             found: Vec::new(),
             remembered: lies::Remembered::default(),
@@ -145,8 +146,8 @@ impl Scene {
                 Err(_) => false,
             }
         });
-        let life = self.history.borrow().life + 1;
-        *self.history.borrow_mut() = History::new(life);
+        let (life, repeats) = (self.history.borrow().life + 1, self.history.borrow().repeats);
+        *self.history.borrow_mut() = History::new(life).repeating(repeats);
         self.formatted_at = self.world.now();
         self.found.clear();
         self.remembered = lies::Remembered::default();

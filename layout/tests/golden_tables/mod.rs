@@ -90,7 +90,13 @@ fn sealed_records() -> Vec<Kept> {
 }
 
 fn table(identity: TableIdentity, records: Vec<Kept>) -> Vec<u8> {
-    let options = TableOptions { block_bytes: 512, level: None, extent_bytes: 1 << 14, dictionary: None };
+    let options = TableOptions {
+        block_bytes: 512,
+        level: None,
+        extent_bytes: 1 << 14,
+        dictionary: None,
+        dictionary_bytes_max: 0,
+    };
     let mut writer = TableWriter::new(identity, options, Compressor::new());
     for (key, version, expiry, value) in records {
         writer.push(&key, Version(version), expiry, value.as_deref());

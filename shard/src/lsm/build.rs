@@ -129,14 +129,17 @@ impl TableBuilder {
         self.writer.is_empty()
     }
 
-    /// Enough was made for a write.
+    /// Enough was made for a write, or for a dictionary.
     pub(crate) fn is_due(&self) -> bool {
-        self.writer.pending().len() >= WRITE_BYTES
+        self.writer.pending().len() >= WRITE_BYTES || self.writer.has_work()
     }
 
     /// Write what makes whole writes.
     pub(crate) async fn write(&mut self) -> Result<(), BuildError> {
-        while self.is_due() {
+        while self.writer.work() {
+            ioengine::sync::yield_now().await;
+        }
+        while self.writer.pending().len() >= WRITE_BYTES {
             let taken = self.sink.write(self.writer.pending(), false).await?;
             self.writer.consume(taken);
         }

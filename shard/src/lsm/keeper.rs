@@ -122,6 +122,7 @@ impl Keeper {
             level: (limits.run_level > 0).then_some(limits.run_level),
             extent_bytes: u32::try_from(self.zone.extent_bytes()).expect("the superblock says it in 32 bits"),
             dictionary: None,
+            dictionary_bytes_max: 0,
         }
     }
 
@@ -132,6 +133,8 @@ impl Keeper {
             level: (limits.sealed_level > 0).then_some(limits.sealed_level),
             extent_bytes: SEALED_EXTENT_BYTES,
             dictionary: None,
+            dictionary_bytes_max: u32::try_from(limits.sealed_dictionary_bytes)
+                .expect("at most 512 KiB, by the check of the limits"),
         }
     }
 

@@ -34,6 +34,7 @@ pub(crate) use gather::{Gathered, gather, gather_streams};
 pub(crate) use keeper::Keeper;
 pub(crate) use open::OpenError;
 pub(crate) use open::{Opened, open};
+pub(crate) use seal::OPEN_COUNT_MAX as SEALED_AT_ONCE;
 pub(crate) use table::Table;
 pub(crate) use zone::ReadError;
 

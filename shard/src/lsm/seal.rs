@@ -3,7 +3,7 @@
 //!
 //! A sealed table has exactly the newest version of each key of its window that had not expired at the log time with which
 //! the pass began, and no tombstones: nothing lies beneath it. Its bytes follow from that, the window and the cluster alone,
-//! however the records came. The rest keeps a tombstone only where a window that takes no part may have the key.
+//! however the records came: also its dictionary, which it makes of its own first blocks (decision 0027). The rest keeps a tombstone only where a window that takes no part may have the key.
 //!
 //! Order, and what a crash leaves, as with a merge (`merge`): one edit names all outputs and drops all inputs, so that no
 //! state between has a record twice or not at all.
@@ -26,7 +26,7 @@ use layout::units::{LogTime, TabletIndex};
 use std::rc::Rc;
 
 /// Sealed tables written at once; a pass with more windows goes through its inputs again.
-const OPEN_COUNT_MAX: usize = 8;
+pub(crate) const OPEN_COUNT_MAX: usize = 8;
 
 /// What the policy picks for a tablet whose tables can all be read.
 pub(super) fn pick_seal(
@@ -120,6 +120,9 @@ fn mark(picked: &Pick, inputs: &Inputs, made: &[Made]) {
     }
     if made.iter().any(|made| made.facts.window_generation == 1) {
         ioengine::sometimes!("a window is sealed");
+    }
+    if made.iter().any(|made| made.table.has_dictionary()) {
+        ioengine::sometimes!("a window is sealed with a dictionary");
     }
 }
 

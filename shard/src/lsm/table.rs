@@ -82,7 +82,10 @@ impl Table {
         self.read(begin, (end - begin) as usize, &mut bytes).await?;
         let (dictionary, rest) = bytes.split_at(footer.dictionary_bytes as usize);
         let (index, filter) = rest.split_at(footer.index_bytes as usize);
-        let dictionary = open_dictionary(&self.checksum, &footer, dictionary, unpack).map_err(corrupt)?;
+        let mut dictionary = open_dictionary(&self.checksum, &footer, dictionary, unpack).map_err(corrupt)?;
+        if dictionary.is_some() && ioengine::canary("another_dictionary") {
+            dictionary = Dictionary::new(b"what another table was compressed with");
+        }
         let index = open_index(&self.checksum, &footer, index, unpack).map_err(corrupt)?;
         let filter = open_filter(&self.checksum, &footer, filter, unpack).map_err(corrupt)?;
         Ok(Parts { footer, index, filter, dictionary })
@@ -131,6 +134,11 @@ impl Table {
             return None;
         }
         index.find(key)
+    }
+
+    /// Does it keep a dictionary in memory?
+    pub(crate) fn has_dictionary(&self) -> bool {
+        self.parts.as_ref().is_some_and(|parts| parts.dictionary.is_some())
     }
 
     /// Append bytes of the table to `out`.

@@ -106,6 +106,9 @@ fn print(loaded: &Loaded, json: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// What zstd keeps in memory for each dictionary, beside its bytes.
+const DICTIONARY_EXTRA_BYTES: usize = 27 << 10;
+
 fn check(loaded: &Loaded, json: bool) -> Result<Exit, Failure> {
     let settings = &loaded.settings;
     let mut notes = Vec::new();
@@ -148,6 +151,13 @@ fn check(loaded: &Loaded, json: bool) -> Result<Exit, Failure> {
         out.line(&format!("  {:<32} {:>12}", "one core", mebibytes(per_core)))?;
         let whose = if told { "as the disk is cut" } else { "as this machine has processors" };
         out.line(&format!("  {:<32} {:>12}", format!("{core_count} cores, {whose}"), mebibytes(per_node)))?;
+        let dictionary = settings.limits.sealed_dictionary_bytes;
+        if dictionary > 0 {
+            let each = size_text((dictionary + DICTIONARY_EXTRA_BYTES) as u64);
+            out.line(&format!(
+                "beside that, each sealed window keeps its dictionary in memory, at most {each}"
+            ))?;
+        }
         for note in &notes {
             out.line(&format!("note: {note}"))?;
         }

@@ -271,6 +271,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
         sealed_level,
         "level of zstd for sealed windows: written seldom and kept for long, they are worth more than runs"
     ),
+    size!(
+        sealed_dictionary_bytes,
+        "a dictionary that a sealed window makes of its own records, if it pays, and keeps in memory; 0 = none"
+    ),
     size!(sealed_cache_bytes, "blocks of sealed windows of a core that were read lately, decompressed"),
     count!(
         merge_fan_in,
