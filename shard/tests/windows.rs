@@ -7,10 +7,12 @@ mod support;
 
 use ioengine::disk::DiskOpen;
 use ioengine::sim::{DiskConfig, World, WorldConfig};
-use layout::key::Key;
+use layout::key::{Key, bucket_of, tablet_of};
 use layout::manifest::TableKind;
 use layout::units::{Incarnation, Space, Uuid, Version};
+use net::operation::Operation;
 use net::outcome::Outcome;
+use net::reply::{Answer, Reply};
 use net::request::{Delete, Put, Request};
 use shard::examine::{Finding, NamedTable, Site, examine};
 use shard::limits::Limits;
@@ -219,6 +221,58 @@ fn a_record_outside_its_window_is_found_by_fsck() {
     let findings = examined(&scene, "copy").2;
     assert!(!findings.is_empty());
     assert!(findings.iter().all(|finding| finding.what.contains("its window is from")), "{findings:?}");
+}
+
+/// The node's core has counted so many.
+fn counter(scene: &Scene, name: &str) -> u64 {
+    let text = scene.client(|mut client| async move { client.ask(&Request::Status).await.unwrap() });
+    let Answer::Status(text) = Reply::decode(Operation::Status, &text).unwrap().answer else { panic!() };
+    let status: serde_json::Value = serde_json::from_str(text).unwrap();
+    status["cores"][0][name].as_u64().unwrap()
+}
+
+#[test]
+fn a_list_of_sections_that_decays_is_found_and_no_read_needs_it() {
+    let mut scene = Scene::new(7, 1);
+    scene.config.limits = limits();
+    let node = scene.start();
+    assert_eq!(scene.failure(), None);
+    // Streams of one tablet, each in a bucket of its own: their list fills some sectors.
+    let names = (0..12_000_u64).map(|number| format!("stream-{number}").into_bytes());
+    let streams: Vec<_> =
+        names.filter(|name| tablet_of(bucket_of(Space(0), name)).get() == 9).take(150).collect();
+    let written = streams.clone();
+    scene.client(|mut client| async move {
+        for stream in written {
+            put(&mut client, &stream, DAY_US, &[3; 100]).await;
+        }
+        fill(&mut client).await;
+    });
+    wait(&scene);
+    let sealed = tables(&scene, "before").1.into_iter().find(|table| {
+        (table.facts.kind, table.facts.tablet.get(), table.facts.record_count) == (TableKind::Sealed, 9, 150)
+    });
+    let sealed = sealed.expect("they are sealed together");
+    drop(node);
+    // The second sector behind the data has nothing but the list.
+    let (at, _) = scene.world.block_on(&scene.clients, Duration::from_secs(60), move |io| async move {
+        let disk = io.open_disk("before", DiskOpen::default()).unwrap();
+        let superblock = shard::format::read(&io, &disk).await.unwrap();
+        Site::new(&superblock, 0).place(&sealed.ranges, sealed.facts.data_bytes + 512).unwrap()
+    });
+    scene.disk().rot(at.0);
+    scene.config.limits.scrub_period = Duration::from_secs(2);
+    let _node = scene.start();
+    assert_eq!(scene.failure(), None);
+    scene.world.run_for(Duration::from_secs(10));
+    assert!(counter(&scene, "scrub_corrupt") > 0);
+    scene.client(|mut client| async move {
+        for stream in streams {
+            assert_eq!(client.get(&stream, DAY_US).await.map(|got| got.1), Ok(vec![3; 100]));
+        }
+    });
+    let findings = examined(&scene, "after").2;
+    assert!(findings.len() == 1 && findings[0].what.starts_with("sections: "), "{findings:?}");
 }
 
 /// Numbers that look random, from a seed.
