@@ -17,6 +17,8 @@ pub enum BenchName {
     GetDisk,
     /// Durable puts of 64 writers with one in flight each, beside fio's write + fdatasync
     PutDurable,
+    /// The worst wait while memtables are flushed, runs merged and windows sealed, beside a node with nothing to do and fio
+    Background,
     /// The upper bounds alone: bare echoes of 64 to 256 bytes, and the frame echo
     Limits,
     /// Others under the same load: redis, fio. Says what is missing and how to get it

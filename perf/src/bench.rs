@@ -1,6 +1,7 @@
 //! `thermocline bench`: runs what was asked for, shows it, keeps it. Owns the order of rounds and sides; what is asked
 //! of whom is in the files below.
 
+mod background;
 mod disk;
 mod gets;
 mod hosts;
@@ -103,6 +104,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
         BenchName::GetDisk => disk::get_disk(session),
         BenchName::Limits => gets::limits(session),
         BenchName::PutDurable => puts::put_durable(session),
+        BenchName::Background => background::background(session),
         BenchName::Ingest => puts::ingest(session),
         BenchName::Timeline => timeline::timeline(session),
         BenchName::Peers => {
@@ -119,6 +121,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
                 BenchName::PutDurable,
                 BenchName::Ingest,
                 BenchName::Timeline,
+                BenchName::Background,
                 BenchName::Hosts,
                 BenchName::Idle,
             ];

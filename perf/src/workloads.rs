@@ -1,6 +1,7 @@
 //! What is asked of a server, in which order: deterministic from a seed. A workload speaks in requests of our protocol
 //! and owns the bytes they borrow; it never waits, reads a clock or knows who answers.
 
+pub mod churn;
 pub mod get_memory;
 pub mod ingest;
 pub mod numbers;

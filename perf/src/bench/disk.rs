@@ -25,19 +25,20 @@ const STILL: Duration = Duration::from_secs(2);
 
 /// Counters of all cores of a node, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counted {
+pub(super) struct Counted {
     disk_gets: u64,
     disk_reads: u64,
-    flushes: u64,
-    merges: u64,
+    pub(super) flushes: u64,
+    pub(super) merges: u64,
+    pub(super) seals: u64,
     tables: u64,
     table_bytes: u64,
     table_memory_bytes: u64,
-    written_bytes: u64,
+    pub(super) written_bytes: u64,
 }
 
 /// Counters as its status tells them.
-fn counted(client: &Client) -> Result<Counted, BenchError> {
+pub(super) fn counted(client: &Client) -> Result<Counted, BenchError> {
     let wrong = |what: String| BenchError::Peer(format!("status of the node: {what}"));
     let text = client.status().map_err(|error| wrong(error.to_string()))?;
     let status: serde_json::Value = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
@@ -54,6 +55,7 @@ fn counted(client: &Client) -> Result<Counted, BenchError> {
         disk_reads: sum("disk_reads")?,
         flushes: sum("flushes")?,
         merges: sum("merges")?,
+        seals: sum("seals")?,
         tables: sum("tables")?,
         table_bytes: sum("table_bytes")?,
         table_memory_bytes: sum("table_memory_bytes")?,
@@ -113,7 +115,7 @@ pub(super) fn get_disk(session: &mut Session<'_>) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn connect(server: &Server) -> Result<Client, BenchError> {
+pub(super) fn connect(server: &Server) -> Result<Client, BenchError> {
     let address = server.target().address.to_string();
     Client::connect(&[&address], ClientConfig::default())
         .map_err(|error| BenchError::Peer(format!("{address}: {error}")))

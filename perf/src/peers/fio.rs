@@ -50,6 +50,65 @@ pub(crate) fn command(dir: &Path, seconds: f64) -> Vec<String> {
     .to_vec()
 }
 
+/// The worst of one run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Worst {
+    /// Longest read of 4 KiB, microseconds.
+    pub(crate) read_us: f64,
+    /// Longest write of 4 KiB and longest fdatasync, added, microseconds.
+    pub(crate) flush_us: f64,
+}
+
+/// The command for reads, small flushed writes and large writes side by side, on files in `dir`.
+pub(crate) fn background_command(dir: &Path, seconds: f64) -> Vec<String> {
+    let directory = format!("--directory={}", dir.display());
+    let runtime = format!("--runtime={}", seconds.ceil());
+    let shared = [
+        &directory,
+        "--size=256M",
+        "--direct=1",
+        "--ioengine=psync",
+        "--time_based",
+        &runtime,
+        "--unlink=1",
+        "--output-format=json",
+    ];
+    let jobs = [
+        "--name=read",
+        "--rw=randread",
+        "--bs=4k",
+        "--rate_iops=2000",
+        "--name=journal",
+        "--rw=write",
+        "--bs=4k",
+        "--fdatasync=1",
+        "--rate_iops=2000",
+        "--name=tables",
+        "--rw=write",
+        "--bs=256k",
+        "--rate=50m",
+    ];
+    shared.into_iter().chain(jobs).map(str::to_owned).collect()
+}
+
+/// Run it. The error says what is wrong with what it printed.
+pub(crate) fn run_worst(command: &[String]) -> Result<Worst, String> {
+    let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+    let text = outside::ask(PROGRAM, &arguments).ok_or("fio failed; run the command by hand to see why")?;
+    worst(&text)
+        .ok_or_else(|| format!("fio printed no figures: {}", text.chars().take(200).collect::<String>()))
+}
+
+fn worst(text: &str) -> Option<Worst> {
+    let all: Value = serde_json::from_str(&text[text.find('{')?..]).ok()?;
+    let jobs = all.get("jobs")?.as_array()?;
+    let job = |name: &str| jobs.iter().find(|job| job.get("jobname").is_some_and(|found| found == name));
+    let most = |of: &Value| Some(of.get("max")?.as_f64()? / 1000.0);
+    let (read, journal) = (job("read")?.get("read")?, job("journal")?);
+    let (write, sync) = (journal.get("write")?.get("clat_ns")?, journal.get("sync")?.get("lat_ns")?);
+    Some(Worst { read_us: most(read.get("clat_ns")?)?, flush_us: most(write)? + most(sync)? })
+}
+
 /// Run it. The error says what is wrong with what it printed.
 pub(crate) fn run(command: &[String]) -> Result<Flushes, String> {
     let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -76,6 +135,16 @@ fn figures(text: &str) -> Option<Flushes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_worst_is_found_by_the_names_of_the_jobs() {
+        let text = r#"{"jobs": [
+            {"jobname": "tables", "write": {"clat_ns": {"max": 9000000}}},
+            {"jobname": "journal", "write": {"clat_ns": {"max": 30000}}, "sync": {"lat_ns": {"max": 400000}}},
+            {"jobname": "read", "read": {"clat_ns": {"max": 250000}}}]}"#;
+        assert_eq!(worst(text), Some(Worst { read_us: 250.0, flush_us: 430.0 }));
+        assert_eq!(worst(r#"{"jobs": []}"#), None);
+    }
 
     #[test]
     fn figures_are_found_behind_notes() {
