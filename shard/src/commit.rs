@@ -35,6 +35,9 @@ pub(crate) async fn run(shard: Rc<Shard>, mut buffer: Buf, mut scratch: Vec<u8>)
         stage_ticks(&shard);
         let wrote = if shard.batch.borrow().is_empty() {
             if !idle(&shard).await {
+                // A flush may be over. Failing history otherwise: the next memtable was full before, every write is refused
+                // for it, nothing is staged any more, and nobody freezes it.
+                freeze_if_due(&shard, journal);
                 continue;
             }
             mark(&shard, journal, buffer).await
@@ -190,17 +193,19 @@ fn settle(shard: &Shard, heads: &Heads, scratch: &mut Vec<u8>) {
 
 /// Log time of tablets stands still for want of writes while records wait to expire: give them an entry.
 fn stage_ticks(shard: &Shard) {
-    let wanted = shard.ticks_wanted.replace(0);
+    let (wanted, due) = (shard.ticks_wanted.replace(0), shard.keeper.work.take_ticks_due());
     let Some(journal) = &shard.journal else { return };
-    for tablet in TabletIndex::all().filter(|tablet| wanted & (1 << tablet.index()) != 0) {
+    for tablet in TabletIndex::all().filter(|tablet| (wanted | due) & (1 << tablet.index()) != 0) {
+        // What frees space goes on when the disk is full. Reads may ask for any number of ticks: those may not.
+        let claim = if due & (1 << tablet.index()) != 0 { Claim::Delete } else { Claim::Write };
         if shard.state.borrow().tablet(tablet).damage.is_some() {
             continue;
         }
         let mut batch = shard.batch.borrow_mut();
         let bytes = Operation::Tick.encoded_bytes();
         let Some(body_bytes) = batch.body_bytes_with(tablet, bytes, 1) else { return };
-        if !journal.has_room(Claim::Write, shard.flying_bytes.get(), body_bytes) {
-            return;
+        if !journal.has_room(claim, shard.flying_bytes.get(), body_bytes) {
+            continue;
         }
         ioengine::sometimes!("tick");
         let request = Request { tablet, reply_to: None, since: shard.io.now(), charge: Charge::NONE };

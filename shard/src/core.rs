@@ -149,6 +149,9 @@ impl Shard {
         let (tables, bytes, memory) = state.tables.sizes();
         counters.tables.set(tables);
         counters.table_bytes.set(bytes);
+        counters.runs_most.set(state.tables.most().0 as u64);
+        counters.windows_most.set(state.tables.windows_most() as u64);
+        counters.space_short.set(u64::from(self.keeper.is_short()));
         counters.table_memory_bytes.set(memory);
         let (windows, bytes, records) = state.tables.sealed_sizes();
         counters.sealed_tables.set(windows);

@@ -101,6 +101,12 @@ pub struct Counters {
     pub seals: Counter,
     /// Tables, and their bytes on the device.
     pub tables: Counter,
+    /// Runs of the tablet that has most.
+    pub runs_most: Counter,
+    /// Windows of the tablet that has most.
+    pub windows_most: Counter,
+    /// 1 while space for tables is short: writes are refused.
+    pub space_short: Counter,
     /// Bytes of the tables.
     pub table_bytes: Counter,
     /// Of the tables, those that are sealed windows.

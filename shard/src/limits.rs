@@ -43,6 +43,15 @@ pub struct Limits {
     pub scrub_period: Duration,
     /// Bytes per second that the scrub reads at most.
     pub scrub_bytes_per_second: u64,
+    /// Runs that a tablet may have: a flush waits for merges before it makes more.
+    pub runs_per_tablet_max: usize,
+    /// Sealed windows that a tablet may have: beyond that the thinnest become one.
+    pub windows_per_tablet_max: usize,
+    /// What merges and seals read and write at least, bytes per second, if there is so much to do. More when flushes bring
+    /// more, and no bound when writers or space wait.
+    pub maintenance_bytes_per_second: u64,
+    /// How often the policies of merges and seals are asked when nothing is written.
+    pub maintenance_every: Duration,
     /// Requests that read the disk at once.
     pub reader_count: usize,
     /// Requests that wait to read the disk.
@@ -108,6 +117,10 @@ impl Default for Limits {
             merge_fan_in: 8,
             scrub_period: Duration::from_secs(7 * 24 * 3600),
             scrub_bytes_per_second: 64 << 20,
+            runs_per_tablet_max: 64,
+            windows_per_tablet_max: 256,
+            maintenance_bytes_per_second: 32 << 20,
+            maintenance_every: Duration::from_secs(60),
             reader_count: 64,
             parked_count_max: 4096,
             waiting_bytes_max: 64 << 20,
@@ -206,11 +219,11 @@ impl Limits {
         // Large buffers come from three quarters of the arena: the commit task's record, and a frame received and one
         // answered, else a page that fills a frame can never be sent.
         let large = self.record_bytes_max.next_power_of_two() as usize + 2 * frame.next_power_of_two();
-        // Two records of the manifest stay; a flush, a merge and a reader each have one piece in flight.
-        let tables = 2 * crate::lsm::open::RECORD_BYTES_MAX + 3 * crate::lsm::build::WRITE_BYTES;
+        // Two records of the manifest stay; a flush, a merge, a seal and a reader each have one piece in flight.
+        let tables = 2 * crate::lsm::open::RECORD_BYTES_MAX + 4 * crate::lsm::build::WRITE_BYTES;
         need(
             self.arena_bytes / 4 * 3 >= large + tables,
-            "three quarters of arena_bytes must hold a journal record, two frames, and 896 KiB for tables",
+            "three quarters of arena_bytes must hold a journal record, two frames, and 1152 KiB for tables",
         )?;
         // What was staged before a freeze is applied after it, uncharged deletes included.
         need(
@@ -223,6 +236,10 @@ impl Limits {
         )?;
         need((512..=65_536).contains(&self.block_bytes), "block_bytes is from 512 to 65,536")?;
         need((2..=32).contains(&self.merge_fan_in), "merge_fan_in is from 2 to 32")?;
+        need(self.runs_per_tablet_max > self.merge_fan_in, "runs_per_tablet_max is more than merge_fan_in")?;
+        let least = crate::lsm::WINDOWS_PER_TABLET_LEAST;
+        need(self.windows_per_tablet_max >= least, "windows_per_tablet_max is at least 34")?;
+        need(self.maintenance_every >= Duration::from_millis(1), "maintenance_every is at least 1 ms")?;
         need((0..=19).contains(&self.run_level), "run_level is from 0 to 19")?;
         need((512..=65_536).contains(&self.sealed_block_bytes), "sealed_block_bytes is from 512 to 65,536")?;
         need((0..=19).contains(&self.sealed_level), "sealed_level is from 0 to 19")?;

@@ -309,7 +309,8 @@ async fn start_shard(
     io.spawn(Queue::Foreground, commit::run(Rc::clone(&shard), buffer, scratch));
     if shard.journal.is_some() {
         io.spawn(Queue::Maintenance, lsm::flush::run(Rc::clone(&shard)));
-        io.spawn(Queue::Maintenance, lsm::merge::run(Rc::clone(&shard)));
+        io.spawn(Queue::Maintenance, lsm::work::merges(Rc::clone(&shard)));
+        io.spawn(Queue::Maintenance, lsm::work::seals(Rc::clone(&shard)));
     }
     if !limits.scrub_period.is_zero() {
         io.spawn(Queue::Scrub, scrub::run(Rc::clone(&shard)));

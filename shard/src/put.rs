@@ -182,9 +182,15 @@ fn reserve(
         ioengine::sometimes!("journal full");
         return Err(full(Limit::Space, HINT_LATER_MS));
     }
+    // Some room is left, and it is for deletes.
+    if shard.keeper.is_spent() && wanted.claim() == Claim::Write {
+        ioengine::sometimes!("tables full");
+        return Err(full(Limit::Space, HINT_LATER_MS));
+    }
     state.memtables.active.admit(checked.charge).map_err(|_| {
         ioengine::sometimes!("memtable full");
-        full(Limit::Memory, HINT_LATER_MS)
+        let is_short = shard.keeper.is_short();
+        full(if is_short { Limit::Space } else { Limit::Memory }, HINT_LATER_MS)
     })
 }
 

@@ -3,6 +3,7 @@
 
 use super::client::Patience;
 use ioengine::sim::{DiskConfig, DiskLatency, Random, WorldConfig};
+use layout::zone::HEADER_AREA_BYTES;
 use shard::journal::record_bytes;
 use shard::limits::Limits;
 use std::ops::Range;
@@ -200,7 +201,7 @@ impl Plan {
             / u64::from(core_count))
         .next_multiple_of(segment_bytes)
         .max(4 * segment_bytes);
-        let disk = disk(random, u64::from(core_count) * journal_bytes);
+        let mut disk = disk(random, u64::from(core_count) * journal_bytes);
         let machine_count = 1 + random.below(3) as u16;
         let client_count = 1 + random.below(8) as u16;
         let clients: Vec<(u16, u16, Patience)> = (0..client_count)
@@ -222,6 +223,10 @@ impl Plan {
         scrub(seed, &mut root.fork("scrub", 0), &mut limits);
         let times = windows(&mut root.fork("windows", 0), &mut limits, world.wall_start_us);
         dictionaries(seed, &mut root.fork("dictionary", 0), &mut limits);
+        if upkeep(&mut root.fork("upkeep", 0), &mut limits) {
+            let zones = u64::from(core_count) * (journal_bytes + (512 << 10));
+            disk.bytes = (HEADER_AREA_BYTES + zones).next_multiple_of(1 << 20);
+        }
         Plan {
             seed,
             mode,
@@ -330,6 +335,22 @@ fn scrub(seed: u64, random: &mut Random, limits: &mut Limits) {
     limits.scrub_period = if is_on { ms(random, 300..6_000) } else { Duration::ZERO };
     limits.scrub_bytes_per_second = (64 << 10) << random.below(10);
     limits.check().expect("drawn limits hold together");
+}
+
+/// Bounds of what merges and seals may leave, drawn apart as well: so small that they are reached. True where
+/// tables have so little room that they are full before long, and stay so.
+fn upkeep(random: &mut Random, limits: &mut Limits) -> bool {
+    limits.runs_per_tablet_max = limits.merge_fan_in + 1 + random.below(12) as usize;
+    limits.windows_per_tablet_max = 34 + random.below(30) as usize;
+    limits.maintenance_bytes_per_second = (16 << 10) << random.below(12);
+    limits.maintenance_every = Duration::from_millis(*random.pick(&[50, 500, 2_000, 60_000]));
+    let is_tight = random.chance(100_000);
+    if is_tight {
+        // Both memtables fill, too, and wait.
+        limits.memtable_bytes = (4 * limits.staging_bytes).max(64 << 10);
+    }
+    limits.check().expect("drawn limits hold together");
+    is_tight
 }
 
 fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {

@@ -1,8 +1,8 @@
 //! Writing a table to extents, as its bytes are made. Nothing refers to it before the manifest does; given up, it gives
 //! its extents back.
 
-use super::extents::Purpose;
 use super::gather::time_of;
+use super::room::Purpose;
 use super::window::Spread;
 use super::zone::{HeldExtents, Zone};
 use ioengine::DiskError;
@@ -127,6 +127,11 @@ impl TableBuilder {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.writer.is_empty()
+    }
+
+    /// Bytes that were given to the device.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.sink.offset
     }
 
     /// Enough was made for a write, or for a dictionary.

@@ -42,6 +42,8 @@ pub(crate) struct TableCursor {
     window_bytes: u64,
     /// What it grows to.
     window_bytes_max: u64,
+    /// Bytes read so far.
+    read_bytes: u64,
 }
 
 impl TableCursor {
@@ -58,6 +60,7 @@ impl TableCursor {
             window: Window::default(),
             window_bytes: 0,
             window_bytes_max: window_bytes,
+            read_bytes: 0,
         })
     }
 
@@ -72,6 +75,7 @@ impl TableCursor {
             let left = self.table.parts().footer.data_bytes.saturating_sub(handle.offset);
             let want = self.window_bytes.min(left).max(bytes as u64) as usize;
             self.window.load(&self.table, handle.offset, want).await?;
+            self.read_bytes += want as u64;
             self.window_bytes = (self.window_bytes * 2).max(16 << 10).min(self.window_bytes_max);
         }
         let stored = self.window.part(handle.offset, bytes).expect("just read");
@@ -195,6 +199,11 @@ impl Cursors {
     /// None yet, with room for `count`.
     pub(crate) fn new(count: usize, direction: Direction) -> Cursors {
         Cursors { cursors: Vec::with_capacity(count), direction }
+    }
+
+    /// Bytes that all of them have read.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.cursors.iter().map(|cursor| cursor.read_bytes).sum()
     }
 
     /// One more, over an older table than those before.

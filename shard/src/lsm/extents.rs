@@ -3,16 +3,8 @@
 //! Must never give out an extent that a durable manifest still names, or that a reader may still read: whoever gives
 //! extents back has waited for both. Invariant: an extent is free, or used by exactly one owner.
 
+use super::room::{Purpose, Room};
 pub(crate) use layout::manifest::ExtentRange;
-
-/// What the extents are wanted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// New data: leaves the reserve alone.
-    Flush,
-    /// Frees more than it takes, in the end: may use the reserve.
-    Merge,
-}
 
 /// An extent is named twice, or lies outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +72,7 @@ impl Extents {
     /// Take up to `want` extents that follow each other; fewer if no such place is found, at least one. `None` when
     /// there is none for this purpose.
     pub(crate) fn take(&mut self, want: u32, purpose: Purpose) -> Option<ExtentRange> {
-        let kept = if purpose == Purpose::Flush { self.reserve } else { 0 };
+        let kept = purpose.leaves(u64::from(self.reserve)) as u32;
         let want = want.max(1).min(self.free.saturating_sub(kept));
         if want == 0 {
             return None;
@@ -125,6 +117,18 @@ impl Extents {
         self.free += range.count;
     }
 
+    /// Three quarters of the reserve hold flushes of so many extents, if the reserve is not more than a quarter of all then: so that deletes come
+    /// to the device when everything else is used.
+    pub(crate) fn reserve_for_flushes(&mut self, extents: u64) {
+        let wanted = u32::try_from(extents.div_ceil(3) * 4).unwrap_or(u32::MAX).min(self.count / 4);
+        self.reserve = self.reserve.max(wanted);
+    }
+
+    /// How much room there is.
+    pub(crate) fn room(&self) -> Room {
+        Room { all: u64::from(self.count), free: u64::from(self.free), reserve: u64::from(self.reserve) }
+    }
+
     /// Extents in all, and free ones.
     pub(crate) fn counts(&self) -> (u32, u32) {
         (self.count, self.free)
@@ -141,6 +145,9 @@ mod tests {
         let mut extents = Extents::new(10, 4);
         assert_eq!(extents.take(100, Purpose::Flush), Some(ExtentRange { first: 0, count: 6 }));
         assert_eq!(extents.take(1, Purpose::Flush), None);
+        assert_eq!(extents.take(100, Purpose::LateFlush), Some(ExtentRange { first: 6, count: 3 }));
+        extents.give(ExtentRange { first: 6, count: 3 });
+        extents.next = 6;
         assert_eq!(extents.take(3, Purpose::Merge), Some(ExtentRange { first: 6, count: 3 }));
         assert_eq!(extents.counts(), (10, 1));
     }

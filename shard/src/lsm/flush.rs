@@ -7,13 +7,15 @@
 //! frozen memtable emptied (memory only); journal trimmed (before: replay would begin at the new start all the same).
 
 use super::build::{BuildError, Sink, TableBuilder};
-use super::extents::Purpose;
 use super::names::{NamedState, start_edit};
 use super::publish::Made;
+use super::room::Purpose;
+use super::work::is_crowded;
 use super::zone::HeldExtents;
 use crate::core::Shard;
 use crate::journal::JournalStart;
 use crate::memtable::Direction;
+use ioengine::sync::race;
 use layout::key::Key;
 use layout::manifest::Edit;
 use layout::table_key::encode_key;
@@ -28,6 +30,8 @@ use std::time::Duration;
 const STEP_COUNT: usize = 128;
 /// How long to wait before a flush that found no space is tried again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
+/// How long a flush waits for a merge before it looks again.
+const MERGES_RETRY: Duration = Duration::from_secs(1);
 
 /// The last record taken from the memtable.
 struct Place {
@@ -52,9 +56,15 @@ pub(crate) async fn run(shard: Rc<Shard>) {
             froze.await;
             continue;
         };
-        match flush(&shard, start).await {
+        wait_for_merges(&shard).await;
+        let purpose = if shard.keeper.is_short() { Purpose::LateFlush } else { Purpose::Flush };
+        match flush(&shard, start, purpose).await {
             Ok(()) => {
                 shard.counters.flushes.add(1);
+                if purpose == Purpose::LateFlush {
+                    shard.keeper.set_spent();
+                }
+                shard.keeper.look_at_room();
                 shard.keeper.merge_due.notify();
                 // Who was refused for want of room may try again, and the next freeze may be due.
                 shard.staged.notify();
@@ -62,6 +72,7 @@ pub(crate) async fn run(shard: Rc<Shard>) {
             }
             Err(BuildError::Space) => {
                 ioengine::sometimes!("a flush finds no space");
+                shard.keeper.set_short();
                 shard.keeper.merge_due.notify();
                 shard.io.sleep(SPACE_RETRY).await;
             }
@@ -74,19 +85,31 @@ pub(crate) async fn run(shard: Rc<Shard>) {
     }
 }
 
-async fn flush(shard: &Rc<Shard>, start: JournalStart) -> Result<(), BuildError> {
+/// While merges lag: the memtables fill, writers are told so, and gets have no more tables to ask.
+async fn wait_for_merges(shard: &Shard) {
+    loop {
+        let changed = shard.keeper.merge_due.notified();
+        if !is_crowded(shard) {
+            return;
+        }
+        ioengine::sometimes!("a flush waits for merges");
+        race(changed, shard.io.sleep(MERGES_RETRY)).await;
+    }
+}
+
+async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Result<(), BuildError> {
     let keeper = &shard.keeper;
     let mut made = Vec::new();
     let (mut compressor, mut unpack) = (Compressor::new(), Decompressor::new());
     for tablet in TabletIndex::all() {
         let count = shard.state.borrow().memtables.frozen().map_or(0, |frozen| frozen.record_count(tablet));
         if count > 0 {
-            let (built, back) = write_run(shard, tablet, compressor).await?;
+            let (built, back) = write_run(shard, tablet, compressor, purpose).await?;
             compressor = back;
             made.push(built.open(&mut unpack).await?);
         }
     }
-    let (state, extents_of_state) = write_state(shard).await?;
+    let (state, extents_of_state) = write_state(shard, purpose).await?;
     // Nothing that the manifest names may be lost by a power cut.
     if !ioengine::canary("manifest_before_data") {
         keeper.zone.disk().flush().await?;
@@ -94,9 +117,11 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart) -> Result<(), BuildError>
     let before = keeper.state();
     let mut edits: Vec<Edit<'_>> = made.iter().map(Made::edit).collect();
     edits.extend([state.edit(), start_edit(start)]);
-    keeper.commit(&edits).await?;
+    keeper.commit(&edits, purpose).await?;
     drop(edits);
     extents_of_state.set_named(true);
+    let bytes = made.iter().map(|made| made.table.place.bytes).sum();
+    keeper.pace.flushed(shard.io.now(), bytes);
     show(shard, made);
     if let Some(before) = before {
         keeper.zone.give(&before.ranges);
@@ -123,6 +148,7 @@ async fn write_run(
     shard: &Shard,
     tablet: TabletIndex,
     compressor: Compressor,
+    purpose: Purpose,
 ) -> Result<(super::publish::Written, Compressor), BuildError> {
     let keeper = &shard.keeper;
     let id = keeper.next_table();
@@ -134,7 +160,7 @@ async fn write_run(
     });
     let zone = Rc::clone(&keeper.zone);
     let sealed_to = shard.state.borrow().tables.sealed_to(tablet);
-    let sink = Sink::new(zone, Purpose::Flush, expected);
+    let sink = Sink::new(zone, purpose, expected);
     let mut output = TableBuilder::new(identity, options, compressor, sink, sealed_to);
     let mut place: Option<Place> = None;
     let mut key = Vec::new();
@@ -176,14 +202,14 @@ fn take(
 }
 
 /// Write the state that the tablets had at the freeze: the blob, and its extents.
-async fn write_state(shard: &Shard) -> Result<(NamedState, HeldExtents), BuildError> {
+async fn write_state(shard: &Shard, purpose: Purpose) -> Result<(NamedState, HeldExtents), BuildError> {
     let keeper = &shard.keeper;
     let blob = keeper.next_table();
     let super::keeper::TableOwner { device, shard: index, generation, .. } = keeper.owner;
     let identity = StateIdentity { device, shard: index, generation, blob };
     let count = shard.state.borrow().capture_count();
     let mut writer = StateWriter::new(&identity, count);
-    let mut sink = Sink::new(Rc::clone(&keeper.zone), Purpose::Flush, 0);
+    let mut sink = Sink::new(Rc::clone(&keeper.zone), purpose, 0);
     for tablet in TabletIndex::all() {
         let captured = shard.state.borrow_mut().captured(tablet);
         let Some(captured) = captured else { continue };

@@ -5,10 +5,13 @@
 
 use super::build::BuildError;
 use super::names::{NamedState, Names};
+use super::pace::Pace;
+use super::room::{Purpose, Room};
 use super::window::Window;
+use super::work::Work;
 use super::zone::Zone;
 use crate::core::Shard;
-use crate::journal::JournalStart;
+use crate::journal::{JournalStart, record_bytes};
 use crate::limits::Limits;
 use crate::manifest::{Manifest, Wrote};
 use ioengine::sync::Notify;
@@ -23,6 +26,8 @@ use std::rc::Rc;
 /// No block of a sealed table crosses a multiple of this. Where extents are smaller, one in some needs two reads (decision
 /// 0024).
 const SEALED_EXTENT_BYTES: u32 = 256 << 10;
+/// Bytes of the manifest for a table in few pieces.
+const TABLE_EDIT_BYTES: u64 = 200;
 
 /// What identifies the tables of a shard.
 #[derive(Clone, Copy, Debug)]
@@ -77,12 +82,23 @@ pub(crate) struct Keeper {
     pub(crate) frozen_at: Cell<Option<JournalStart>>,
     /// A memtable was frozen.
     pub(crate) froze: Notify,
-    /// There may be something to merge.
+    /// There may be something to merge or to seal, or it is done.
     pub(crate) merge_due: Notify,
-    /// What stands in the journal or in the blob of the state has decayed: flush what memory has.
+    /// What stands in the journal or in the blob of the state has decayed, or space is short and memory holds what may free
+    /// some: flush what memory has, with the next record.
     pub(crate) flush_wanted: Cell<bool>,
     /// Bytes of a half of the manifest, if there is one.
     manifest_half_bytes: Option<u64>,
+    /// What merges and seals are at.
+    pub(crate) work: Work,
+    /// How fast they go.
+    pub(crate) pace: Pace,
+    /// A flush found no space and it is not ample yet: deletes and ticks go on, writes only into what memory has left.
+    short: Cell<bool>,
+    /// A flush has taken of the reserve since: no writes at all.
+    spent: Cell<bool>,
+    /// Bytes that the manifest has left, as of the last commit.
+    manifest_room: Cell<Room>,
 }
 
 impl Keeper {
@@ -93,7 +109,13 @@ impl Keeper {
         manifest: Option<Manifest>,
         next_table: u64,
     ) -> Keeper {
+        let manifest_room = manifest.as_ref().map(|manifest| room(manifest, &names));
         Keeper {
+            work: Work::new(),
+            pace: Pace::new(zone.now()),
+            short: Cell::new(false),
+            spent: Cell::new(false),
+            manifest_room: Cell::new(manifest_room.unwrap_or(Room::of_manifest(0, 0))),
             zone,
             owner,
             names: RefCell::new(names),
@@ -141,8 +163,8 @@ impl Keeper {
     /// Make edits durable in both copies of the manifest, all or none.
     ///
     /// # Errors
-    /// [`BuildError::Space`] when the manifest would be larger than its place; [`BuildError::Disk`].
-    pub(crate) async fn commit(&self, edits: &[Edit<'_>]) -> Result<(), BuildError> {
+    /// [`BuildError::Space`] when the manifest would be larger than this purpose may make it; [`BuildError::Disk`].
+    pub(crate) async fn commit(&self, edits: &[Edit<'_>], purpose: Purpose) -> Result<(), BuildError> {
         let mut manifest = self.take_manifest().await;
         let mut names = self.names.borrow().clone();
         let mut body = EditWriter::new();
@@ -153,8 +175,11 @@ impl Keeper {
         // What does not fit a snapshot could not be read again by the next start; nor what does not fit a record: a
         // table in too many pieces.
         let body_bytes_max = manifest.body_bytes_max();
+        let (before, after) = (self.manifest_room.get(), room(&manifest, &names));
+        let grown = before.free.saturating_sub(after.free);
         let fits = edits.iter().all(|edit| edit.encoded_bytes() <= body_bytes_max)
-            && names.snapshot_bytes(body_bytes_max) <= manifest.snapshot_bytes_max();
+            && names.snapshot_bytes(body_bytes_max) <= manifest.snapshot_bytes_max()
+            && (grown == 0 || before.holds(grown, purpose));
         if !fits {
             ioengine::sometimes!("the manifest is full");
             self.give_manifest(manifest);
@@ -171,6 +196,7 @@ impl Keeper {
             return Err(BuildError::Space);
         }
         *self.names.borrow_mut() = names;
+        self.manifest_room.set(after);
         Ok(())
     }
 
@@ -210,6 +236,52 @@ impl Keeper {
         self.manifest_half_bytes
     }
 
+    /// Something was freed: is space ample again? Not while a flush waits for some, however much it wants.
+    pub(crate) fn look_at_room(&self) {
+        let waits = self.frozen_at.get().is_some();
+        if self.short.get() && !waits && self.rooms().iter().all(Room::is_ample) {
+            self.short.set(false);
+            self.spent.set(false);
+        }
+    }
+
+    /// A flush found no space.
+    pub(crate) fn set_short(&self) {
+        self.short.set(true);
+    }
+
+    /// A flush has taken of the reserve: what it still has is for deletes.
+    pub(crate) fn set_spent(&self) {
+        self.spent.set(true);
+    }
+
+    /// No writes until space is ample. Failing history otherwise: memory is emptied into the reserve and filled again by
+    /// writes, until the reserve is gone and no delete comes to the device any more.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent.get()
+    }
+
+    /// Space is short: what frees some comes first.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short.get()
+    }
+
+    /// Is there room for so many tables more, and then for a run of each tablet? What flushes need is not sealed away.
+    pub(crate) fn has_room_for_tables(&self, count: usize, tablet_count: usize) -> bool {
+        let (more, runs) = (count as u64, tablet_count as u64);
+        let [extents, manifest] = self.rooms();
+        let tables = more + runs;
+        more == 0
+            || (!self.is_short()
+                && extents.holds(tables, Purpose::Flush)
+                && manifest.holds(tables * TABLE_EDIT_BYTES, Purpose::Flush))
+    }
+
+    /// Room for extents, and in the manifest.
+    fn rooms(&self) -> [Room; 2] {
+        [self.zone.extents().borrow().room(), self.manifest_room.get()]
+    }
+
     /// The blob that the manifest names.
     pub(crate) fn state(&self) -> Option<NamedState> {
         self.names.borrow().state.clone()
@@ -222,6 +294,13 @@ impl Keeper {
         shard.failed.set(true);
         shard.staged.notify();
     }
+}
+
+/// What a manifest has left. Finer than the blocks of which its records are made.
+fn room(manifest: &Manifest, names: &Names) -> Room {
+    let body_bytes_max = manifest.body_bytes_max();
+    let body_count = manifest.snapshot_bytes_max() / record_bytes(body_bytes_max);
+    Room::of_manifest(body_count * body_bytes_max as u64, names.encoded_bytes())
 }
 
 /// Append an edit; when the half is full, write the manifest anew.

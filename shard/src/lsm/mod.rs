@@ -1,6 +1,6 @@
 //! The tables of a shard: sorted, immutable, on its device. Full memtables become runs (`flush`), runs become fewer runs
-//! (`merge`, by the policy in `pick`), old records become sealed windows (`seal`, by the policy in `window`), gets and scans
-//! read them (`fetch`, `gather`), and the manifest says which there are.
+//! (`merge`, by the policy in `pick`), old records become sealed windows (`seal`, by the policy in `window`), both in tasks of
+//! their own (`work`), gets and scans read them (`fetch`, `gather`), and the manifest says which there are.
 //!
 //! Owns the extents and who may use them. Must never show a table before its bytes and its manifest edit are durable, or
 //! free an extent while the manifest or a reader may still name it. Invariant: of two tables of a tablet, the one nearer
@@ -12,20 +12,24 @@ mod cache;
 mod capture;
 mod cursor;
 pub mod examine;
+mod expire;
 mod extents;
 mod fetch;
 pub(crate) mod flush;
 mod gather;
 mod keeper;
-pub(crate) mod merge;
+mod merge;
 mod names;
 pub(crate) mod open;
+mod pace;
 mod pick;
 mod publish;
+mod room;
 pub(crate) mod scrub;
 mod seal;
 mod table;
 mod window;
+pub(crate) mod work;
 mod zone;
 
 pub(crate) use capture::Capture;
@@ -36,6 +40,7 @@ pub(crate) use open::OpenError;
 pub(crate) use open::{Opened, open};
 pub(crate) use seal::OPEN_COUNT_MAX as SEALED_AT_ONCE;
 pub(crate) use table::Table;
+pub(crate) use window::COUNT_MAX_LEAST as WINDOWS_PER_TABLET_LEAST;
 pub(crate) use zone::ReadError;
 
 use crate::get::Visible;
@@ -242,6 +247,19 @@ impl Tables {
     fn cached(&self, table: &Table, block: u32) -> Option<&[u8]> {
         let cache = if table.window().is_some() { &self.sealed_cache } else { &self.cache };
         cache.get(BlockId { table: table.place.id, block })
+    }
+
+    /// Runs of the tablet that has most, and levels of the one that has most.
+    pub(crate) fn most(&self) -> (usize, usize) {
+        let levels =
+            |runs: &Vec<Rc<Table>>| runs.iter().map(|table| usize::from(table.place.level) + 1).max();
+        let counts = self.runs.iter().map(Vec::len).max();
+        (counts.unwrap_or(0), self.runs.iter().filter_map(levels).max().unwrap_or(0))
+    }
+
+    /// Windows of the tablet that has most.
+    pub(crate) fn windows_most(&self) -> usize {
+        self.windows.iter().map(Vec::len).max().unwrap_or(0)
     }
 
     /// Tables, and their bytes on the device, and the memory of their indexes and filters.

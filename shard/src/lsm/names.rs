@@ -103,6 +103,11 @@ impl Names {
         })
     }
 
+    /// Bytes of the edits that make the whole manifest.
+    pub(crate) fn encoded_bytes(&self) -> u64 {
+        self.packed(usize::MAX).map(|(edit, _)| edit.encoded_bytes() as u64).sum()
+    }
+
     /// The whole manifest, as bodies of at most `bytes_max`.
     #[must_use]
     pub fn bodies(&self, bytes_max: usize) -> Vec<Vec<u8>> {

@@ -60,6 +60,11 @@ pub(crate) async fn open(
     let manifest::Opened { manifest, reading } =
         Manifest::open(io, disk, ground.manifest, superblock.incarnation, buffers).await?;
     let zone = Rc::new(ground.zone(io, disk)?);
+    let own_count = tablets.iter().flatten().count() as u64;
+    // Both memtables: runs of each tablet, and the state of all, in which a request id has 41 bytes.
+    let bytes = limits.memtable_bytes as u64 / 2 + own_count * limits.request_count_max as u64 * 41;
+    let extents = 2 * (own_count + bytes.div_ceil(zone.extent_bytes()));
+    zone.extents().borrow_mut().reserve_for_flushes(extents);
     let mut tables = Tables::new(limits);
     let written_by = reading.written_by();
     let read = manifest.filter(|_| !matches!(reading.verdict, Verdict::Damaged { .. }));

@@ -10,11 +10,13 @@
 
 use super::build::{BuildError, Sink, TableBuilder};
 use super::cursor::{Cursors, TableCursor};
-use super::extents::Purpose;
+use super::expire::expired_count;
 use super::gather::time_of;
 use super::keeper::Keeper;
-use super::merge::{MergeError, STEP_COUNT, WINDOW_BYTES};
+use super::merge::{MergeError, WINDOW_BYTES};
+use super::pace::{Step, rest};
 use super::publish::{Made, Written};
+use super::room::Purpose;
 use super::table::Table;
 use super::window::{Pick, Run, Sealed, Window, WindowLimits, pick};
 use crate::core::Shard;
@@ -34,6 +36,7 @@ pub(super) fn pick_seal(
     windows: &[Rc<Table>],
     log_time: LogTime,
     limits: &Limits,
+    is_short: bool,
 ) -> Option<Pick> {
     let run_of = |table: &Rc<Table>| {
         let footer = &table.parts().footer;
@@ -44,13 +47,22 @@ pub(super) fn pick_seal(
             spread: table.place.spread,
         }
     };
-    let sealed_of =
-        |table: &Rc<Table>| Some(Sealed { window: table.window()?, bytes: table.parts().footer.raw_bytes });
+    let sealed_of = |table: &Rc<Table>| {
+        let footer = &table.parts().footer;
+        Some(Sealed {
+            window: table.window()?,
+            bytes: footer.raw_bytes,
+            record_count: footer.record_count,
+            expired_count: expired_count(footer, log_time),
+        })
+    };
     let runs: Vec<Run> = runs.iter().map(run_of).collect();
     let sealed: Vec<Sealed> = windows.iter().filter_map(sealed_of).collect();
     let limits = WindowLimits {
         seal_age_us: u64::try_from(limits.seal_age.as_micros()).unwrap_or(u64::MAX),
         window_bytes: limits.window_bytes as u64,
+        count_max: limits.windows_per_tablet_max,
+        is_short,
     };
     pick(&runs, &sealed, log_time, &limits)
 }
@@ -93,7 +105,7 @@ pub(super) async fn seal(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) 
     let gone = || inputs.runs.iter().chain(&inputs.taken);
     let mut edits: Vec<Edit<'_>> = gone().map(|table| Edit::RemoveTable(table.place.id)).collect();
     edits.extend(made.iter().chain(&rest).map(Made::edit));
-    keeper.commit(&edits).await?;
+    keeper.commit(&edits, Purpose::Merge).await?;
     drop(edits);
     mark(picked, &inputs, &made);
     made.iter().chain(&rest).for_each(|made| made.table.place.extents.set_named(true));
@@ -159,7 +171,7 @@ async fn write(
             let builder = TableBuilder::new(rest_identity, options, Compressor::new(), sink(), sealed_to);
             outputs.rest = Some(builder);
         }
-        copy(inputs, picked, &mut outputs, &mut unpack).await?;
+        copy(shard, inputs, picked, &mut outputs, &mut unpack).await?;
         for (window, output) in outputs.windows {
             let identity = keeper.owner.sealed(tablet, window);
             made.extend(finish(output, keeper.next_table(), tablet, 0, identity, &mut unpack).await?);
@@ -195,6 +207,7 @@ async fn finish(
 
 /// Copy the newest record of each key to the output that it belongs to.
 async fn copy(
+    shard: &Shard,
     inputs: &Inputs,
     picked: &Pick,
     outputs: &mut Outputs,
@@ -212,7 +225,7 @@ async fn copy(
         cursor.seek_first(unpack).await?;
         cursors.push(cursor);
     }
-    let (mut key, mut looked_at) = (Vec::new(), 0u32);
+    let (mut key, mut step, mut moved_before) = (Vec::new(), Step::default(), 0);
     while let Some(newest) = cursors.next(&[]) {
         let entry = newest.entry()?.expect("the least key stands at a record");
         let forgets = ioengine::canary("forget_the_overlay") && newest.table.window().is_none();
@@ -222,18 +235,24 @@ async fn copy(
                 output.write().await?;
             }
         }
+        let is_over = step.add(entry.key, entry.record.value);
         key.clear();
         key.extend_from_slice(entry.key);
         cursors.advance(&key, unpack).await?;
-        looked_at += 1;
-        if looked_at.is_multiple_of(STEP_COUNT) {
-            ioengine::sync::yield_now().await;
+        if is_over {
+            let moved = cursors.read_bytes() + outputs.written_bytes();
+            rest(shard, moved - std::mem::replace(&mut moved_before, moved)).await;
         }
     }
     Ok(())
 }
 
 impl Outputs {
+    fn written_bytes(&self) -> u64 {
+        let all = self.windows.iter().map(|(_, output)| output).chain(&self.rest);
+        all.map(TableBuilder::written_bytes).sum()
+    }
+
     /// Which one takes the newest record of a key; `None` when none does, or does in this pass.
     fn of(
         &mut self,

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A run knows how many of its records were *late*, below the sealed end, when it was written. Must never pick what would
-//! free less than a quarter of what the pass copies: the copies are paid by what was written since. Invariant: with nothing
-//! written, its own picks end.
+//! free less than a quarter of what the pass copies: the copies are paid by what was written since. Windows beyond their
+//! bound are the exception, and space that is short. Invariant: with nothing written, its own picks end, and leave no more
+//! windows than the bound.
 
 use layout::units::LogTime;
 use std::ops::Range;
@@ -26,6 +27,8 @@ const COPIED_PER_GAINED: u64 = 4;
 const WINDOW_PART: u64 = 4;
 /// Windows of one pass, by expectation: a bulk larger than so many windows has larger ones.
 const WINDOWS_PER_PASS: u64 = 64;
+/// A window of more times `window_bytes` was expected to be thinner: it is cut in two.
+const FAT: u64 = 4;
 
 /// What a run knew of its records when it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,9 @@ pub(crate) struct Sealed {
     pub(crate) window: Window,
     /// Bytes before compression.
     pub(crate) bytes: u64,
+    /// Records, and how many of them have expired.
+    pub(crate) record_count: u64,
+    pub(crate) expired_count: u64,
 }
 
 /// A window.
@@ -105,7 +111,15 @@ pub(crate) struct WindowLimits {
     pub(crate) seal_age_us: u64,
     /// What a window is expected to hold before compression.
     pub(crate) window_bytes: u64,
+    /// Windows that a tablet may have: at least [`COUNT_MAX_LEAST`].
+    pub(crate) count_max: usize,
+    /// Space is short: what is deleted leaves windows whatever is copied for it, and there are fewer.
+    pub(crate) is_short: bool,
 }
+
+/// The least bound of windows that can be kept to: from the first time on, without a limit of bytes, there is one rung for
+/// each binary digit of the number of days.
+pub(crate) const COUNT_MAX_LEAST: usize = 2 * (RUNG_MAX as usize + 1);
 
 /// A pass to be done: all runs and some sealed windows become these windows and one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +184,47 @@ pub(crate) fn pick(
     limits: &WindowLimits,
 ) -> Option<Pick> {
     let closed = log_time.0.saturating_sub(limits.seal_age_us) / DAY_US * DAY_US;
+    let picked = pick_unbounded(runs, sealed, closed, limits);
+    let made = picked.as_ref().map_or(0, |picked| picked.windows.len());
+    let gone = picked.as_ref().map_or(0, |picked| picked.taken.len());
+    if sealed.len() + made - gone <= limits.count_max {
+        return picked;
+    }
+    if sealed.len() > limits.count_max / 2
+        && let Some(picked) = merged(sealed, closed, u64::MAX, |bytes, _| bytes)
+    {
+        return Some(picked);
+    }
+    Some(anew(runs, sealed, closed, limits))
+}
+
+/// Everything that is old enough, in half as many windows as there may be.
+fn anew(runs: &[Run], sealed: &[Sealed], closed: u64, limits: &WindowLimits) -> Pick {
+    let end = sealed.last().map_or(0, |last| last.window.to);
+    let room = 0..closed.max(end);
+    let of_runs = runs.iter().map(|run| Part {
+        from: run.times.0,
+        to: run.times.1.saturating_add(1),
+        bytes: run.bytes,
+    });
+    let of_windows =
+        sealed.iter().map(|one| Part { from: one.window.from, to: one.window.to, bytes: one.bytes });
+    let parts: Vec<Part> = of_runs.chain(of_windows).collect();
+    let generation = sealed.iter().map(|one| one.window.generation).max().unwrap_or(0) + 1;
+    let mut bytes = limits.window_bytes;
+    loop {
+        let mut windows = Vec::new();
+        cut_late(&room, &parts, bytes, &mut windows);
+        if windows.len() <= limits.count_max / 2 || bytes == u64::MAX {
+            let windows = windows.into_iter().map(|window| Window { generation, ..window }).collect();
+            return Pick { windows, taken: (0..sealed.len()).collect() };
+        }
+        bytes = bytes.saturating_mul(2);
+    }
+}
+
+/// As [`pick`], of any number of windows.
+fn pick_unbounded(runs: &[Run], sealed: &[Sealed], closed: u64, limits: &WindowLimits) -> Option<Pick> {
     let end = sealed.last().map_or(0, |last| last.window.to);
     let (mut late, mut open) = (Vec::new(), Vec::new());
     for run in runs {
@@ -186,9 +241,11 @@ pub(crate) fn pick(
     let ready = share(&open, end, closed);
     let is_new =
         ready > 0 && ready >= limits.window_bytes / WINDOW_PART && ready * COPIED_PER_GAINED >= copied;
-    let is_again = late_bytes > 0 && late_bytes * COPIED_PER_GAINED >= beneath + copied;
+    let is_again = late_bytes > 0 && (late_bytes * COPIED_PER_GAINED >= beneath + copied || limits.is_short);
     if !is_new && !is_again {
-        return thin(sealed, copied, closed, limits);
+        return thin(sealed, copied, closed, limits)
+            .or_else(|| rid_of_expired(sealed, copied, limits))
+            .or_else(|| cut_fat(sealed, copied, limits));
     }
     let mut windows = Vec::new();
     let mut taken = Vec::new();
@@ -268,7 +325,16 @@ fn cut_open(room: &Range<u64>, open: &[Part], limits: &WindowLimits, windows: &m
 
 /// Thin neighbours: the rung that holds most windows, whole, and is not fat.
 fn thin(sealed: &[Sealed], copied: u64, closed: u64, limits: &WindowLimits) -> Option<Pick> {
-    let mut best: Option<(Window, Range<usize>)> = None;
+    let bytes_max = if limits.is_short { limits.window_bytes * FAT } else { limits.window_bytes };
+    let is_worth = |bytes: u64| copied <= bytes * COPIED_PER_GAINED || limits.is_short;
+    let cost = |bytes, count| if is_worth(bytes) { u64::MAX - 1 - count } else { u64::MAX };
+    merged(sealed, closed, bytes_max, cost)
+}
+
+/// Neighbours that become the rung that holds them, whole, and is not larger than so: those that cost least, and not
+/// `u64::MAX`. `cost` is asked of their bytes and count.
+fn merged(sealed: &[Sealed], closed: u64, bytes_max: u64, cost: impl Fn(u64, u64) -> u64) -> Option<Pick> {
+    let mut best: Option<(u64, Window, Range<usize>)> = None;
     for place in 1..sealed.len() {
         for rung in 1..=RUNG_MAX {
             let length = DAY_US << rung;
@@ -279,17 +345,50 @@ fn thin(sealed: &[Sealed], copied: u64, closed: u64, limits: &WindowLimits) -> O
             let all = &sealed[begin..end];
             let bytes: u64 = all.iter().map(|one| one.bytes).sum();
             let is_cut = all.iter().any(|one| one.window.from < from || one.window.to > to);
-            if to > closed || bytes > limits.window_bytes {
+            if to > closed || bytes > bytes_max {
                 break;
             }
-            let is_best = all.len() > best.as_ref().map_or(1, |(_, places)| places.len());
-            if is_best && !is_cut && copied <= bytes * COPIED_PER_GAINED {
+            if is_cut || all.len() < 2 {
+                continue;
+            }
+            let cost = cost(bytes, all.len() as u64);
+            if cost < best.as_ref().map_or(u64::MAX, |(least, ..)| *least) {
                 let generation = all.iter().map(|one| one.window.generation).max().expect("several") + 1;
-                best = Some((Window { from, to, generation }, begin..end));
+                best = Some((cost, Window { from, to, generation }, begin..end));
             }
         }
     }
-    best.map(|(window, places)| Pick { windows: vec![window], taken: places.collect() })
+    best.map(|(_, window, places)| Pick { windows: vec![window], taken: places.collect() })
+}
+
+/// A window a quarter of which has expired, a sixteenth while space is short: it is written again without. Those of which
+/// nothing is left are not copied (`expire`).
+fn rid_of_expired(sealed: &[Sealed], copied: u64, limits: &WindowLimits) -> Option<Pick> {
+    let place = sealed.iter().position(|one| {
+        let gain =
+            u128::from(one.bytes) * u128::from(one.expired_count) / u128::from(one.record_count.max(1));
+        let is_worth = gain * u128::from(COPIED_PER_GAINED) >= u128::from(one.bytes) + u128::from(copied);
+        one.expired_count > 0 && (is_worth || limits.is_short && one.expired_count * 16 >= one.record_count)
+    })?;
+    let window = sealed[place].window;
+    Some(Pick { windows: vec![Window { generation: window.generation + 1, ..window }], taken: vec![place] })
+}
+
+/// A window that holds much more than was expected: its halves. Not while there are many.
+fn cut_fat(sealed: &[Sealed], copied: u64, limits: &WindowLimits) -> Option<Pick> {
+    if sealed.len() >= limits.count_max / 2 || limits.is_short {
+        return None;
+    }
+    let is_fat = |one: &Sealed| {
+        one.window.to - one.window.from > DAY_US
+            && one.bytes / FAT > limits.window_bytes
+            && copied <= one.bytes * COPIED_PER_GAINED
+    };
+    let place = sealed.iter().position(is_fat)?;
+    let Window { from, to, generation } = sealed[place].window;
+    let (middle, generation) = (from + (to - from) / 2, generation + 1);
+    let windows = vec![Window { from, to: middle, generation }, Window { from: middle, to, generation }];
+    Some(Pick { windows, taken: vec![place] })
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 //! A table is a string of bytes; it lies in ranges of extents, in order. Whoever reads or writes names places in the
 //! table; only this file knows places on the device.
 
-use super::extents::{ExtentRange, Extents, Purpose, place};
-use ioengine::{Buf, Disk, DiskError, Io};
+use super::extents::{ExtentRange, Extents, place};
+use super::room::Purpose;
+use ioengine::{Buf, Disk, DiskError, Instant, Io};
 use layout::Corrupt;
 use layout::units::{BLOCK_BYTES, TableId};
 use std::cell::{Cell, RefCell};
@@ -74,6 +75,11 @@ impl Zone {
             written_bytes: Cell::new(0),
             closed: Cell::new(false),
         }
+    }
+
+    /// Now, by the clock of the core.
+    pub(crate) fn now(&self) -> Instant {
+        self.io.now()
     }
 
     pub(crate) fn disk(&self) -> &Disk {

@@ -133,7 +133,7 @@ impl Client {
     pub(crate) async fn connect_with(io: Io, address: SocketAddr, frame_bytes: u32) -> Client {
         let stream = io.connect(address).await.unwrap();
         let client = io.random() | 1;
-        let buffer = io.buffer(1 << 20);
+        let buffer = io.buffer((2 * frame_bytes as usize).next_power_of_two());
         let mut this = Client { io, stream, buffer, filled: 0, number: 0, client, sequence: 0 };
         let hello = Hello {
             protocol_min: 1,

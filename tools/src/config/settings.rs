@@ -282,6 +282,22 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     duration!(scrub_period, "in which time everything in use on the disk is read and checked; 0 s = never"),
     size!(scrub_bytes_per_second, "what the scrub of a core reads at most in a second, if it is behind"),
+    count!(
+        runs_per_tablet_max,
+        "runs of one tablet: a flush waits for merges before it makes more, and writes are Busy when memory is full"
+    ),
+    count!(
+        windows_per_tablet_max,
+        "sealed windows of one tablet: beyond that the thinnest become one; each takes memory for its index and filter"
+    ),
+    size!(
+        maintenance_bytes_per_second,
+        "what merges and seals of a core may read and write at least; more when writes bring more, any amount when they lag"
+    ),
+    duration!(
+        maintenance_every,
+        "how often a core that is idle looks whether anything has expired or is old enough to be sealed"
+    ),
     count!(reader_count, "requests of a core that read the disk at once"),
     count!(parked_count_max, "requests of a core that wait to read the disk; more are Busy"),
     size!(
