@@ -3,6 +3,7 @@
 //!
 //!     model [BOUNDS...] [--states MILLIONS]   worlds of `bounds.rs`; without a name those of the check
 //!     model guards [GUARD...]                 what goes wrong without each of them
+//!     model walk FROM TO                      random walks of three and five replicas, by seed
 //!     model script FILE [GUARD]               a script, without that guard
 //!
 //! Exit code 0 only if nothing was wrong.
@@ -12,6 +13,7 @@ mod ghost;
 mod intern;
 mod script;
 mod search;
+mod walk;
 mod words;
 mod world;
 
@@ -41,6 +43,11 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         };
+    }
+    if let [word, from, to] = arguments.as_slice()
+        && word == "walk"
+    {
+        return walks(from.parse().expect("a seed")..to.parse().expect("a seed"));
     }
     if arguments.first().is_some_and(|argument| argument == "guards") {
         return guards(&arguments[1..], states_max);
@@ -91,6 +98,31 @@ fn guards(asked: &[String], states_max: usize) -> ExitCode {
             }
         }
     }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Walks, of 5,000 steps each.
+#[expect(clippy::print_stdout, reason = "a program that reports")]
+fn walks(seeds: std::ops::Range<u64>) -> ExitCode {
+    let (mut passed, mut failed, mut chosen, mut wipes, mut returns) = (0, 0, 0, 0, 0);
+    for seed in seeds {
+        for members in [3, 5] {
+            match walk::walk(seed, members, 5_000, Guards::ALL) {
+                Ok(walked) => {
+                    chosen += walked.chosen;
+                    wipes += walked.wipes;
+                    returns += walked.returns;
+                    passed += 1;
+                }
+                Err(wrong) => {
+                    println!("seed {seed}, {members} replicas: {wrong}");
+                    failed += 1;
+                }
+            }
+        }
+    }
+    println!("{chosen} entries chosen, {wipes} disks lost, {returns} returns");
     println!("{passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
