@@ -7,6 +7,7 @@ RocksDB. Both write to the same folder. What was written is taken from /proc/PID
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ class Ours:
     """A node on a file, of one shard, whose memtables hold a small part of the data set."""
 
     def __init__(self, arguments, name, settings):
+        self.rejects = os.path.join(arguments.folder, "rejects.ndjson")
         self.binary, self.folder = arguments.binary, os.path.join(arguments.folder, f"ours-{name}")
         shutil.rmtree(self.folder, ignore_errors=True)
         os.makedirs(self.folder)
@@ -49,7 +51,12 @@ class Ours:
 
     def tool(self, *words):
         command = [self.binary, *words, "--endpoint", self.node.endpoint]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{words}: {done.stderr[-2000:]}\n{self.node.log_end()}"
+        return done.stdout
+
+    def load(self, path, *words):
+        self.tool("import", path, "--rejects", self.rejects, *words)
 
     def counters(self):
         return json.loads(self.tool("status", "--json").splitlines()[-1])["cores"][0]
@@ -71,14 +78,14 @@ class Ours:
         with open(path, "w", encoding="ascii") as file:
             for number in range(records):
                 file.write(json.dumps({"stream": f"f{number % 997}", "time_us": now_us + number, "value": "x" * 900}) + "\n")
-        self.tool("import", path, "--space", str(FILLER_SPACE))
+        self.load(path, "--space", str(FILLER_SPACE))
 
 
 def ours(arguments, name, settings):
     path, words = SETS[name]
     node = Ours(arguments, name, settings)
     began = time.monotonic()
-    node.tool("import", os.path.join(arguments.data, path), *words)
+    node.load(os.path.join(arguments.data, path), *words)
     loaded_s = time.monotonic() - began
     pid = node.node.child.pid
     node.fill(40_000)
@@ -103,7 +110,6 @@ def key_of(record):
 
 def rocksdb(arguments):
     """One database; in a process of its own, so that what it writes can be told."""
-    import rocksdict
     from rocksdict import BlockBasedOptions, DBCompressionType, Options, Rdict
 
     records = [json.loads(line) for line in open(arguments.records, encoding="utf-8")]
@@ -140,7 +146,7 @@ def rocksdb(arguments):
     print(
         json.dumps(
             {
-                "version": rocksdict.__version__ if hasattr(rocksdict, "__version__") else "?",
+                "version": f"rocksdict {importlib.metadata.version('rocksdict')}",
                 "records": len(records),
                 "given_bytes": given,
                 "files": len(live),
@@ -186,7 +192,9 @@ def main():
             command = [sys.executable, __file__, "rocksdb", *map(str, words), "--folder", folder]
             peer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             peer = {"what": name, "side": "rocksdb", "dictionary": dictionary, **peer}
-            peer["ours_of_theirs"] = round(sealed / peer["table_bytes"], 3)
+            # Not all of ours is sealed: what is too little for a window waits for more.
+            per_record = sealed / counters["sealed_records"]
+            peer["ours_of_theirs_per_record"] = round(per_record / (peer["table_bytes"] / peer["records"]), 3)
             print(json.dumps(peer), flush=True)
 
 
