@@ -24,7 +24,7 @@ SETS = {
     "commits": ("commits.ndjson.zst", []),
     "flights": ("flights.csv.zst", ["--stream", "tailnum", "--time", "time_hour,minute"]),
 }
-FILLER_SPACE = 9
+FILLER_SPACE = 99
 
 
 def written_bytes(pid):
@@ -42,7 +42,7 @@ class Ours:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.makedirs(self.folder)
         self.disk = os.path.join(self.folder, "disk")
-        words = ["disk", "format", self.disk, "--create", "4 GiB", "--shards", "1", "--yes"]
+        words = ["disk", "format", self.disk, "--create", "8 GiB", "--shards", "1", "--yes"]
         subprocess.run([self.binary, *words], check=True, capture_output=True)
         sets = [f"disk.path={self.disk}", "network.listen=127.0.0.1:0"]
         sets += [f"limits.{key}={value}" for key, value in settings.items()]
@@ -82,17 +82,26 @@ class Ours:
 
 
 def ours(arguments, name, settings):
-    path, words = SETS[name]
     node = Ours(arguments, name, settings)
+    try:
+        return measured(node, arguments, name)
+    finally:
+        node.node.kill()
+
+
+def measured(node, arguments, name):
+    path, words = SETS[name]
     began = time.monotonic()
-    node.load(os.path.join(arguments.data, path), *words)
+    for space in range(arguments.copies):
+        node.load(os.path.join(arguments.data, path), "--space", str(space), *words)
     loaded_s = time.monotonic() - began
     pid = node.node.child.pid
     node.fill(40_000)
     counters = node.settle()
     written = written_bytes(pid)
-    out = os.path.join(arguments.folder, f"{name}.ndjson")
-    node.tool("export", "--space", "0", "--out", out)
+    out = os.path.join(arguments.folder, name)
+    for space in range(arguments.copies):
+        node.tool("export", "--space", str(space), "--out", f"{out}-{space}.ndjson")
     exit_code = node.node.stop()
     assert exit_code == 0, node.node.log_end()
     return counters, written, loaded_s, out
@@ -103,18 +112,22 @@ def value_of(record):
     return (value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))).encode()
 
 
-def key_of(record):
-    """As a user of RocksDB would write it: the stream, its end, the time so that it sorts."""
-    return record["stream"].encode() + b"\0" + int(record["time_us"]).to_bytes(8, "big")
+def key_of(space, record):
+    """As a user of RocksDB would write it: the stream, its end, the time so that it sorts; before it which copy it is of."""
+    prefix = space.to_bytes(2, "big") if space else b""
+    return prefix + record["stream"].encode() + b"\0" + int(record["time_us"]).to_bytes(8, "big")
 
 
 def rocksdb(arguments):
     """One database; in a process of its own, so that what it writes can be told."""
     from rocksdict import BlockBasedOptions, DBCompressionType, Options, Rdict
 
-    records = [json.loads(line) for line in open(arguments.records, encoding="utf-8")]
-    records.sort(key=lambda record: record["time_us"])
-    given = sum(len(key_of(record)) + len(value_of(record)) for record in records)
+    pairs = []
+    for space in range(arguments.copies):
+        with open(f"{arguments.records}-{space}.ndjson", encoding="utf-8") as file:
+            records = sorted((json.loads(line) for line in file), key=lambda record: record["time_us"])
+        pairs += [(key_of(space, record), value_of(record)) for record in records]
+    given = sum(len(key) + len(value) for key, value in pairs)
     shutil.rmtree(arguments.folder, ignore_errors=True)
     options = Options(raw_mode=True)
     table = BlockBasedOptions()
@@ -130,8 +143,8 @@ def rocksdb(arguments):
     options.set_use_direct_io_for_flush_and_compaction(True)
     base, began = written_bytes(os.getpid()), time.monotonic()
     database = Rdict(arguments.folder, options)
-    for record in records:
-        database.put(key_of(record), value_of(record))
+    for key, value in pairs:
+        database.put(key, value)
     database.flush()
     loaded = time.monotonic() - began
     database.compact_range(None, None)
@@ -147,7 +160,7 @@ def rocksdb(arguments):
         json.dumps(
             {
                 "version": f"rocksdict {importlib.metadata.version('rocksdict')}",
-                "records": len(records),
+                "records": len(pairs),
                 "given_bytes": given,
                 "files": len(live),
                 "table_bytes": bytes_in_files,
@@ -167,6 +180,7 @@ def main():
     parser.add_argument("--block", type=int, default=16 << 10, help="bytes of a block of both, uncompressed")
     parser.add_argument("--level", type=int, default=3, help="level of zstd of both")
     parser.add_argument("--dictionaries", default="0,16384,112640", help="bytes of RocksDB's dictionary; one run each")
+    parser.add_argument("--copies", type=int, default=1, help="load it so often, each in a namespace of its own")
     parser.add_argument("--only", choices=SETS, action="append")
     arguments = parser.parse_args()
     os.makedirs(arguments.folder, exist_ok=True)
@@ -179,7 +193,7 @@ def main():
         counters, written, loaded_s, out = ours(arguments, name, settings)
         sealed = counters["sealed_bytes"]
         report = {
-            "what": name, "side": "thermocline", "block": arguments.block, "level": arguments.level,
+            "what": name, "copies": arguments.copies, "side": "thermocline", "block": arguments.block, "level": arguments.level,
             "sealed_tables": counters["sealed_tables"], "sealed_records": counters["sealed_records"],
             "sealed_bytes": sealed, "written_bytes_with_filler": written, "import_s": round(loaded_s, 1),
             "journal_bytes": counters["journal_written_bytes"], "table_written_bytes": counters["table_written_bytes"],
@@ -189,6 +203,7 @@ def main():
         for dictionary in map(int, arguments.dictionaries.split(",")):
             folder = os.path.join(arguments.folder, f"rocksdb-{name}")
             words = ["--records", out, "--block", arguments.block, "--level", arguments.level, "--dictionary", dictionary]
+            words += ["--copies", arguments.copies]
             command = [sys.executable, __file__, "rocksdb", *map(str, words), "--folder", folder]
             peer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             peer = {"what": name, "side": "rocksdb", "dictionary": dictionary, **peer}
@@ -202,7 +217,7 @@ def peer_main():
     parser = argparse.ArgumentParser()
     for name in ("records", "folder"):
         parser.add_argument(f"--{name}", required=True)
-    for name in ("block", "level", "dictionary"):
+    for name in ("block", "level", "dictionary", "copies"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--memtable", type=int, default=12 << 20)
     rocksdb(parser.parse_args(sys.argv[2:]))
