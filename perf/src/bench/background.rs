@@ -26,8 +26,14 @@ const JOURNAL_BYTES: u64 = 1 << 30;
 pub(super) fn background(session: &mut Session<'_>) -> Result<(), BenchError> {
     let records = session.args.records;
     let rate = session.args.rate.unwrap_or(RATE);
-    let busy =
-        Limits { memtable_bytes: MEMTABLE_BYTES, memtable_record_count_max: 1 << 18, ..Limits::default() };
+    // Few runs to a merge and small windows: each comes many times in a short run.
+    let busy = Limits {
+        memtable_bytes: MEMTABLE_BYTES,
+        memtable_record_count_max: 1 << 18,
+        merge_fan_in: 2,
+        window_bytes: 1 << 20,
+        ..Limits::default()
+    };
     // All rounds together, and as much again.
     let args = session.args;
     let puts = 2.0 * (args.seconds + args.warm_up) * f64::from(args.rounds) * rate / 4.0;
