@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Records taken from the memtable between two looks at other work.
-const STEP_COUNT: usize = 128;
+const STEP_COUNT: usize = 64;
 /// How long to wait before a flush that found no space is tried again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
 /// How long a flush waits for a merge before it looks again.

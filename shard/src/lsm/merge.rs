@@ -96,7 +96,7 @@ async fn copy(
         cursor.seek_first(&mut unpack).await?;
         cursors.push(cursor);
     }
-    let (mut key, mut step, mut moved_before) = (Vec::new(), Step::default(), 0);
+    let (mut key, mut step, mut moved_before) = (Vec::new(), Step::of_merge(), 0);
     while let Some(newest) = cursors.next(&[]) {
         let entry = newest.entry()?.expect("the least key stands at a record");
         let record = entry.record;

@@ -225,7 +225,7 @@ async fn copy(
         cursor.seek_first(unpack).await?;
         cursors.push(cursor);
     }
-    let (mut key, mut step, mut moved_before) = (Vec::new(), Step::default(), 0);
+    let (mut key, mut step, mut moved_before) = (Vec::new(), Step::of_seal(), 0);
     while let Some(newest) = cursors.next(&[]) {
         let entry = newest.entry()?.expect("the least key stands at a record");
         let forgets = ioengine::canary("forget_the_overlay") && newest.table.window().is_none();
