@@ -143,6 +143,19 @@ pub async fn read_copies(io: &Io, disk: &Disk) -> Result<Copies, FormatError> {
     Ok(copies.try_into().expect("four copies"))
 }
 
+/// Write one copy, not flushed. `block` comes back.
+async fn write_copy(
+    disk: &Disk,
+    superblock: &Superblock,
+    index: usize,
+    mut block: Buf,
+) -> Result<Buf, DiskError> {
+    let bytes: &mut [u8; SUPERBLOCK_BYTES] = (&mut block[..SUPERBLOCK_BYTES]).try_into().expect("one block");
+    superblock.encode(index, bytes);
+    let (result, block) = disk.write(block, copy_offset(index).0, SUPERBLOCK_BYTES).await;
+    result.map(|()| block)
+}
+
 async fn write_copies(
     io: &Io,
     disk: &Disk,
@@ -152,12 +165,7 @@ async fn write_copies(
     let mut block = buffer(io, SUPERBLOCK_BYTES)?;
     for half in [order.first, order.second] {
         for index in half {
-            let bytes: &mut [u8; SUPERBLOCK_BYTES] =
-                (&mut block[..SUPERBLOCK_BYTES]).try_into().expect("one block");
-            superblock.encode(index, bytes);
-            let (result, back) = disk.write(block, copy_offset(index).0, SUPERBLOCK_BYTES).await;
-            block = back;
-            result?;
+            block = write_copy(disk, superblock, index, block).await?;
         }
         disk.flush().await?;
     }
@@ -277,12 +285,7 @@ pub async fn mend(io: &Io, disk: &Disk) -> Result<u64, FormatError> {
     let mut block = buffer(io, SUPERBLOCK_BYTES)?;
     let mut count = 0;
     for index in decayed {
-        let bytes: &mut [u8; SUPERBLOCK_BYTES] =
-            (&mut block[..SUPERBLOCK_BYTES]).try_into().expect("one block");
-        current.encode(index, bytes);
-        let (result, back) = disk.write(block, copy_offset(index).0, SUPERBLOCK_BYTES).await;
-        block = back;
-        result?;
+        block = write_copy(disk, &current, index, block).await?;
         count += 1;
     }
     if count > 0 {
