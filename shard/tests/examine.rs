@@ -6,9 +6,7 @@
 mod support;
 
 use ioengine::disk::DiskOpen;
-use layout::units::Incarnation;
-use shard::examine::{Examined, Grade, Site, examine};
-use shard::recover::journal_zone;
+use shard::examine::{Grade, Site};
 use std::time::Duration;
 use support::Scene;
 
@@ -34,20 +32,6 @@ fn put_all(scene: &Scene, from: u64, batches: u64) {
     });
 }
 
-/// The offline check of what the disk holds now.
-fn look(scene: &Scene, name: &'static str) -> Examined {
-    let image = scene.disk().snapshot();
-    let limits = scene.config.limits.clone();
-    scene.world.add_disk_with(&scene.clients, name, ioengine::sim::DiskConfig::new(32 << 20), image);
-    scene.world.block_on(&scene.clients, Duration::from_secs(60), move |io| async move {
-        let disk = io.open_disk(name, DiskOpen::default()).unwrap();
-        let superblock = shard::format::read(&io, &disk).await.unwrap();
-        let bytes = journal_zone(&superblock, 0, &limits).unwrap().bytes();
-        let next = Incarnation(superblock.incarnation.0 + 1);
-        examine(&io, &disk, &superblock, 0, next, bytes).await.unwrap()
-    })
-}
-
 #[test]
 fn a_shard_that_lost_power_is_found_sound() {
     let mut tables = 0;
@@ -60,7 +44,7 @@ fn a_shard_that_lost_power_is_found_sound() {
             // In the middle of a flush or a merge, or behind it.
             scene.world.run_for(Duration::from_micros(seed * 911 % 9000));
             scene.store.power_cut();
-            let examined = look(&scene, name);
+            let examined = scene.look(name);
             assert_eq!(examined.findings, [], "seed {seed}");
             assert_eq!(examined.lost, None, "seed {seed}");
             assert_eq!(examined.coverage.bytes_read, examined.coverage.bytes_in_use);
@@ -76,7 +60,7 @@ fn a_block_that_rots_is_found() {
     let _node = scene.start();
     put_all(&scene, 0, 60);
     scene.store.power_cut();
-    let sound = look(&scene, "sound");
+    let sound = scene.look("sound");
     assert_eq!((sound.findings.len(), sound.coverage.table_count > 0), (0, true));
     let image = scene.disk().snapshot();
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"];
@@ -85,7 +69,7 @@ fn a_block_that_rots_is_found() {
     for (extent, name) in (0..).zip(names) {
         scene.disk().restore(&image);
         scene.disk().rot((7 << 19) + extent * (16 << 10) + 512);
-        let examined = look(&scene, name);
+        let examined = scene.look(name);
         assert!(
             examined.findings.iter().all(|finding| finding.grade == Grade::Damage),
             "{:?}",
@@ -124,7 +108,7 @@ fn a_manifest_that_was_put_back_is_not_believed() {
     put_all(&scene, 2, 2);
     scene.store.power_cut();
     drop(node);
-    assert_eq!(look(&scene, "before").findings, []);
+    assert_eq!(scene.look("before").findings, []);
     scene.disk().overwrite(at, &bytes);
     let _node = scene.start();
     assert_eq!((scene.failure(), scene.damaged_tablet_count()), (None, 64));

@@ -8,12 +8,9 @@ mod support;
 
 use ioengine::disk::DiskOpen;
 use ioengine::sim::{DiskConfig, Random};
-use layout::units::Incarnation;
 use net::operation::Operation;
 use net::reply::{Answer, Reply};
 use net::request::Request;
-use shard::examine::{Examined, examine};
-use shard::recover::journal_zone;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use support::Scene;
@@ -66,20 +63,6 @@ fn counters(scene: &Scene) -> BTreeMap<String, u64> {
     let status: serde_json::Value = serde_json::from_str(text).unwrap();
     let core = status["cores"][0].as_object().unwrap();
     core.iter().map(|(name, value)| (name.clone(), value.as_u64().unwrap())).collect()
-}
-
-/// The offline check of what the disk holds now.
-fn look(scene: &Scene, name: &'static str) -> Examined {
-    let image = scene.disk().snapshot();
-    let limits = scene.config.limits.clone();
-    scene.world.add_disk_with(&scene.clients, name, DiskConfig::new(32 << 20), image);
-    scene.world.block_on(&scene.clients, Duration::from_secs(60), move |io| async move {
-        let disk = io.open_disk(name, DiskOpen::default()).unwrap();
-        let superblock = shard::format::read(&io, &disk).await.unwrap();
-        let bytes = journal_zone(&superblock, 0, &limits).unwrap().bytes();
-        let next = Incarnation(superblock.incarnation.0 + 1);
-        examine(&io, &disk, &superblock, 0, next, bytes).await.unwrap()
-    })
 }
 
 /// Offsets of the sectors that hold anything, by the part of the disk that they stand in.
@@ -152,7 +135,7 @@ fn decay(seed: u64, part: &'static str, rot: bool) -> Fate {
     } else {
         scene.disk().make_unreadable(offset);
     }
-    let is_found_offline = rot && !look(&scene, "decayed").findings.is_empty();
+    let is_found_offline = rot && !scene.look("decayed").findings.is_empty();
     scene.world.run_for(PERIOD * 3);
     let counters = counters(&scene);
     let (found, mended) =
@@ -165,7 +148,7 @@ fn decay(seed: u64, part: &'static str, rot: bool) -> Fate {
         _ => Fate::Mended,
     };
     scene.store.power_cut();
-    let findings = look(&scene, "after").findings;
+    let findings = scene.look("after").findings;
     let _node = scene.start();
     assert_eq!(scene.failure(), None, "{at}");
     let is_whole = scene.damaged_tablet_count() == 0 && all_there(&scene);

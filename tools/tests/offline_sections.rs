@@ -8,25 +8,10 @@ mod support;
 use layout::key::bucket_of;
 use layout::units::Space;
 use serde_json::Value;
-use support::{Folder, Server, run};
+use support::{Folder, Server, run, serve_small};
 
 fn settings() -> Vec<&'static str> {
-    let mut all = vec!["serve"];
-    for setting in [
-        "disk.path=disk",
-        "network.listen=127.0.0.1:0",
-        "limits.staging_bytes=32KiB",
-        "limits.record_bytes_max=64KiB",
-        "limits.memtable_bytes=512KiB",
-        "limits.memtable_record_count_max=600",
-        "limits.staging_count_max=100",
-        "limits.arena_bytes=32MiB",
-        "limits.window_bytes=16KiB",
-        "limits.sealed_block_bytes=1024",
-    ] {
-        all.extend(["--set", setting]);
-    }
-    all
+    serve_small(&["limits.window_bytes=16KiB", "limits.sealed_block_bytes=1024"])
 }
 
 /// A part of a table: name, what is said of it, place on the disk.

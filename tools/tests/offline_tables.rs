@@ -17,7 +17,7 @@ use layout::units::{Incarnation, Sequence, TableId};
 use serde_json::Value;
 use shard::examine::Site;
 use shard::manifest::{Reading, read_image};
-use support::{Folder, Said, Server, run};
+use support::{Folder, Said, Server, run, serve_small};
 
 /// Bytes of the disk.
 const DISK_BYTES: usize = 6 << 20;
@@ -25,25 +25,13 @@ const DISK_BYTES: usize = 6 << 20;
 const RECORD_COUNT: u64 = 1500;
 
 fn settings() -> Vec<&'static str> {
-    let mut all = vec!["serve"];
-    for setting in [
-        "disk.path=disk",
-        "network.listen=127.0.0.1:0",
-        "limits.staging_bytes=32KiB",
-        "limits.record_bytes_max=64KiB",
-        "limits.memtable_bytes=512KiB",
-        "limits.memtable_record_count_max=600",
-        "limits.staging_count_max=100",
-        "limits.arena_bytes=32MiB",
+    serve_small(&[
         "limits.block_bytes=1024",
         "limits.block_cache_bytes=1MiB",
         // Blocks of one size, so that they can change places.
         "limits.run_level=0",
         "limits.merge_fan_in=3",
-    ] {
-        all.extend(["--set", setting]);
-    }
-    all
+    ])
 }
 
 /// Records of four streams, each of 300 bytes.

@@ -5,15 +5,17 @@
 use ioengine::sim::{DiskConfig, DiskHandle, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
 use ioengine::{Buf, Io, Launcher, Stream};
 use layout::key::Key;
-use layout::units::{RequestId, Space, Uuid, Version};
+use layout::units::{Incarnation, RequestId, Space, Uuid, Version};
 use net::frame::{HEADER_BYTES, next_frame};
 use net::outcome::Outcome;
 use net::reply::{Answer, Reply};
 use net::request::{Hello, Request};
 use net::session::append_frame;
+use shard::examine::{Examined, examine};
 use shard::format::{FormatPlan, format};
 use shard::limits::Limits;
 use shard::node::{Event, Node, NodeConfig, start};
+use shard::recover::journal_zone;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -92,6 +94,20 @@ impl Scene {
 
     pub(crate) fn disk(&self) -> DiskHandle {
         self.store.disk("ssd").unwrap()
+    }
+
+    /// The offline check of what the disk of the one shard holds now, on a copy of this name.
+    pub(crate) fn look(&self, name: &'static str) -> Examined {
+        let image = self.disk().snapshot();
+        let limits = self.config.limits.clone();
+        self.world.add_disk_with(&self.clients, name, DiskConfig::new(32 << 20), image);
+        self.world.block_on(&self.clients, Duration::from_secs(60), move |io| async move {
+            let disk = io.open_disk(name, ioengine::disk::DiskOpen::default()).unwrap();
+            let superblock = shard::format::read(&io, &disk).await.unwrap();
+            let bytes = journal_zone(&superblock, 0, &limits).unwrap().bytes();
+            let next = Incarnation(superblock.incarnation.0 + 1);
+            examine(&io, &disk, &superblock, 0, next, bytes).await.unwrap()
+        })
     }
 
     pub(crate) fn failure(&self) -> Option<String> {
