@@ -89,7 +89,6 @@ pub(crate) fn apply(
     decided: &mut impl FnMut(Decided),
 ) -> Result<(), ApplyError> {
     let header = entry.header;
-    state.capture(header.tablet);
     let tablet = state.tablets[header.tablet.index()].as_mut().ok_or(Corrupt {
         structure: "log entry",
         field: "tablet of another core",

@@ -12,6 +12,7 @@ pub mod format;
 mod gather;
 mod get;
 pub mod journal;
+mod kept;
 mod late;
 pub mod limits;
 mod lsm;

@@ -13,6 +13,7 @@
 use layout::units::LogIndex;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
+use crate::kept::Kept;
 use crate::positions::Positions;
 
 /// Was a key written since?
@@ -34,6 +35,10 @@ struct Write {
 }
 
 impl Write {
+    fn facts(self) -> (u128, LogIndex) {
+        (u128::from(self.key_hash[0]) | u128::from(self.key_hash[1]) << 64, self.log_index)
+    }
+
     fn hash(&self) -> u128 {
         let mut bytes = [0u8; 24];
         bytes[..8].copy_from_slice(&self.key_hash[0].to_le_bytes());
@@ -57,6 +62,8 @@ pub struct RecentKeys {
     /// The newest write of each key.
     index: Positions,
     seed: u64,
+    /// The list as it was when it was to be written down.
+    kept: Option<Kept<Write>>,
 }
 
 impl RecentKeys {
@@ -74,6 +81,7 @@ impl RecentKeys {
             sum: 0,
             index: Positions::new(capacity),
             seed,
+            kept: None,
         }
     }
 
@@ -128,6 +136,9 @@ impl RecentKeys {
         }
         let write = Write { key_hash, log_index };
         let position = (self.first + self.count) % self.ring.len();
+        if let Some(kept) = &mut self.kept {
+            kept.save(&self.ring, position);
+        }
         self.ring[position] = write;
         self.count += 1;
         self.sum = self.sum.wrapping_add(write.hash());
@@ -154,10 +165,24 @@ impl RecentKeys {
 
     /// The writes in the list, in the order they were applied: key hash and log index.
     pub fn entries(&self) -> impl Iterator<Item = (u128, LogIndex)> {
-        (0..self.count).map(|age_rank| {
-            let write = self.ring[(self.first + age_rank) % self.ring.len()];
-            (u128::from(write.key_hash[0]) | u128::from(write.key_hash[1]) << 64, write.log_index)
-        })
+        (0..self.count).map(|age_rank| self.ring[(self.first + age_rank) % self.ring.len()].facts())
+    }
+
+    /// Keep the list as it is now, until [`RecentKeys::let_go`]. The writes in it, and the index of the last, or the floor.
+    pub(crate) fn keep(&mut self) -> (usize, LogIndex) {
+        self.kept = Some(Kept::new(self.first, self.count));
+        let last = self.count.checked_sub(1).map(|rank| self.ring[(self.first + rank) % self.ring.len()]);
+        (self.count, last.map_or(self.floor, |last| last.log_index))
+    }
+
+    /// A write that was kept, by its rank in the order they were applied.
+    pub(crate) fn kept(&self, rank: usize) -> (u128, LogIndex) {
+        self.kept.as_ref().expect("the list was kept").get(&self.ring, rank).facts()
+    }
+
+    /// What was kept is written down.
+    pub(crate) fn let_go(&mut self) {
+        self.kept = None;
     }
 
     /// A number that two replicas have in common when they have applied the same.

@@ -194,6 +194,8 @@ pub(crate) async fn recover(
     }
     proofs.judge(&replayed, superblock.incarnation, |tablet| known[tablet.index()]);
     note_damage(&mut state, &proofs);
+    // A memtable may have been frozen before all of it was known.
+    state.capture_damage();
     let damaged: Vec<TabletIndex> = TabletIndex::all()
         .filter(|tablet| state.tablets[tablet.index()].as_ref().is_some_and(|own| own.damage.is_some()))
         .collect();

@@ -29,6 +29,7 @@
 use layout::units::{LogTime, RequestId, Version};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed, xxh3_128};
 
+use crate::kept::Kept;
 use crate::positions::Positions;
 
 /// Ids past their horizon that one call of [`RequestTable::record`] forgets at most: more than it adds, so that the
@@ -123,6 +124,8 @@ pub struct RequestTable {
     sum: u128,
     index: Positions,
     seed: u64,
+    /// The table as it was when it was to be written down.
+    kept: Option<Kept<AppliedRequest>>,
 }
 
 impl RequestTable {
@@ -141,6 +144,7 @@ impl RequestTable {
             sum: 0,
             index: Positions::new(limits.capacity),
             seed,
+            kept: None,
         }
     }
 
@@ -223,6 +227,9 @@ impl RequestTable {
         }
         let request = AppliedRequest { id, log_time, outcome };
         let position = self.position(self.count);
+        if let Some(kept) = &mut self.kept {
+            kept.save(&self.ring, position);
+        }
         self.ring[position] = request;
         self.count += 1;
         self.sum = self.sum.wrapping_add(request.hash());
@@ -248,6 +255,22 @@ impl RequestTable {
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Keep the table as it is now, until [`RequestTable::let_go`]. The ids in it.
+    pub(crate) fn keep(&mut self) -> usize {
+        self.kept = Some(Kept::new(self.first, self.count));
+        self.count
+    }
+
+    /// An id that was kept, by its rank in the order they were applied.
+    pub(crate) fn kept(&self, rank: usize) -> AppliedRequest {
+        self.kept.as_ref().expect("the table was kept").get(&self.ring, rank)
+    }
+
+    /// What was kept is written down.
+    pub(crate) fn let_go(&mut self) {
+        self.kept = None;
     }
 
     /// The ids in the table, in the order they were applied.

@@ -22,12 +22,14 @@ use layout::table_key::encode_key;
 use layout::table_seal::{Compressor, Decompressor};
 use layout::tablet_state::{StateIdentity, StateWriter};
 use layout::units::{BucketIndex, STREAM_BYTES_MAX, Space, TabletIndex};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Records taken from the memtable between two looks at other work.
 const STEP_COUNT: usize = 64;
+/// Request ids, or recent keys, written down between two looks at other work.
+const STATE_STEP_COUNT: usize = 1024;
 /// How long to wait before a flush that found no space is tried again.
 const SPACE_RETRY: Duration = Duration::from_millis(200);
 /// How long a flush waits for a merge before it looks again.
@@ -201,6 +203,22 @@ fn take(
     true
 }
 
+/// What is remembered, cut into what is written down between two looks at other work.
+fn steps(count: u32) -> impl Iterator<Item = Range<usize>> {
+    let count = count as usize;
+    (0..count).step_by(STATE_STEP_COUNT).map(move |from| from..count.min(from + STATE_STEP_COUNT))
+}
+
+/// The end of a step: write what makes whole writes, and look at other work.
+async fn write_whole(writer: &mut StateWriter, sink: &mut Sink) -> Result<(), BuildError> {
+    while writer.pending().len() >= super::build::WRITE_BYTES {
+        let taken = sink.write(writer.pending(), false).await?;
+        writer.consume(taken);
+    }
+    ioengine::sync::yield_now().await;
+    Ok(())
+}
+
 /// Write the state that the tablets had at the freeze: the blob, and its extents.
 async fn write_state(shard: &Shard, purpose: Purpose) -> Result<(NamedState, HeldExtents), BuildError> {
     let keeper = &shard.keeper;
@@ -211,14 +229,17 @@ async fn write_state(shard: &Shard, purpose: Purpose) -> Result<(NamedState, Hel
     let mut writer = StateWriter::new(&identity, count);
     let mut sink = Sink::new(Rc::clone(&keeper.zone), purpose, 0);
     for tablet in TabletIndex::all() {
-        let captured = shard.state.borrow_mut().captured(tablet);
-        let Some(captured) = captured else { continue };
-        captured.write(&mut writer);
-        while writer.pending().len() >= super::build::WRITE_BYTES {
-            let taken = sink.write(writer.pending(), false).await?;
-            writer.consume(taken);
+        let head = shard.state.borrow_mut().captured(tablet);
+        let Some(head) = head else { continue };
+        writer.begin_tablet(&head);
+        for ranks in steps(head.request_count) {
+            shard.state.borrow().write_requests(tablet, ranks, &mut writer);
+            write_whole(&mut writer, &mut sink).await?;
         }
-        ioengine::sync::yield_now().await;
+        for ranks in steps(head.recent_count) {
+            shard.state.borrow().write_recent(tablet, ranks, &mut writer);
+            write_whole(&mut writer, &mut sink).await?;
+        }
     }
     let summary = writer.finish();
     while !writer.pending().is_empty() {
