@@ -12,8 +12,10 @@ use layout::journal_record::{JournalIdentity, RecordWriter};
 use layout::manifest::EditIter;
 use layout::manifest_record::{ManifestHeader, seal};
 use layout::table::{
-    Block, Cursor, FOOTER_BYTES, Filter, Footer, Index, SectionReader, Sections, TableIdentity, key_hash,
+    Block, BlockBuilder, Cursor, FOOTER_BYTES, Filter, Footer, Index, SectionReader, Sections, TableIdentity,
+    key_hash,
 };
+use layout::table_columns::{ColumnsBuilder, read_columns};
 use layout::tablet_state::{StateIdentity, StateItem, StateReader, StateWriter};
 use layout::units::{BucketIndex, DiskOffset, ShardIndex, TableId, TabletIndex, Uuid};
 
@@ -29,6 +31,8 @@ const TWIN_AT: DiskOffset = DiskOffset(0x0300_1000);
 const DATA_BYTES: [u64; 2] = [801, 1141];
 /// Blocks and records of the golden sealed table.
 const SEALED_COUNTS: (u32, u64) = (3, 5);
+/// Bytes of the block whose columns are golden.
+const COLUMNS_ROWS_BYTES: usize = 1045;
 /// The identity of the golden state blob.
 const STATE: StateIdentity =
     StateIdentity { device: DEVICE, shard: SHARD, generation: GENERATION, blob: TableId(7) };
@@ -187,6 +191,23 @@ pub(crate) fn table_parts(data: &[u8]) -> usize {
             assert_eq!(sections.find(section.bucket), Some(section), "what is there is found");
             assert!(SectionReader::new(section).finish().is_err(), "no record was taken");
         }
+    }
+    accepted
+}
+
+/// The input as the columns of a block of as many bytes as the golden one, of one more, and of any.
+pub(crate) fn table_columns(data: &[u8]) -> usize {
+    let mut accepted = 0;
+    let (mut rows, mut again) = (BlockBuilder::new(), BlockBuilder::new());
+    for raw_bytes in [COLUMNS_ROWS_BYTES, COLUMNS_ROWS_BYTES + 1, data.len() + 60] {
+        let Ok(bytes) = read_columns(data, raw_bytes, &mut rows) else { continue };
+        accepted += 1;
+        assert_eq!(bytes.len(), raw_bytes);
+        let block = Block::parse(bytes).expect("what decodes is a block");
+        assert_eq!(block.check(), Ok(()), "all of it");
+        let mut builder = ColumnsBuilder::default();
+        let columns = builder.build(&block);
+        assert_eq!(read_columns(columns, raw_bytes, &mut again), Ok(bytes), "there and back");
     }
     accepted
 }

@@ -8,8 +8,8 @@ use crate::field::{Corrupt, is_zero};
 use crate::inspect::{Line, line, short_text, table_lines, wrong_line};
 use crate::table::{
     Block, BlockChecksum, BlockEntry, BlockKind, Cursor, Decompressor, Dictionary, FOOTER_BYTES, Footer,
-    Section, Sections, StoredBlock, TableIdentity, bucket_of_key, decode_key, open_block, open_dictionary,
-    open_filter, open_index, open_sections,
+    Form, Section, Sections, StoredBlock, TableIdentity, bucket_of_key, decode_key, open_block,
+    open_dictionary, open_filter, open_index, open_sections,
 };
 use crate::table_check::{Disagreement, TableCheck};
 use crate::table_footer::{FOOTER_TABLE, wrong_fields};
@@ -196,7 +196,9 @@ impl Dump {
             Ok(()) => {
                 let records = block_lines(&raw, offset, self.bucket, &mut self.records_left);
                 if self.bucket.is_none() || !records.is_empty() {
-                    self.lines.push(line(offset, "block", text));
+                    let form = StoredBlock::read(&self.checksum, offset, stored).map(|block| block.form);
+                    let as_columns = if form == Ok(Form::Columns) { ", as columns" } else { "" };
+                    self.lines.push(line(offset, "block", text + as_columns));
                 }
                 self.lines.extend(records);
                 Some(raw)

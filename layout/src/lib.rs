@@ -30,6 +30,7 @@ pub mod table;
 pub mod table_block;
 pub mod table_check;
 mod table_check_sections;
+pub mod table_columns;
 pub mod table_cursor;
 mod table_dictionary;
 pub mod table_filter;

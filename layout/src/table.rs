@@ -26,16 +26,17 @@ pub use crate::table_key::{
 };
 pub use crate::table_seal::{
     BLOCK_HEADER_BYTES, BLOCK_STORED_BYTES_MAX, BlockChecksum, BlockKind, Codec, Compression, Compressor,
-    Decompressor, Dictionary, PART_BYTES_MAX, StoredBlock, TableIdentity, WriteDictionary, open_block,
+    Decompressor, Dictionary, Form, PART_BYTES_MAX, StoredBlock, TableIdentity, WriteDictionary, open_block,
     seal_block,
 };
 pub use crate::table_sections::{Section, SectionReader, SectionSum, Sections, bucket_of_key};
 
 use crate::table_block::BLOCK_RAW_BYTES_MAX;
+use crate::table_columns::{COLUMNS_COUNT_MIN, ColumnsBuilder};
 use crate::table_held::{Chosen, Held};
 use crate::table_index::{IndexBuilder, separator};
 use crate::table_key::key_time;
-use crate::table_seal::{seal_packed, seal_parts};
+use crate::table_seal::{Packed, seal_packed, seal_parts};
 use crate::table_sections::SectionsBuilder;
 use crate::units::{LogIndex, Version};
 
@@ -107,6 +108,28 @@ enum Waiting {
     Held,
 }
 
+/// A data block before compression, in the form in which it is stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Made<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) form: Form,
+    /// Bytes of the block as it is read.
+    pub(crate) raw_bytes: usize,
+    pub(crate) record_count: u32,
+}
+
+impl<'a> Made<'a> {
+    /// As columns, if somebody makes them and they are smaller.
+    fn of(raw: &'a [u8], record_count: u32, columns: Option<&'a mut ColumnsBuilder>) -> Made<'a> {
+        let rows = Made { bytes: raw, form: Form::Rows, raw_bytes: raw.len(), record_count };
+        let Some(columns) = columns.filter(|_| record_count as usize >= COLUMNS_COUNT_MIN) else {
+            return rows;
+        };
+        let bytes = columns.build(&Block::parse(raw).expect("the block was just made"));
+        if bytes.len() < raw.len() { Made { bytes, form: Form::Columns, ..rows } } else { rows }
+    }
+}
+
 /// Writes one table.
 pub struct TableWriter {
     identity: TableIdentity,
@@ -116,6 +139,8 @@ pub struct TableWriter {
     write_dictionary: Option<WriteDictionary>,
     dictionary: Vec<u8>,
     block: BlockBuilder,
+    /// Of a table that is compressed.
+    columns: Option<Box<ColumnsBuilder>>,
     /// Blocks that wait for their dictionary.
     held: Option<Held>,
     /// A block that waits for the key behind it, which its separator needs.
@@ -158,6 +183,7 @@ impl TableWriter {
             write_dictionary,
             dictionary: dictionary.unwrap_or_default().to_vec(),
             block: BlockBuilder::new(),
+            columns: options.level.map(|_| Box::default()),
             held: level_of_held.map(|level| Held::new(level, trained)),
             waiting: None,
             waiting_key: Vec::new(),
@@ -278,33 +304,35 @@ impl TableWriter {
 
     fn end_block(&mut self) {
         let mut block = std::mem::take(&mut self.block);
+        let mut columns = self.columns.take();
         let record_count = block.entry_count() as u32;
         self.waiting_key.clear();
         self.waiting_key.extend_from_slice(block.last_key());
         let raw = block.finish();
         self.footer.block_count += 1;
         self.footer.raw_bytes += raw.len() as u64;
+        let made = Made::of(raw, record_count, columns.as_deref_mut());
         self.waiting = Some(if let Some(held) = &mut self.held {
-            held.push(raw, record_count);
+            held.push(&made);
             Waiting::Held
         } else {
             let dictionary = self.write_dictionary.take();
-            let stored = self.store(raw, record_count, dictionary.as_ref());
+            let stored = self.store(&made, dictionary.as_ref());
             self.write_dictionary = dictionary;
             Waiting::Stored(stored)
         });
         block.clear();
-        self.block = block;
+        (self.block, self.columns) = (block, columns);
     }
 
     /// Appends a data block to the table.
-    fn store(&mut self, raw: &[u8], record_count: u32, dictionary: Option<&WriteDictionary>) -> BlockHandle {
+    fn store(&mut self, made: &Made<'_>, dictionary: Option<&WriteDictionary>) -> BlockHandle {
         let compression = match (dictionary, self.level) {
             (Some(dictionary), _) => Compression::Dictionary(dictionary),
             (None, Some(level)) => Compression::Level(level),
             (None, None) => Compression::None,
         };
-        let (codec, payload) = self.compressor.pack(raw, compression);
+        let (codec, payload) = self.compressor.pack(made.bytes, compression);
         let stored_bytes = (BLOCK_HEADER_BYTES + payload.len()) as u64;
         let extent = u64::from(self.footer.extent_bytes);
         let room = extent - self.offset % extent;
@@ -312,7 +340,9 @@ impl TableWriter {
         let start = self.out.len();
         self.out.resize(start + padding as usize, 0);
         let offset = self.offset + padding;
-        seal_packed(&self.checksum, offset, BlockKind::Data, raw.len(), codec, payload, &mut self.out);
+        let Made { raw_bytes, form, record_count, .. } = *made;
+        let packed = Packed { kind: BlockKind::Data, raw_bytes, form, codec, payload };
+        seal_packed(&self.checksum, offset, packed, &mut self.out);
         self.content.add(&self.out[start..]);
         self.offset = offset + stored_bytes;
         self.footer.data_bytes = self.offset;
@@ -335,7 +365,7 @@ impl TableWriter {
         }
         if let Some(leaving) = held.leave() {
             let dictionary = held.chosen().map(|chosen| &chosen.prepared);
-            let handle = self.store(held.raw(&leaving), leaving.record_count, dictionary);
+            let handle = self.store(&held.made(&leaving), dictionary);
             match leaving.separator {
                 Some(separator) => self.index.push(&separator, handle),
                 None => self.waiting = Some(Waiting::Stored(handle)),

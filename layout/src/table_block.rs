@@ -30,8 +30,8 @@ const ENTRY_EXTRA_BYTES_MAX: usize =
 const _: () =
     assert!(VALUE_BYTES_MAX + ENTRY_EXTRA_BYTES_MAX + RESTART_BYTES + TRAILER_BYTES <= BLOCK_RAW_BYTES_MAX);
 
-const FLAG_TOMBSTONE: u8 = 1;
-const FLAG_EXPIRY: u8 = 2;
+pub(crate) const FLAG_TOMBSTONE: u8 = 1;
+pub(crate) const FLAG_EXPIRY: u8 = 2;
 
 byte_table! {
     /// Byte table of the end of a block.

@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 
+use crate::table::Made;
 use crate::table_dictionary::Trainer;
-use crate::table_seal::{BLOCK_HEADER_BYTES, Compression, Compressor, WriteDictionary};
+use crate::table_seal::{BLOCK_HEADER_BYTES, Compression, Compressor, Form, WriteDictionary};
 
 /// The sample has so many times the bytes of the largest dictionary. With four times as many the tables of two real data sets
 /// were less than 1 % smaller.
@@ -28,6 +29,8 @@ const SAVED_PART: u64 = 32;
 struct HeldBlock {
     begin: usize,
     end: usize,
+    form: Form,
+    raw_bytes: usize,
     record_count: u32,
     /// What separates it from the next; `None` while that has not come.
     separator: Option<Vec<u8>>,
@@ -35,8 +38,10 @@ struct HeldBlock {
 
 /// A block that leaves.
 pub(crate) struct Leaving {
-    pub(crate) raw: std::ops::Range<usize>,
-    pub(crate) record_count: u32,
+    bytes: std::ops::Range<usize>,
+    form: Form,
+    raw_bytes: usize,
+    record_count: u32,
     pub(crate) separator: Option<Vec<u8>>,
 }
 
@@ -74,10 +79,12 @@ impl Held {
     }
 
     /// The next block.
-    pub(crate) fn push(&mut self, raw: &[u8], record_count: u32) {
+    pub(crate) fn push(&mut self, made: &Made<'_>) {
         let begin = self.bytes.len();
-        self.bytes.extend_from_slice(raw);
-        self.blocks.push_back(HeldBlock { begin, end: self.bytes.len(), record_count, separator: None });
+        self.bytes.extend_from_slice(made.bytes);
+        let end = self.bytes.len();
+        let Made { form, raw_bytes, record_count, .. } = *made;
+        self.blocks.push_back(HeldBlock { begin, end, form, raw_bytes, record_count, separator: None });
         if self.bytes.len() >= self.dictionary_bytes_max * SAMPLE_PER_DICTIONARY {
             self.close();
         }
@@ -106,9 +113,10 @@ impl Held {
         self.bytes.capacity() + if trains { self.bytes.len() } else { 0 }
     }
 
-    /// The bytes of a block that leaves.
-    pub(crate) fn raw(&self, leaving: &Leaving) -> &[u8] {
-        &self.bytes[leaving.raw.clone()]
+    /// The block that leaves.
+    pub(crate) fn made(&self, leaving: &Leaving) -> Made<'_> {
+        let Leaving { form, raw_bytes, record_count, .. } = *leaving;
+        Made { bytes: &self.bytes[leaving.bytes.clone()], form, raw_bytes, record_count }
     }
 
     /// Does a part of the deciding, some 100 µs at low levels; true when it was decided.
@@ -153,8 +161,8 @@ impl Held {
 
     /// The next block to be written with what was decided; `None` when all have left.
     pub(crate) fn leave(&mut self) -> Option<Leaving> {
-        let HeldBlock { begin, end, record_count, separator } = self.blocks.pop_front()?;
-        Some(Leaving { raw: begin..end, record_count, separator })
+        let HeldBlock { begin, end, form, raw_bytes, record_count, separator } = self.blocks.pop_front()?;
+        Some(Leaving { bytes: begin..end, form, raw_bytes, record_count, separator })
     }
 
     /// The dictionary that was decided on.

@@ -4,7 +4,7 @@
 //! Invariant: what opens was sealed for this table, this kind of content and this offset.
 //!
 //! ```text
-//! | header 16 | payload: the block's bytes, as they are or as one zstd frame |
+//! | header 16 | payload: the block's bytes or its columns, as they are or as one zstd frame |
 //! | header 16 | payload: checksum of the dictionary 4, one zstd frame that needs it |
 //! ```
 
@@ -13,7 +13,8 @@ use zstd_safe::{CCtx, CDict, DCtx, DDict};
 use crate::FORMAT_VERSION;
 use crate::checksum::Crc;
 use crate::field::{Corrupt, Field, Table, byte_table};
-use crate::table_block::BLOCK_RAW_BYTES_MAX;
+use crate::table_block::{BLOCK_RAW_BYTES_MAX, BlockBuilder};
+use crate::table_columns::read_columns;
 use crate::units::{ShardIndex, TableId, TabletIndex, Uuid};
 
 /// Bytes before a block's payload.
@@ -40,7 +41,8 @@ byte_table! {
     H_PAYLOAD_BYTES = "payload_bytes", 8, 4;
     H_CODEC = "codec", 12, 1;
     H_KIND = "kind", 13, 1;
-    H_RESERVED = "reserved", 14, 2;
+    H_FORM = "form", 14, 1;
+    H_RESERVED = "reserved", 15, 1;
 }
 
 byte_table! {
@@ -191,6 +193,28 @@ impl BlockKind {
     }
 }
 
+/// What a payload is before compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The block as it is read.
+    Rows,
+    /// Its columns: only of data, and smaller.
+    Columns,
+}
+
+impl Form {
+    fn to_number(self) -> u8 {
+        match self {
+            Form::Rows => 0,
+            Form::Columns => 1,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Form> {
+        [Form::Rows, Form::Columns].into_iter().find(|form| form.to_number() == number)
+    }
+}
+
 /// How a payload is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
@@ -311,8 +335,12 @@ impl Compressor {
     }
 }
 
-/// Decompresses blocks; its context is used again and again.
-pub struct Decompressor(DCtx<'static>);
+/// Decompresses blocks; its context and buffers are used again and again.
+pub struct Decompressor {
+    context: DCtx<'static>,
+    columns: Vec<u8>,
+    rows: BlockBuilder,
+}
 
 impl Default for Decompressor {
     fn default() -> Decompressor {
@@ -324,7 +352,7 @@ impl Decompressor {
     /// A new context.
     #[must_use]
     pub fn new() -> Decompressor {
-        Decompressor(DCtx::create())
+        Decompressor { context: DCtx::create(), columns: Vec::new(), rows: BlockBuilder::new() }
     }
 }
 
@@ -341,25 +369,39 @@ pub fn seal_block(
     out: &mut Vec<u8>,
 ) -> usize {
     let (codec, payload) = compressor.pack(raw, compression);
-    seal_packed(checksum, offset, kind, raw.len(), codec, payload, out)
+    seal_packed(
+        checksum,
+        offset,
+        Packed { kind, raw_bytes: raw.len(), form: Form::Rows, codec, payload },
+        out,
+    )
+}
+
+/// A block that is compressed.
+pub(crate) struct Packed<'a> {
+    pub(crate) kind: BlockKind,
+    /// Bytes of the block as it is read.
+    pub(crate) raw_bytes: usize,
+    pub(crate) form: Form,
+    pub(crate) codec: Codec,
+    pub(crate) payload: &'a [u8],
 }
 
 /// Appends header and payload.
 pub(crate) fn seal_packed(
     checksum: &BlockChecksum,
     offset: u64,
-    kind: BlockKind,
-    raw_bytes: usize,
-    codec: Codec,
-    payload: &[u8],
+    packed: Packed<'_>,
     out: &mut Vec<u8>,
 ) -> usize {
+    let Packed { kind, raw_bytes, form, codec, payload } = packed;
     assert!((1..=kind.raw_bytes_max()).contains(&raw_bytes), "a block of {raw_bytes} bytes is written");
     let mut header = [0; BLOCK_HEADER_BYTES];
     H_RAW_BYTES.put(&mut header, (raw_bytes as u32).to_le_bytes());
     H_PAYLOAD_BYTES.put(&mut header, (payload.len() as u32).to_le_bytes());
     H_CODEC.put(&mut header, [codec.to_number()]);
     H_KIND.put(&mut header, [kind.to_number()]);
+    H_FORM.put(&mut header, [form.to_number()]);
     let start = out.len();
     out.extend_from_slice(&header);
     out.extend_from_slice(payload);
@@ -375,9 +417,11 @@ pub struct StoredBlock<'a> {
     pub kind: BlockKind,
     /// How.
     pub codec: Codec,
+    /// What the payload is before compression.
+    pub form: Form,
     /// Bytes of the block before compression; below the limit of its kind.
     pub raw_bytes: usize,
-    /// The payload; the block itself when the codec is raw.
+    /// The payload; the block itself when the codec is raw, or its columns.
     pub payload: &'a [u8],
 }
 
@@ -402,14 +446,19 @@ impl<'a> StoredBlock<'a> {
         if !(1..=kind.raw_bytes_max()).contains(&raw_bytes) {
             return wrong(H_RAW_BYTES);
         }
-        let saves = if codec == Codec::Raw { payload_bytes == raw_bytes } else { payload_bytes < raw_bytes };
+        let form = Form::from_number(H_FORM.u8(bytes));
+        let Some(form) = form.filter(|form| *form == Form::Rows || kind == BlockKind::Data) else {
+            return wrong(H_FORM);
+        };
+        let is_as_it_was = (codec, form) == (Codec::Raw, Form::Rows);
+        let saves = if is_as_it_was { payload_bytes == raw_bytes } else { payload_bytes < raw_bytes };
         if !saves {
             return wrong(H_PAYLOAD_BYTES);
         }
         if !H_RESERVED.is_zero(bytes) {
             return wrong(H_RESERVED);
         }
-        Ok(StoredBlock { kind, codec, raw_bytes, payload })
+        Ok(StoredBlock { kind, codec, form, raw_bytes, payload })
     }
 
     /// Bytes of header and payload.
@@ -436,6 +485,25 @@ impl<'a> StoredBlock<'a> {
         decompressor: &mut Decompressor,
         out: &mut Vec<u8>,
     ) -> Result<(), Corrupt> {
+        let Decompressor { context, columns, rows } = decompressor;
+        if self.form == Form::Rows {
+            return self.unpack_payload(offset, dictionary, context, out);
+        }
+        columns.clear();
+        self.unpack_payload(offset, dictionary, context, columns)?;
+        let block = read_columns(columns, self.raw_bytes, rows);
+        out.extend_from_slice(block.map_err(|corrupt| Corrupt { at: offset, ..corrupt })?);
+        Ok(())
+    }
+
+    /// Appends what the payload holds.
+    fn unpack_payload(
+        &self,
+        offset: u64,
+        dictionary: Option<&Dictionary>,
+        context: &mut DCtx<'static>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Corrupt> {
         let start = out.len();
         if self.codec == Codec::Raw {
             out.extend_from_slice(self.payload);
@@ -457,14 +525,15 @@ impl<'a> StoredBlock<'a> {
         out.resize(start + self.raw_bytes, 0);
         let room = &mut out[start..];
         let unpacked = match dictionary {
-            Some(dictionary) => decompressor.0.decompress_using_ddict(room, frame, &dictionary.prepared),
-            None => decompressor.0.decompress(room, frame),
+            Some(dictionary) => context.decompress_using_ddict(room, frame, &dictionary.prepared),
+            None => context.decompress(room, frame),
         };
-        if unpacked == Ok(self.raw_bytes) {
-            return Ok(());
-        }
-        out.truncate(start);
-        Err(wrong("payload"))
+        let bytes = unpacked.ok().filter(|bytes| match self.form {
+            Form::Rows => *bytes == self.raw_bytes,
+            Form::Columns => *bytes < self.raw_bytes,
+        });
+        out.truncate(start + bytes.unwrap_or(0));
+        bytes.map(|_| ()).ok_or(wrong("payload"))
     }
 }
 

@@ -15,6 +15,7 @@ const VERSION_HEADER: &[u8] = include_bytes!("../golden/version_header.bin");
 const VERSION_ROW: &[u8] = include_bytes!("../golden/version_row.bin");
 const TABLE: &[u8] = include_bytes!("../golden/table.bin");
 const SEALED: &[u8] = include_bytes!("../golden/sealed_table.bin");
+const COLUMNS: &[u8] = include_bytes!("../golden/table_columns.bin");
 const STATE: &[u8] = include_bytes!("../golden/tablet_state.bin");
 const MANIFEST: &[u8] = include_bytes!("../golden/manifest_record.bin");
 
@@ -150,6 +151,12 @@ fn blocks_indexes_filters_and_sections() {
     let parts = [payloads(TABLE), payloads(SEALED)].concat();
     assert!(parts.len() >= 9, "twice two blocks, an index, a filter; and sections");
     let accepted = run(6, &parts, bodies_tables::table_parts);
+    assert!(accepted > INPUT_COUNT / 20, "only {accepted} were accepted");
+}
+
+#[test]
+fn columns() {
+    let accepted = run(11, &[COLUMNS], bodies_tables::table_columns);
     assert!(accepted > INPUT_COUNT / 20, "only {accepted} were accepted");
 }
 

@@ -13,9 +13,11 @@ use layout::manifest::{
 };
 use layout::manifest_record::{ManifestHeader, ManifestKind, seal};
 use layout::table::{
-    Block, BlockChecksum, BlockKind, Compressor, Decompressor, FOOTER_BYTES, Footer, SectionReader,
-    TableIdentity, TableOptions, TableWriter, encode_key, open_block, open_index, open_sections,
+    Block, BlockBuilder, BlockChecksum, BlockKind, Compressor, Decompressor, FOOTER_BYTES, Footer,
+    SectionReader, TableIdentity, TableOptions, TableWriter, encode_key, open_block, open_index,
+    open_sections,
 };
+use layout::table_columns::{ColumnsBuilder, read_columns};
 use layout::tablet_state::{
     StateIdentity, StateItem, StateReader, StateRecent, StateRequest, StateWriter, TabletHead,
 };
@@ -87,6 +89,24 @@ fn sealed_records() -> Vec<Kept> {
         (key(129, 104), (8 << 16) + 2, 0, long()),
         (key(131_009, 0), 9 << 16, 0, Some(b"last".to_vec())),
     ]
+}
+
+/// Those of the block of columns: of three streams, with a tombstone and an expiry.
+fn column_records() -> Vec<Kept> {
+    [&records()[..3], &sealed_records()[1..]].concat()
+}
+
+fn block(records: Vec<Kept>) -> Vec<u8> {
+    let mut builder = BlockBuilder::new();
+    for (key, version, expiry, value) in records {
+        builder.push(&key, Version(version), expiry, value.as_deref());
+    }
+    builder.finish().to_vec()
+}
+
+fn columns() -> Vec<u8> {
+    let rows = block(column_records());
+    ColumnsBuilder::default().build(&Block::parse(&rows).expect("a block")).to_vec()
 }
 
 fn table(identity: TableIdentity, records: Vec<Kept>) -> Vec<u8> {
@@ -197,21 +217,23 @@ fn manifest() -> Vec<u8> {
 }
 
 /// The images as today's code writes them: name and bytes.
-pub(crate) fn written() -> [(&'static str, Vec<u8>); 4] {
+pub(crate) fn written() -> [(&'static str, Vec<u8>); 5] {
     [
         ("table.bin", table(table_identity(), records())),
         ("tablet_state.bin", state()),
         ("manifest_record.bin", manifest()),
         ("sealed_table.bin", table(sealed_identity(), sealed_records())),
+        ("table_columns.bin", columns()),
     ]
 }
 
 /// The images as they are committed, in the order of [`written`].
-pub(crate) const COMMITTED: [&[u8]; 4] = [
+pub(crate) const COMMITTED: [&[u8]; 5] = [
     include_bytes!("../../golden/table.bin"),
     include_bytes!("../../golden/tablet_state.bin"),
     include_bytes!("../../golden/manifest_record.bin"),
     include_bytes!("../../golden/sealed_table.bin"),
+    include_bytes!("../../golden/table_columns.bin"),
 ];
 
 /// The text of the images.
@@ -247,6 +269,12 @@ fn table_decodes() {
         let record = Block::parse(&raw).expect("a block").get(&key).expect("whole").expect("it is there");
         assert_eq!((record.version.0, record.expiry_us, record.value), (version, expiry, value.as_deref()));
     }
+}
+
+#[test]
+fn columns_decode() {
+    let rows = block(column_records());
+    assert_eq!(read_columns(COMMITTED[4], rows.len(), &mut BlockBuilder::new()), Ok(&rows[..]));
 }
 
 #[test]
