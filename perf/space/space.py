@@ -196,7 +196,7 @@ def main():
             "what": name, "copies": arguments.copies, "side": "thermocline", "block": arguments.block, "level": arguments.level,
             "sealed_tables": counters["sealed_tables"], "sealed_records": counters["sealed_records"],
             "sealed_bytes": sealed, "written_bytes_with_filler": written, "import_s": round(loaded_s, 1),
-            "journal_bytes": counters["journal_written_bytes"], "table_written_bytes": counters["table_written_bytes"],
+            **{key: counters[key] for key in counters if key.endswith("_written_bytes")},
             "seals": counters["seals"], "merges": counters["merges"], "flushes": counters["flushes"],
         }
         print(json.dumps(report), flush=True)

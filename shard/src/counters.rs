@@ -121,8 +121,20 @@ pub struct Counters {
     pub extents_free: Counter,
     /// Extents in all.
     pub extents: Counter,
-    /// Bytes written to tables.
+    /// Bytes written to tables, and to the state beside them.
     pub table_written_bytes: Counter,
+    /// Of these, tables by flushes.
+    pub flush_written_bytes: Counter,
+    /// The state that goes with each flush.
+    pub state_written_bytes: Counter,
+    /// Tables by merges.
+    pub merge_written_bytes: Counter,
+    /// Sealed tables by seals.
+    pub seal_written_bytes: Counter,
+    /// Of these, tables of windows that had been sealed before.
+    pub seal_again_written_bytes: Counter,
+    /// The run that a seal leaves beside its windows.
+    pub seal_rest_written_bytes: Counter,
     /// Reads of tables, by gets and scans, flushes and merges.
     pub disk_reads: Counter,
     /// Requests that met a block that cannot be read.

@@ -117,6 +117,7 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
         keeper.zone.disk().flush().await?;
     }
     let before = keeper.state();
+    let state_bytes = state.bytes;
     let mut edits: Vec<Edit<'_>> = made.iter().map(Made::edit).collect();
     edits.extend([state.edit(), start_edit(start)]);
     keeper.commit(&edits, purpose).await?;
@@ -124,6 +125,8 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
     extents_of_state.set_named(true);
     let bytes = made.iter().map(|made| made.table.place.bytes).sum();
     keeper.pace.flushed(shard.io.now(), bytes);
+    shard.counters.flush_written_bytes.add(bytes);
+    shard.counters.state_written_bytes.add(state_bytes);
     show(shard, made);
     if let Some(before) = before {
         keeper.zone.give(&before.ranges);

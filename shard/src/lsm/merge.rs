@@ -73,6 +73,7 @@ pub(super) async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick)
     drop(edits);
     ioengine::sometimes!("runs are merged");
     if let Some(made) = &made {
+        shard.counters.merge_written_bytes.add(made.facts.bytes);
         made.table.place.extents.set_named(true);
     }
     shard.state.borrow_mut().tables.replace(tablet, &inputs, made.map(|made| made.table));

@@ -108,12 +108,24 @@ pub(super) async fn seal(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) 
     keeper.commit(&edits, Purpose::Merge).await?;
     drop(edits);
     mark(picked, &inputs, &made);
+    count(shard, &made, rest.as_ref());
     made.iter().chain(&rest).for_each(|made| made.table.place.extents.set_named(true));
     let windows = made.into_iter().map(|made| made.table).collect();
     let old = (&inputs.runs[..], &inputs.taken[..]);
     shard.state.borrow_mut().tables.seal(tablet, old, (rest.map(|made| made.table), windows));
     gone().for_each(|table| table.place.extents.set_named(false));
     Ok(())
+}
+
+/// Count what was written.
+fn count(shard: &Shard, windows: &[Made], rest: Option<&Made>) {
+    let counters = &shard.counters;
+    for Made { facts, .. } in windows {
+        counters.seal_written_bytes.add(facts.bytes);
+        let again = if facts.window_generation > 1 { facts.bytes } else { 0 };
+        counters.seal_again_written_bytes.add(again);
+    }
+    counters.seal_rest_written_bytes.add(rest.map_or(0, |made| made.facts.bytes));
 }
 
 /// Say what has happened.
