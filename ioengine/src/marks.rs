@@ -1,5 +1,7 @@
-//! Marks of rare paths (`sometimes!`) and planted bugs (canaries). Both live in the simulator's thread only: outside
-//! a simulated world a mark costs one thread-local look and a canary is always off.
+//! Marks of rare paths (`sometimes!`), facts for checkers and planted bugs (canaries). All live in the simulator's thread
+//! only: outside a simulated world a mark or a fact costs one thread-local look and a canary is always off.
+//!
+//! Must never change what the code does that says them: a fact is told, nothing comes back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 thread_local! {
     static WATCHING: Cell<bool> = const { Cell::new(false) };
     static MARKS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
+    static FACTS: RefCell<Vec<Fact>> = const { RefCell::new(Vec::new()) };
+    /// The node whose task is being polled.
+    static NODE: Cell<u32> = const { Cell::new(u32::MAX) };
     static CANARIES: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
 }
 
@@ -25,6 +30,36 @@ pub fn hit(name: &'static str) {
     }
 }
 
+/// Something that a node of a simulated world holds for true, for checkers that compare nodes and lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// Index of the node, in the order they were added.
+    pub node: u32,
+    /// What kind of fact.
+    pub name: &'static str,
+    /// What it is about.
+    pub key: u64,
+    /// What it says of it.
+    pub value: u64,
+}
+
+/// Tell a fact: `name` says which kind, `key` what it is about (the place in a log, say), `value` what holds of it.
+pub fn fact(name: &'static str, key: u64, value: u64) {
+    if WATCHING.get() {
+        FACTS.with_borrow_mut(|facts| facts.push(Fact { node: NODE.get(), name, key, value }));
+    }
+}
+
+/// From here on the tasks of this node are polled.
+pub(crate) fn at(node: u32) {
+    NODE.set(node);
+}
+
+/// The facts told since the last call.
+pub(crate) fn take_facts() -> Vec<Fact> {
+    FACTS.with_borrow_mut(std::mem::take)
+}
+
 /// Whether the planted bug `name` was chosen for the world that runs on this thread. Always false on real cores.
 #[must_use]
 pub fn canary(name: &str) -> bool {
@@ -35,6 +70,7 @@ pub fn canary(name: &str) -> bool {
 pub(crate) fn begin(canaries: impl IntoIterator<Item = String>) {
     WATCHING.set(true);
     MARKS.with_borrow_mut(BTreeMap::clear);
+    FACTS.with_borrow_mut(Vec::clear);
     CANARIES.with_borrow_mut(|set| *set = canaries.into_iter().collect());
 }
 

@@ -392,6 +392,29 @@ fn marks_and_canaries_belong_to_a_running_world() {
 }
 
 #[test]
+fn facts_are_told_with_their_node_in_the_order_of_the_world() {
+    ioengine::fact("test_outside", 1, 1);
+    let world = World::new(10, WorldConfig::default());
+    let (one, other) = (node(&world, 1), node(&world, 2));
+    for (wait, at) in [(2, one), (1, other)] {
+        at.launch(CoreConfig::small("teller", 0), move |io| async move {
+            for round in 0..2 {
+                io.sleep(Duration::from_millis(wait)).await;
+                ioengine::fact("test_inside", wait, round);
+            }
+        })
+        .unwrap();
+    }
+    world.run_for(Duration::from_secs(1));
+    let told: Vec<_> =
+        world.take_facts().iter().map(|one| (one.node, one.name, one.key, one.value)).collect();
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert!(told.iter().all(|one| one.1 == "test_inside" && one.0 == 2 - one.2 as u32), "{told:?}");
+    assert_eq!((told[0].0, told[3].0), (1, 0), "{told:?}");
+    assert!(world.take_facts().is_empty());
+}
+
+#[test]
 fn a_light_load_runs_many_times_faster_than_real_time() {
     // Not a clock: the count of events for a second of light load is what costs, and it is bounded here.
     let world = World::new(11, WorldConfig { link: LinkConfig::default(), ..WorldConfig::default() });

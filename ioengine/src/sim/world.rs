@@ -15,6 +15,7 @@ use super::trace::Trace;
 use crate::clock::Instant;
 use crate::io::Io;
 use crate::launch::CoreConfig;
+use crate::marks::Fact;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -115,6 +116,7 @@ pub(crate) struct Shared {
     pub(crate) network: RefCell<Network>,
     pub(crate) faults: RefCell<FaultLog>,
     marks: RefCell<BTreeMap<&'static str, u64>>,
+    facts: RefCell<Vec<Fact>>,
     running: Cell<bool>,
     /// The process whose task is being polled.
     pub(crate) polling: Cell<Option<u32>>,
@@ -186,6 +188,7 @@ impl Shared {
         let Some(core) = self.core(id) else { return };
         loop {
             self.polling.set(Some(core.process.id));
+            crate::marks::at(core.node);
             let next = core.step(self);
             self.polling.set(None);
             if !core.process.alive.get() {
@@ -243,6 +246,7 @@ impl Drop for Context<'_> {
             *marks.entry(name).or_insert(0) += count;
         }
         drop(marks);
+        self.shared.facts.borrow_mut().extend(crate::marks::take_facts());
         self.shared.running.set(false);
         if std::thread::panicking() {
             eprintln!(
@@ -280,6 +284,7 @@ impl World {
                 network: RefCell::new(Network::new(root.fork("network", 0), config.link.clone())),
                 faults: RefCell::default(),
                 marks: RefCell::default(),
+                facts: RefCell::default(),
                 running: Cell::new(false),
                 polling: Cell::new(None),
                 stop: Cell::new(false),
@@ -444,6 +449,12 @@ impl World {
     #[must_use]
     pub fn marks(&self) -> BTreeMap<&'static str, u64> {
         self.shared.marks.borrow().clone()
+    }
+
+    /// The [`fact`](crate::fact)s told since the last call, in order.
+    #[must_use]
+    pub fn take_facts(&self) -> Vec<Fact> {
+        self.shared.facts.take()
     }
 }
 
