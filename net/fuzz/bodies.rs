@@ -8,6 +8,7 @@
 use layout::units::Uuid;
 use net::field::Sink;
 use net::frame::{BODY_BYTES_MAX, HEADER_BYTES, next_frame, seal};
+use net::peer::*;
 use net::reply::*;
 use net::request::{AuthMethod, Hello};
 use net::route::ClusterMap;
@@ -189,7 +190,7 @@ pub(crate) fn server(data: &[u8]) -> usize {
                     from += consumed;
                     assert!(close.is_none() || matches!(session.next(now, 1, &[]), Step::Close(_)));
                 }
-                Step::Close(_) => break,
+                Step::Peer { .. } | Step::Close(_) => break,
             }
             assert!(from <= to, "took more than it was given");
             assert!(session.deadline_us().is_some(), "silence has a deadline in each state");
@@ -240,6 +241,75 @@ pub(crate) fn client(data: &[u8]) -> usize {
                 }
                 Err(_) => break,
             }
+        }
+    }
+    accepted
+}
+
+/// A connection between two nodes, from both ends: a hello, batches, answers. What is accepted encodes to the same bytes.
+pub(crate) fn peer(data: &[u8]) -> usize {
+    let mut accepted = 0;
+    for bytes in [data, &mended(data)] {
+        if let Ok(Some(frame)) = next_frame(bytes, BODY_BYTES_MAX)
+            && let Ok(hello) = PeerHello::decode(frame.body)
+        {
+            assert_eq!(hello.frame()[HEADER_BYTES..], *frame.body);
+            accepted += usize::from(frame.header.operation == Operation::PeerHello);
+        }
+        accepted += batches(bytes) + answers(bytes);
+    }
+    accepted
+}
+
+/// To who was called, after its hello.
+fn batches(input: &[u8]) -> usize {
+    let mut session = PeerSession::new(2, BODY_BYTES_MAX, 0);
+    let (mut at, mut accepted) = (0, 0);
+    loop {
+        match session.next(1, &input[at..]) {
+            PeerStep::Need { bytes } => {
+                assert!(bytes > input.len() - at, "asks for what it has");
+                return accepted;
+            }
+            PeerStep::Batch { messages, answer, consumed } => {
+                let mut again = vec![0; HEADER_BYTES];
+                for message in messages {
+                    let bytes = message.payload.len() as u32;
+                    again.extend_from_slice(&message_head(message.tablet, message.kind, bytes));
+                    again.extend_from_slice(message.payload);
+                }
+                assert_eq!(again[HEADER_BYTES..], input[at + HEADER_BYTES..at + consumed]);
+                assert!(answer.is_none_or(|number| number > 0));
+                at += consumed;
+                accepted += 1;
+            }
+            PeerStep::Close(broken) => {
+                assert_eq!(session.next(2, b""), PeerStep::Close(broken), "it stays closed");
+                return accepted;
+            }
+        }
+    }
+}
+
+/// To who calls.
+fn answers(input: &[u8]) -> usize {
+    let mut accepted = 0;
+    for begins_greeted in [false, true] {
+        let (mut at, mut greeted) = (0, begins_greeted);
+        while let Ok(answer) = next_answer(&input[at..], greeted) {
+            match answer {
+                PeerAnswer::Need { bytes } => {
+                    assert!(bytes > input.len() - at, "asks for what it has");
+                    break;
+                }
+                PeerAnswer::Hello { reply, consumed } => {
+                    assert_eq!(reply.frame()[HEADER_BYTES..], input[at + HEADER_BYTES..at + consumed]);
+                    greeted = true;
+                    at += consumed;
+                }
+                PeerAnswer::Read { consumed, .. } => at += consumed,
+            }
+            accepted += 1;
         }
     }
     accepted

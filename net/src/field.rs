@@ -43,6 +43,7 @@ pub fn tables() -> Vec<&'static Table> {
     all.extend(crate::request::write_tables());
     all.extend(crate::reply::tables());
     all.extend(crate::route::tables());
+    all.extend(crate::peer::tables());
     all
 }
 

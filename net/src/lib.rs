@@ -10,6 +10,7 @@ pub mod field;
 pub mod frame;
 pub mod operation;
 pub mod outcome;
+pub mod peer;
 pub mod reply;
 pub mod request;
 pub mod request_id;

@@ -1,7 +1,7 @@
 //! The operations of the protocol and their codes.
 //!
 //! A code is given once and never reused. Invariant: codes of requests are below 0x80, a reply has the same code
-//! with the top bit set.
+//! with the top bit set. Codes from 0x40 on are for nodes among each other: no client sends them.
 
 /// The bit that makes an operation code a reply.
 pub const REPLY_BIT: u8 = 0x80;
@@ -36,10 +36,14 @@ pub enum Operation {
     Map = 12,
     /// Counters of the node as JSON text.
     Status = 13,
+    /// The first frame between two nodes: who calls.
+    PeerHello = 0x40,
+    /// Messages between two nodes.
+    PeerBatch = 0x41,
 }
 
 impl Operation {
-    /// All operations in order of their codes.
+    /// All operations of clients in order of their codes.
     pub const ALL: [Operation; 13] = [
         Operation::Hello,
         Operation::Ping,
@@ -65,11 +69,17 @@ impl Operation {
     /// The operation of a request code; None when nobody has it.
     #[inline]
     pub const fn from_code(code: u8) -> Option<Operation> {
-        if code == 0 || code as usize > Operation::ALL.len() {
-            None
-        } else {
-            Some(Operation::ALL[code as usize - 1])
+        match code {
+            1..=13 => Some(Operation::ALL[code as usize - 1]),
+            0x40 => Some(Operation::PeerHello),
+            0x41 => Some(Operation::PeerBatch),
+            _ => None,
         }
+    }
+
+    /// True when only nodes say it, to each other.
+    pub const fn is_between_nodes(self) -> bool {
+        matches!(self, Operation::PeerHello | Operation::PeerBatch)
     }
 
     /// True when the operation changes records, so that a lost answer means `UnknownOutcome`, not `Timeout`.
@@ -93,6 +103,8 @@ impl Operation {
             Operation::Streams => "Streams",
             Operation::Map => "Map",
             Operation::Status => "Status",
+            Operation::PeerHello => "PeerHello",
+            Operation::PeerBatch => "PeerBatch",
         }
     }
 }
@@ -103,6 +115,7 @@ const _: () = {
         assert!(Operation::ALL[index].code() as usize == index + 1, "ALL is indexed by code - 1");
         index += 1;
     }
+    assert!(index == 13, "from_code knows as many");
 };
 
 #[cfg(test)]
@@ -112,7 +125,10 @@ mod tests {
     #[test]
     fn codes_and_operations_are_one_to_one() {
         let known: Vec<u8> = (0..=255).filter(|&code| Operation::from_code(code).is_some()).collect();
-        assert_eq!(known, (1..=13).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=13).chain(0x40..=0x41).collect::<Vec<u8>>());
+        for operation in [Operation::PeerHello, Operation::PeerBatch] {
+            assert_eq!(Operation::from_code(operation.code()), Some(operation));
+        }
         for operation in Operation::ALL {
             assert_eq!(Operation::from_code(operation.code()), Some(operation));
             assert_eq!(operation.code() & REPLY_BIT, 0);

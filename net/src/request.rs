@@ -105,6 +105,7 @@ impl<'a> Request<'a> {
             Operation::Streams => Request::Streams(Streams::decode(&mut body)?),
             Operation::Map => Request::Map(Map::decode(&mut body)?),
             Operation::Status => Request::Status,
+            Operation::PeerHello | Operation::PeerBatch => return Err(body.bad(Why::UnknownOperation, 0)),
         };
         body.end()?;
         Ok(request)
@@ -191,7 +192,7 @@ impl<'a> Request<'a> {
 }
 
 /// What is left of a body and where that starts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Body<'a> {
     rest: &'a [u8],
     at: usize,
@@ -241,7 +242,7 @@ impl<'a> Body<'a> {
         self.rest
     }
 
-    fn end(&self) -> Result<(), RequestError> {
+    pub(crate) fn end(&self) -> Result<(), RequestError> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.bad(Why::Trailing, 0)) }
     }
 }

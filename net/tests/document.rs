@@ -76,6 +76,11 @@ fn codes_agree() {
     assert_eq!(said("Codes: limits"), limits);
     let whys: Vec<_> = Why::ALL.iter().map(|w| (w.code(), w.name())).collect();
     assert_eq!(said("Codes: bad requests"), whys);
+    let between = [Operation::PeerHello, Operation::PeerBatch].map(|o| (o.code(), o.name()));
+    assert_eq!(said("Codes: operations between nodes"), between);
+    let refusals: Vec<_> = net::peer::Refusal::ALL.iter().map(|r| (*r as u8, format!("{r:?}"))).collect();
+    let refusals: Vec<_> = refusals.iter().map(|(code, name)| (*code, name.as_str())).collect();
+    assert_eq!(said("Codes: refusals between nodes"), refusals);
     for row in &sections["Codes: operations"] {
         let operation = Operation::from_code(row[0].parse().expect("a code")).expect("a known code");
         assert_eq!(row[4] == "yes", operation.is_write(), "{operation:?} writes");

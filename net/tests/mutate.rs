@@ -9,6 +9,7 @@ mod bodies;
 use serde_json::Value;
 
 const VECTORS: &str = include_str!("../golden/vectors.json");
+const PEERS: &str = include_str!("../golden/peers.json");
 
 /// Inputs per test.
 const INPUT_COUNT: usize = 40_000;
@@ -64,13 +65,17 @@ fn mutate(random: &mut Random, image: &[u8]) -> Vec<u8> {
 }
 
 fn images(direction: &str) -> Vec<Vec<u8>> {
-    let file: Value = serde_json::from_str(VECTORS).expect("the vectors are JSON");
+    images_of(VECTORS, |vector| vector["direction"] == direction)
+}
+
+fn images_of(file: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Vec<u8>> {
+    let file: Value = serde_json::from_str(file).expect("the vectors are JSON");
     let unhex = |text: &str| -> Vec<u8> {
         let pair = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hex digits");
         (0..text.len()).step_by(2).map(pair).collect()
     };
     let all = file["vectors"].as_array().expect("a list").iter();
-    all.filter(|v| v["direction"] == direction).map(|v| unhex(v["hex"].as_str().expect("hex"))).collect()
+    all.filter(|v| wanted(v)).map(|v| unhex(v["hex"].as_str().expect("hex"))).collect()
 }
 
 /// Runs `body` over mutated images (nine of ten) and random bytes; answers what was accepted.
@@ -123,6 +128,17 @@ fn connections_to_a_client() {
     let accepted = run(3, &all, bodies::client);
     assert!(
         (INPUT_COUNT / 20..INPUT_COUNT).contains(&accepted),
+        "{accepted} accepted: mutations miss the point"
+    );
+}
+
+#[test]
+fn connections_between_nodes() {
+    let all = images_of(PEERS, |_| true);
+    assert!(all.iter().all(|image| bodies::peer(image) == 2), "every image is accepted as it is");
+    let accepted = run(4, &all, bodies::peer);
+    assert!(
+        (INPUT_COUNT / 20..2 * INPUT_COUNT).contains(&accepted),
         "{accepted} accepted: mutations miss the point"
     );
 }

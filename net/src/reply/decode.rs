@@ -280,6 +280,7 @@ fn decode_ok<'a>(
         Operation::Scan | Operation::Head => Answer::Records(decode_records(rest)?),
         Operation::Streams => Answer::Streams(decode_streams(rest)?),
         Operation::Map => Answer::Map(rest.all()),
+        Operation::PeerHello | Operation::PeerBatch => return Err(rest.short()),
         Operation::Status => {
             let at = *rest;
             let text = std::str::from_utf8(rest.all());

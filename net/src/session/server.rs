@@ -8,6 +8,7 @@ use crate::frame::{
 };
 use crate::operation::{Operation, REPLY_BIT};
 use crate::outcome::{Limit, Outcome, Why};
+use crate::peer::PeerHello;
 use crate::reply::HelloReply;
 use crate::request::{AuthMethod, FRAME_BYTES_MIN, Hello, Request};
 
@@ -106,6 +107,13 @@ pub enum Step<'a> {
         /// Close when it is sent.
         close: Option<CloseReason>,
     },
+    /// Another node calls: answer its hello; the connection is a [`crate::peer::PeerSession`]'s from here on.
+    Peer {
+        /// What it says.
+        hello: PeerHello,
+        /// Bytes of the input it took.
+        consumed: usize,
+    },
     /// Close without an answer.
     Close(CloseReason),
 }
@@ -123,6 +131,8 @@ pub enum SessionReply {
 enum State {
     BeforeHello,
     Open,
+    /// Another node called, and the connection is no longer a client's.
+    Handed,
     Closing(CloseReason),
 }
 
@@ -169,7 +179,11 @@ impl ServerSession {
 
     /// The next step for the bytes that are there. `map_epoch` is the node's. Call it again after dropping what was
     /// consumed, until it says `Need`, `Full` or `Close`.
+    ///
+    /// # Panics
+    /// After [`Step::Peer`].
     pub fn next<'a>(&mut self, now_us: u64, map_epoch: u32, input: &'a [u8]) -> Step<'a> {
+        assert!(self.state != State::Handed, "a connection between nodes is no client's");
         if let State::Closing(why) = self.state {
             return Step::Close(why);
         }
@@ -195,6 +209,10 @@ impl ServerSession {
         }
         let open = self.state == State::Open;
         match (open, header.operation) {
+            (false, Operation::PeerHello) => return self.peer(&header, frame.body, frame.consumed),
+            (true, operation) if operation.is_between_nodes() => {
+                return self.misuse(&header, Why::UnknownOperation, frame.consumed);
+            }
             (false, operation) if operation != Operation::Hello => {
                 return self.misuse(&header, Why::HelloFirst, frame.consumed);
             }
@@ -211,6 +229,19 @@ impl ServerSession {
                 // The framing holds, so the connection goes on; but a stranger gets one try.
                 let close = (!open).then_some(CloseReason::Hello(error.outcome()));
                 self.answer(header.code(), header.request, error.outcome(), frame.consumed, close)
+            }
+        }
+    }
+
+    fn peer<'a>(&mut self, header: &FrameHeader, body: &[u8], consumed: usize) -> Step<'a> {
+        match PeerHello::decode(body) {
+            Ok(hello) => {
+                self.state = State::Handed;
+                Step::Peer { hello, consumed }
+            }
+            Err(error) => {
+                let close = Some(CloseReason::Hello(error.outcome()));
+                self.answer(header.code(), header.request, error.outcome(), consumed, close)
             }
         }
     }
@@ -327,6 +358,7 @@ impl ServerSession {
     fn next_expiry(&self) -> Option<(u64, CloseReason)> {
         match self.state {
             State::Closing(why) => Some((0, why)),
+            State::Handed => None,
             State::BeforeHello => {
                 Some((self.last_frame_us.saturating_add(self.limits.hello_us), CloseReason::HelloDeadline))
             }

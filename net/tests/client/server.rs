@@ -370,7 +370,7 @@ async fn connection(io: Io, stream: Rc<Stream>, store: Rc<Store>) {
                     return stream.shutdown();
                 }
             }
-            Step::Close(_) => return stream.shutdown(),
+            Step::Peer { .. } | Step::Close(_) => return stream.shutdown(),
         }
     }
 }
