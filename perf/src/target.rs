@@ -80,6 +80,7 @@ impl InProcess {
             disk: disk.display().to_string(),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
+            map: None,
             core_count: 1,
             host: plan.host,
             pin: false,

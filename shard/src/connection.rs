@@ -3,6 +3,7 @@
 //! connection again by slot and generation. An idle connection holds 4 KiB.
 
 use crate::ahead::{Ahead, Seen};
+use crate::cluster;
 use crate::core::Shard;
 use crate::door::{self, Served};
 use crate::outbox::Outbox;
@@ -10,6 +11,7 @@ use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
 use ioengine::sync::{Notify, race};
 use ioengine::{Buf, Instant, Queue, Stream};
 use layout::units::LogTime;
+use net::peer::PeerSession;
 use net::reply::{encode_hello, encode_outcome, reply_bytes_hello};
 use net::session::{ServerIdentity, ServerLimits, ServerSession, SessionReply, Step};
 use std::cell::{Cell, RefCell};
@@ -34,6 +36,10 @@ pub(crate) struct Connection {
     stream: Stream,
     pub(crate) outbox: RefCell<Outbox>,
     pub(crate) session: RefCell<ServerSession>,
+    /// Another node's connection; no client's any more.
+    peer: RefCell<Option<PeerSession>>,
+    /// Beyond what clients may have: only another node is let in.
+    for_nodes: bool,
     /// Something was put into the outbox, or the connection ends.
     filled: Notify,
     /// Something was sent, or answered.
@@ -53,6 +59,12 @@ impl Connection {
     pub(crate) fn answered(&self, shard: &Shard) {
         self.session.borrow_mut().answered(shard.turn_us.get());
         self.drained.notify();
+    }
+
+    /// Its time is up.
+    fn expired(&self, now_us: u64) -> bool {
+        let silent = self.peer.borrow().as_ref().is_some_and(|peer| peer.expired(now_us));
+        silent || self.session.borrow_mut().expired(now_us).is_some()
     }
 
     /// End it: the reader stops at once, the writer after what waits.
@@ -141,7 +153,11 @@ fn server_limits(shard: &Shard) -> ServerLimits {
 
 /// Take over an accepted stream.
 pub(crate) fn serve(shard: &Rc<Shard>, stream: Stream) {
-    if shard.connections.count() >= shard.limits.connection_count_max {
+    let (count, clients_max) = (shard.connections.count(), shard.limits.connection_count_max);
+    // Clients may not keep the other nodes out: each of those has a link per core, twice while it starts again.
+    let peers = shard.facts.group.peers().iter();
+    let nodes_max = 2 * peers.map(|peer| usize::from(peer.shard_count)).sum::<usize>();
+    if count >= clients_max + nodes_max {
         ioengine::sometimes!("connections full");
         shard.counters.connections_refused.add(1);
         return;
@@ -160,6 +176,8 @@ pub(crate) fn serve(shard: &Rc<Shard>, stream: Stream) {
         stream,
         outbox: RefCell::new(Outbox::new(shard.limits.outbox_bytes_max)),
         session: RefCell::new(session),
+        peer: RefCell::new(None),
+        for_nodes: count >= clients_max,
         filled: Notify::new(),
         drained: Notify::new(),
         closing: Cell::new(false),
@@ -249,10 +267,18 @@ async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> O
     let mut at = 0;
     let mut ahead = Ahead::new();
     shard.look_at_clock();
+    if let Some(peer) = connection.peer.borrow_mut().as_mut() {
+        return cluster::walk(shard, connection, peer, input);
+    }
     loop {
         let now_us = shard.turn_us.get();
         let drained = connection.drained.notified();
         let step = connection.session.borrow_mut().next(now_us, shard.facts.map_epoch, &input[at..]);
+        if connection.for_nodes && !matches!(step, Step::Need { .. } | Step::Peer { .. }) {
+            ioengine::sometimes!("connections full");
+            shard.counters.connections_refused.add(1);
+            return None;
+        }
         match step {
             Step::Need { bytes } => return Some((at, bytes)),
             Step::Full => {
@@ -288,6 +314,12 @@ async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> O
                 if close.is_some() {
                     return None;
                 }
+            }
+            Step::Peer { hello, consumed } => {
+                let mut peer = cluster::greet(shard, connection, &hello)?;
+                let (taken, want) = cluster::walk(shard, connection, &mut peer, &input[at + consumed..])?;
+                *connection.peer.borrow_mut() = Some(peer);
+                return Some((at + consumed + taken, want));
             }
             Step::Close(_) => return None,
         }
@@ -387,9 +419,9 @@ pub(crate) async fn watch(shard: Rc<Shard>) {
         shard.io.sleep(EXPIRY_PERIOD).await;
         let now = shard.io.now();
         for connection in shard.connections.all() {
-            let expired = connection.session.borrow_mut().expired(now.ns / 1000);
+            let expired = connection.expired(now.ns / 1000);
             let stuck = connection.sending_since.get().is_some_and(|since| now.since(since) > SEND_DEADLINE);
-            if stuck || expired.is_some() {
+            if stuck || expired {
                 ioengine::sometimes!("a connection ran out of time");
                 shard.counters.connections_expired.add(1);
                 connection.close();

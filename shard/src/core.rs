@@ -3,6 +3,7 @@
 
 use crate::apply::State;
 use crate::budget::Budget;
+use crate::cluster::{Group, Links};
 use crate::connection::Connections;
 use crate::counters::Counters;
 use crate::gather::Gathers;
@@ -28,6 +29,8 @@ pub(crate) struct NodeFacts {
     /// Cores, and shards, of the node.
     pub(crate) core_count: u16,
     pub(crate) map_epoch: u32,
+    /// Who holds which tablet.
+    pub(crate) group: Group,
     /// The cluster map as a reply carries it; set before anyone listens, because it names the port.
     pub(crate) map: OnceLock<Vec<u8>>,
     /// Counters of each core, by its index.
@@ -91,6 +94,8 @@ pub(crate) struct Shard {
     /// For requests that wait for the disk, and multi-gets that wait for their parts.
     pub(crate) waiting: Rc<Budget>,
     pub(crate) peers: Peers,
+    /// To the other nodes of the group.
+    pub(crate) links: Links,
     pub(crate) parking: Parking,
     pub(crate) keeper: Keeper,
     pub(crate) counters: Arc<Counters>,

@@ -159,4 +159,50 @@ pub struct Counters {
     pub scrub_mended: Counter,
     /// Aligned buffers in use, bytes.
     pub arena_used_bytes: Counter,
+    /// Messages put on links to other nodes.
+    pub peer_sent: Counter,
+    /// Bytes of the frames sent to other nodes.
+    pub peer_sent_bytes: Counter,
+    /// Messages to other nodes that were dropped: link down, or no room.
+    pub peer_dropped: Counter,
+    /// Messages of other nodes for tablets of this core.
+    pub peer_received: Counter,
+    /// Bytes of the frames of other nodes.
+    pub peer_received_bytes: Counter,
+    /// Messages of other nodes for which the ring to their core had no room.
+    pub peer_not_relayed: Counter,
+    /// Messages of tablets that their sender or this node does not hold.
+    pub peer_misplaced: Counter,
+    /// Messages that the log knows nothing of.
+    pub peer_unexpected: Counter,
+    /// Connections that other nodes hold to this core.
+    pub peer_connections: Counter,
+    /// Nodes that called and were refused.
+    pub peers_refused: Counter,
+    /// Connections of other nodes closed for wrong bytes.
+    pub peers_broken: Counter,
+    /// The links of this core to each other node of the group.
+    pub peers: Vec<PeerCounters>,
+}
+
+/// Counters of the link of one core to one node.
+#[derive(Debug, Default, Serialize)]
+pub struct PeerCounters {
+    /// The node.
+    pub node: u32,
+    /// 1 while the link is up.
+    pub up: Counter,
+    /// Which start of the node answered last.
+    pub incarnation: Counter,
+    /// How often the link went down.
+    pub downs: Counter,
+}
+
+impl Counters {
+    /// All 0, with links to these nodes.
+    #[must_use]
+    pub fn of(nodes: impl Iterator<Item = u32>) -> Counters {
+        let peers = nodes.map(|node| PeerCounters { node, ..PeerCounters::default() }).collect();
+        Counters { peers, ..Counters::default() }
+    }
 }

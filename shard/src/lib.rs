@@ -3,6 +3,7 @@
 mod ahead;
 mod apply;
 mod budget;
+mod cluster;
 mod commit;
 mod connection;
 mod core;
@@ -15,6 +16,7 @@ pub mod journal;
 mod kept;
 mod late;
 pub mod limits;
+mod log;
 mod lsm;
 pub mod manifest;
 pub mod memtable;

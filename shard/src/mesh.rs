@@ -5,13 +5,14 @@
 //! is larger than small is pushed only if it leaves that room. So a small answer always fits, and nobody waits for a
 //! ring.
 
+use crate::cluster;
 use crate::connection::Connection;
 use crate::core::Shard;
 use crate::door::{self, Wrote};
 use crate::gather::{self, NoPart};
 use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
 use ioengine::ring::{Receiver, Sender};
-use layout::units::LogTime;
+use layout::units::{LogTime, TabletIndex};
 use net::frame::HEADER_BYTES;
 use net::outcome::{Limit, Outcome};
 use net::reply::encode_outcome;
@@ -33,11 +34,20 @@ pub(crate) enum Kind {
     PartBusy,
     /// The items of a multi-get are more than its answer can hold.
     PartTooLarge,
+    /// A message of another node, to the owner of its tablet. Nothing comes back.
+    Peer,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] =
-        [Kind::Request, Kind::Reply, Kind::Part, Kind::PartReply, Kind::PartBusy, Kind::PartTooLarge];
+    const ALL: [Kind; 7] = [
+        Kind::Request,
+        Kind::Reply,
+        Kind::Part,
+        Kind::PartReply,
+        Kind::PartBusy,
+        Kind::PartTooLarge,
+        Kind::Peer,
+    ];
 
     fn code(self) -> u8 {
         self as u8
@@ -50,6 +60,8 @@ impl Kind {
 
 /// Bytes before a message's own: kind and destination.
 const HEAD_BYTES: usize = 1 + ReplyTo::BYTES;
+/// Bytes before a message of another node: kind, node, tablet and the message's own kind.
+const PEER_HEAD_BYTES: usize = 1 + 4 + 1 + 1;
 /// Bytes on a ring of a small answer, its length prefix included.
 pub(crate) const SMALL_MESSAGE_BYTES: usize = 4 + HEAD_BYTES + SMALL_REPLY_BYTES;
 
@@ -99,6 +111,25 @@ impl Peers {
     pub(crate) fn tell(&self, core: u16, kind: Kind, to: &ReplyTo, bytes: &[u8]) {
         assert!(bytes.len() <= SMALL_REPLY_BYTES, "small messages are small");
         self.peer(core).push(kind, to, &[bytes]);
+    }
+
+    /// Pass a message of node `from` on to `core`, which owns its tablet. False, and nothing sent, when its ring has no room.
+    pub(crate) fn relay(
+        &self,
+        shard: &Shard,
+        core: u16,
+        from: u32,
+        tablet: TabletIndex,
+        kind: u8,
+        body: &[u8],
+    ) -> bool {
+        let peer = self.peer(core);
+        // No destination: nothing comes back, and so nothing is reserved for an answer.
+        let mut head = [0; PEER_HEAD_BYTES];
+        head[0] = Kind::Peer.code();
+        head[1..5].copy_from_slice(&from.to_le_bytes());
+        head[5..].copy_from_slice(&[tablet.get(), kind]);
+        peer.has_room(shard, PEER_HEAD_BYTES + body.len()) && peer.sender.borrow_mut().push(&[&head, body])
     }
 
     /// `core` has answered one of ours.
@@ -168,8 +199,14 @@ pub(crate) async fn receive(shard: Rc<Shard>, core: u16, mut receiver: Receiver)
 }
 
 fn handle(shard: &Rc<Shard>, core: u16, message: &[u8]) {
+    let kind = Kind::from_code(*message.first().expect("messages have a kind"));
+    if kind == Kind::Peer {
+        let (head, body) = message.split_first_chunk::<PEER_HEAD_BYTES>().expect("they have their head");
+        let from = u32::from_le_bytes(head[1..5].try_into().expect("4 bytes"));
+        let tablet = TabletIndex::new(head[5]).expect("rings carry what this process put on them");
+        return cluster::deliver(shard, from, tablet, head[6], body);
+    }
     let (head, bytes) = message.split_first_chunk::<HEAD_BYTES>().expect("messages have a head");
-    let kind = Kind::from_code(head[0]);
     let to = ReplyTo::from_bytes(head[1..].try_into().expect("the rest of the head"));
     match kind {
         Kind::Request => door::serve_forwarded(shard, &to, bytes),
@@ -192,6 +229,7 @@ fn handle(shard: &Rc<Shard>, core: u16, message: &[u8]) {
             shard.peers.answered(core);
             gather::take_part(shard, &to, Err(NoPart::TooLarge));
         }
+        Kind::Peer => unreachable!("taken above"),
     }
 }
 

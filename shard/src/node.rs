@@ -4,6 +4,7 @@
 //! recovers its shard; when all are ready, all listen. Nothing is served before everything is recovered.
 
 use crate::budget::Budget;
+use crate::cluster::{self, Group, Links};
 use crate::commit;
 use crate::connection;
 use crate::core::{NodeFacts, Phase, Shard};
@@ -36,7 +37,7 @@ const POLL: Duration = Duration::from_millis(1);
 /// How often a serving core looks whether it shall drain.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
 
-/// Epoch of the map of a node that is its own group.
+/// Epoch of the map of a node that is its own group and was given none.
 const MAP_EPOCH: u32 = 1;
 
 /// What to run.
@@ -48,6 +49,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// The address that clients are told; `None` is the one listened on.
     pub advertise: Option<SocketAddr>,
+    /// The map of the group, the same at all its nodes; `None`: the node is its own group.
+    pub map: Option<ClusterMap>,
     /// Cores, which is the shard count of the disk.
     pub core_count: u16,
     /// Who runs the tasks.
@@ -209,22 +212,31 @@ async fn open(io: &Io, disk: &Disk, config: &NodeConfig) -> Result<Opened, Strin
             config.disk, superblock.shard_count, config.core_count
         ));
     }
+    let group = match &config.map {
+        None => Group::alone(superblock.node),
+        Some(map) => Group::of(map.clone(), superblock.node, superblock.cluster, superblock.shard_count)
+            .map_err(|text| format!("disk {}: {text}", config.disk))?,
+    };
+    let counters = || Arc::new(Counters::of(group.peers().iter().map(|peer| peer.node)));
+    let counters = (0..superblock.shard_count).map(|_| counters()).collect();
     let facts = Arc::new(NodeFacts {
         node: superblock.node,
         cluster: superblock.cluster,
         incarnation: superblock.incarnation,
         core_count: superblock.shard_count,
-        map_epoch: MAP_EPOCH,
+        map_epoch: group.map().map_or(MAP_EPOCH, |map| map.epoch),
+        group,
         map: OnceLock::new(),
-        counters: (0..superblock.shard_count).map(|_| Arc::new(Counters::default())).collect(),
+        counters,
     });
     Ok(Opened { share: disk.share(), superblock, previous, facts })
 }
 
-/// The map of a node that is its own group.
+/// The map as a reply carries it; `address` is told by a node that is its own group.
 fn map(facts: &NodeFacts, address: SocketAddr) -> Vec<u8> {
-    let map = ClusterMap::single(facts.cluster, facts.node, address, facts.core_count);
-    assert_eq!(map.epoch, facts.map_epoch, "a node of its own has one map");
+    let own = || ClusterMap::single(facts.cluster, facts.node, address, facts.core_count);
+    let map = facts.group.map().cloned().unwrap_or_else(own);
+    assert_eq!(map.epoch, facts.map_epoch, "a node has one map");
     let mut bytes = Vec::with_capacity(map.encoded_bytes());
     map.encode(&mut bytes);
     bytes
@@ -303,6 +315,13 @@ async fn start_shard(
         parking: Parking::new(limits.reader_count, limits.parked_count_max, Rc::clone(&waiting)),
         waiting,
         peers: Peers::new(senders, limits.frame_bytes_max as usize + net::frame::HEADER_BYTES),
+        links: Links::new(
+            io,
+            opened.facts.group.peers(),
+            limits.frame_bytes_max,
+            opened.facts.map_epoch,
+            &counters,
+        ),
         counters,
     });
     let scratch = Vec::with_capacity(ENTRY_BODY_BYTES_MAX.min(limits.staging_bytes));
@@ -322,6 +341,11 @@ async fn start_shard(
     for (peer, receiver) in receivers {
         io.spawn(Queue::Foreground, mesh::receive(Rc::clone(&shard), peer, receiver));
     }
+    for place in 0..opened.facts.group.peers().len() {
+        io.spawn(Queue::Foreground, cluster::run(Rc::clone(&shard), place));
+    }
+    #[cfg(test)]
+    cluster::started(&shard);
     // Before anyone can ask: a status answered by another core says what this one found.
     shard.publish_counters();
     (boot.events)(Event::Recovered {

@@ -35,6 +35,7 @@ fn serve(disk: &str) -> (Node, SocketAddr) {
         disk: disk.to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         advertise: None,
+        map: None,
         core_count: CORES,
         host: ioengine::HostKind::Own,
         pin: false,

@@ -31,6 +31,7 @@ pub(crate) fn run(settings: &Settings, when_ready: impl FnOnce(&str)) -> Result<
         disk: settings.disk_path.clone(),
         listen: settings.listen,
         advertise: settings.advertise,
+        map: None,
         core_count: disk::shard_count(&settings.disk_path)?,
         host: settings.host,
         pin: settings.pin,

@@ -46,6 +46,7 @@ pub fn serve(path: &str) -> ! {
         disk: path.to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
         advertise: None,
+        map: None,
         core_count: CORES,
         host: HostKind::Own,
         pin: false,

@@ -134,6 +134,7 @@ impl Stage {
             disk: DISK.to_owned(),
             listen: SocketAddr::new(store.address(), 7420),
             advertise: None,
+            map: None,
             core_count: setting.core_count,
             host: ioengine::HostKind::Own,
             pin: false,

@@ -114,6 +114,7 @@ impl Scene {
             disk: DISK.to_owned(),
             listen: SocketAddr::new(store.address(), PORT),
             advertise: None,
+            map: None,
             core_count: plan.core_count,
             host: ioengine::HostKind::Own,
             pin: false,

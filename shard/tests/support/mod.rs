@@ -57,6 +57,7 @@ impl Scene {
             disk: "ssd".to_owned(),
             listen: SocketAddr::new(store.address(), PORT),
             advertise: None,
+            map: None,
             core_count,
             host: ioengine::HostKind::Own,
             pin: false,

@@ -1,0 +1,295 @@
+//! Links to the other nodes of the group: of each core one connection to each of them, which carries messages one way.
+//!
+//! Must never wait for a peer and never hold more for one than its frames may: what does not fit is dropped and counted.
+//! Invariant: a link is up only between a hello that was accepted and the end of its connection.
+//!
+//! ```text
+//! down ──connect, hello accepted──► up ──an error, the far end closes, an answer takes too long──► down, wait, again
+//! ```
+
+use super::Peer;
+use super::frames::Frames;
+use crate::core::Shard;
+use crate::counters::Counters;
+use ioengine::stream::NetError;
+use ioengine::sync::{Either, Notify, race};
+use ioengine::{Buf, Instant, Io, Stream};
+use layout::units::TabletIndex;
+use net::frame::{BODY_BYTES_BEFORE_HELLO, HEADER_BYTES, PROTOCOL_VERSION};
+use net::peer::{PeerAnswer, PeerBroken, PeerHello, PeerHelloReply, Refusal, next_answer};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Waits before the next try: doubled from the first to the last, half of each drawn.
+const WAIT_FIRST: Duration = Duration::from_millis(20);
+const WAIT_LAST: Duration = Duration::from_secs(1);
+/// Longest time for a connection and its hello, and for an answer on a link that is up.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
+/// How often an answer is asked for: without it a peer that lost its power would be sent to for minutes.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// For hellos and answers: more than the longest frame that is looked at.
+const RECEIVE_BYTES: usize = 8192;
+const _: () = assert!(RECEIVE_BYTES > HEADER_BYTES + BODY_BYTES_BEFORE_HELLO as usize, "an answer fits");
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error("no answer in time")]
+    Silent,
+    #[error("the far end closed")]
+    Closed,
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    #[error("{0}")]
+    Broken(#[from] PeerBroken),
+    #[error("the answer is to a question that was not asked")]
+    NeverAsked,
+    #[error("no buffer")]
+    NoBuffer,
+}
+
+/// The link of this core to one peer.
+struct Link {
+    peer: Peer,
+    frames: RefCell<Frames>,
+    up: Cell<bool>,
+    /// The first message was put where none waited.
+    filled: Notify,
+    /// Number of the last question, and when it was asked if it is not answered.
+    asked: Cell<(u64, Option<Instant>)>,
+}
+
+/// The links of a core.
+pub(crate) struct Links {
+    io: Io,
+    counters: Arc<Counters>,
+    links: Vec<Link>,
+}
+
+impl Links {
+    /// To these nodes, ascending; all down.
+    pub(crate) fn new(
+        io: &Io,
+        peers: &[Peer],
+        frame_bytes: u32,
+        map_epoch: u32,
+        counters: &Arc<Counters>,
+    ) -> Links {
+        let link = |peer: &Peer| Link {
+            peer: *peer,
+            frames: RefCell::new(Frames::new(frame_bytes as usize, map_epoch)),
+            up: Cell::new(false),
+            filled: Notify::new(),
+            asked: Cell::new((0, None)),
+        };
+        Links { io: io.clone(), counters: Arc::clone(counters), links: peers.iter().map(link).collect() }
+    }
+
+    /// Send a message made of `parts` to the core of `node` that owns the tablet. False: it was dropped, because the link is down,
+    /// has no room, or the message is longer than a frame. True: it will arrive if nothing happens to the connection.
+    #[allow(dead_code, reason = "for the log, which is all that is sent")]
+    pub(crate) fn send(&self, node: u32, tablet: TabletIndex, kind: u8, parts: &[&[u8]]) -> bool {
+        let link = self.link(node);
+        let mut frames = link.frames.borrow_mut();
+        let was_empty = frames.is_empty();
+        if !link.up.get() || !frames.push(&self.io, tablet, kind, parts) {
+            self.counters.peer_dropped.add(1);
+            return false;
+        }
+        self.counters.peer_sent.add(1);
+        if was_empty {
+            link.filled.notify();
+        }
+        true
+    }
+
+    /// True when messages to `node` have a way.
+    #[allow(dead_code, reason = "for the log, which asks it before it prepares much")]
+    pub(crate) fn is_up(&self, node: u32) -> bool {
+        self.link(node).up.get()
+    }
+
+    fn link(&self, node: u32) -> &Link {
+        let at = self.links.binary_search_by_key(&node, |link| link.peer.node);
+        &self.links[at.expect("messages go to other nodes of the group")]
+    }
+}
+
+/// Keep the link to the peer at `place` up, for as long as the core lives.
+pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
+    let link = &shard.links.links[place];
+    let node = link.peer.node;
+    let mut wait = WAIT_FIRST;
+    let mut told = String::new();
+    loop {
+        let trouble = match dial(&shard, &link.peer).await {
+            Ok((stream, reply)) => {
+                tracing::info!(node, incarnation = reply.incarnation, "link up");
+                let since = shard.io.now();
+                let trouble = carry(&shard, place, &stream, &reply).await;
+                tracing::info!(node, %trouble, "link down");
+                if shard.io.now().since(since) > WAIT_LAST {
+                    wait = WAIT_FIRST;
+                }
+                told.clear();
+                None
+            }
+            Err(trouble) => Some(trouble),
+        };
+        if let Some(text) = trouble.map(|trouble| trouble.to_string()).filter(|text| *text != told) {
+            tracing::warn!(node, address = %link.peer.address, trouble = %text, "no link to a node of the group");
+            told = text;
+        }
+        let half = wait.as_micros() as u64 / 2;
+        shard.io.sleep(Duration::from_micros(half + shard.io.random() % half)).await;
+        wait = (2 * wait).min(WAIT_LAST);
+    }
+}
+
+async fn dial(shard: &Shard, peer: &Peer) -> Result<(Stream, PeerHelloReply), Trouble> {
+    let facts = &shard.facts;
+    let hello = PeerHello {
+        protocol: PROTOCOL_VERSION,
+        shard_count: facts.core_count,
+        node: facts.node,
+        to: peer.node,
+        incarnation: facts.incarnation.0,
+        map_epoch: facts.map_epoch,
+        frame_bytes: shard.limits.frame_bytes_max,
+        cluster: facts.cluster,
+    };
+    let greeting = async {
+        let stream = shard.io.connect(peer.address).await?;
+        let mut buffer = shard.io.buffer(RECEIVE_BYTES).ok_or(Trouble::NoBuffer)?;
+        let frame = hello.frame();
+        buffer[..frame.len()].copy_from_slice(&frame);
+        let (sent, back) = stream.send(buffer, 0..frame.len()).await;
+        sent?;
+        let mut input = Input { buffer: Some(back), filled: 0 };
+        loop {
+            match next_answer(input.bytes(), false)? {
+                PeerAnswer::Hello { reply, .. } => return Ok((stream, reply)),
+                PeerAnswer::Read { .. } => return Err(Trouble::NeverAsked),
+                PeerAnswer::Need { .. } => input.more(&stream).await?,
+            }
+        }
+    };
+    let (stream, reply) =
+        shard.io.timeout(ANSWER_DEADLINE, greeting).await.unwrap_or(Err(Trouble::Silent))?;
+    match reply.refusal {
+        Some(refusal) => Err(Trouble::Refused(refusal)),
+        None => Ok((stream, reply)),
+    }
+}
+
+/// What came back and was not looked at yet.
+struct Input {
+    buffer: Option<Buf>,
+    filled: usize,
+}
+
+impl Input {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer[..self.filled])
+    }
+
+    fn drop_first(&mut self, bytes: usize) {
+        let filled = self.filled;
+        if let Some(buffer) = &mut self.buffer {
+            buffer.copy_within(bytes..filled, 0);
+        }
+        self.filled -= bytes;
+    }
+
+    async fn more(&mut self, stream: &Stream) -> Result<(), Trouble> {
+        let buffer = self.buffer.take().expect("it comes back from each receive");
+        let end = buffer.len();
+        assert!(self.filled < end, "a longer answer was refused by its length");
+        let (result, back) = stream.receive(buffer, self.filled..end).await;
+        self.buffer = Some(back);
+        match result? {
+            0 => Err(Trouble::Closed),
+            count => {
+                self.filled += count;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The link is up until something ends it.
+async fn carry(shard: &Shard, place: usize, stream: &Stream, reply: &PeerHelloReply) -> Trouble {
+    let link = &shard.links.links[place];
+    let agreed = reply.frame_bytes.min(shard.limits.frame_bytes_max);
+    link.frames.borrow_mut().begin(agreed as usize);
+    link.asked.set((link.asked.get().0, None));
+    let counters = &shard.counters;
+    link.up.set(true);
+    counters.peers[place].up.set(1);
+    counters.peers[place].incarnation.set(u64::from(reply.incarnation));
+    let ended = race(write(shard, link, stream), listen(shard, link, stream)).await;
+    link.up.set(false);
+    counters.peers[place].up.set(0);
+    counters.peers[place].downs.add(1);
+    link.frames.borrow_mut().begin(agreed as usize);
+    stream.shutdown();
+    match ended {
+        Either::First(Err(trouble)) | Either::Second(Err(trouble)) => trouble,
+        Either::First(Ok(never)) | Either::Second(Ok(never)) => match never {},
+    }
+}
+
+/// Nothing: a link ends by trouble only.
+enum Never {}
+
+/// What waits, one send at a time; and a question now and then.
+async fn write(shard: &Shard, link: &Link, stream: &Stream) -> Result<Never, Trouble> {
+    let mut ask_at = shard.io.now();
+    loop {
+        let filled = link.filled.notified();
+        let now = shard.io.now();
+        let (last, asked_at) = link.asked.get();
+        if asked_at.is_some_and(|at| now >= at.after(ANSWER_DEADLINE)) {
+            return Err(Trouble::Silent);
+        }
+        let asks = asked_at.is_none() && now >= ask_at;
+        let taken = link.frames.borrow_mut().take(&shard.io, if asks { last + 1 } else { 0 });
+        let Some((buffer, bytes)) = taken else {
+            race(filled, shard.io.sleep(ASK_EVERY)).await;
+            continue;
+        };
+        if asks {
+            link.asked.set((last + 1, Some(now)));
+            ask_at = now.after(ASK_EVERY);
+        }
+        let sending = stream.send(buffer, 0..bytes);
+        let (result, buffer) =
+            shard.io.timeout(ANSWER_DEADLINE, sending).await.map_err(|_| Trouble::Silent)?;
+        result?;
+        shard.counters.peer_sent_bytes.add(bytes as u64);
+        link.frames.borrow_mut().give_back(buffer);
+    }
+}
+
+/// Answers.
+async fn listen(shard: &Shard, link: &Link, stream: &Stream) -> Result<Never, Trouble> {
+    let buffer = shard.io.buffer(RECEIVE_BYTES).ok_or(Trouble::NoBuffer)?;
+    let mut input = Input { buffer: Some(buffer), filled: 0 };
+    loop {
+        match next_answer(input.bytes(), true)? {
+            PeerAnswer::Need { .. } => input.more(stream).await?,
+            PeerAnswer::Hello { .. } => return Err(Trouble::NeverAsked),
+            PeerAnswer::Read { number, consumed } => {
+                input.drop_first(consumed);
+                match link.asked.get() {
+                    (asked, Some(_)) if asked == number => link.asked.set((asked, None)),
+                    _ => return Err(Trouble::NeverAsked),
+                }
+            }
+        }
+    }
+}
