@@ -11,7 +11,8 @@ use crate::journal_frame::{FRAME_BYTES, FRAME_HEADER_BYTES, Frame, FrameChecksum
 use crate::journal_record::{
     RECORD_HEADER_BYTES, RECORD_MAGIC, RECORD_TABLE, RecordHeader, RecordKind, read_record,
 };
-use crate::log_entry::{EntryIter, Operation, Write};
+use crate::log_item::{Item, ItemIter};
+use crate::log_entry::{Entry, EntryIter, Operation, Write};
 use crate::operation::Change;
 use crate::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_TABLE, Superblock};
 use crate::tip::{TIP_BYTES, TipIter};
@@ -172,6 +173,7 @@ pub fn journal(identity: JournalIdentity, offset: DiskOffset, bytes: &[u8]) -> V
                         lines.extend(match header.fields.kind {
                             RecordKind::Open | RecordKind::Mark => tips(&body),
                             RecordKind::Entries => entries(&body),
+                            RecordKind::Items => items(&body),
                         });
                         index += header.frame_count as usize;
                         continue;
@@ -243,21 +245,55 @@ pub fn entries(body: &[u8]) -> Vec<Line> {
                 break;
             }
         };
-        let header = entry.header;
-        let text = format!(
-            "tablet {} index {} stamp {} operations {} bytes {}",
-            header.tablet, header.log_index, header.stamp, header.operation_count, header.body_bytes
-        );
-        let mut at = entry.body_at;
-        lines.push(line(at - crate::log_entry::ENTRY_HEADER_BYTES as u64, "  entry", text));
-        for operation in entry.operations() {
-            match operation {
-                Ok(operation) => {
-                    lines.push(line(at, "    operation", operation_text(&operation)));
-                    at += operation.encoded_bytes() as u64;
-                }
-                Err(corrupt) => lines.push(wrong_line(corrupt)),
+        entry_lines(&entry, &mut lines);
+    }
+    lines
+}
+
+fn entry_lines(entry: &Entry<'_>, lines: &mut Vec<Line>) {
+    let header = entry.header;
+    let text = format!(
+        "tablet {} index {} stamp {} operations {} bytes {}",
+        header.tablet, header.log_index, header.stamp, header.operation_count, header.body_bytes
+    );
+    let mut at = entry.body_at;
+    lines.push(line(at - crate::log_entry::ENTRY_HEADER_BYTES as u64, "  entry", text));
+    for operation in entry.operations() {
+        match operation {
+            Ok(operation) => {
+                lines.push(line(at, "    operation", operation_text(&operation)));
+                at += operation.encoded_bytes() as u64;
             }
+            Err(corrupt) => lines.push(wrong_line(corrupt)),
+        }
+    }
+}
+
+/// Votes and chosen entries of a replica.
+fn items(body: &[u8]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for item in ItemIter::new(body) {
+        let (tablet, item) = match item {
+            Ok(item) => item,
+            Err(corrupt) => {
+                lines.push(wrong_line(corrupt));
+                break;
+            }
+        };
+        let (text, entry) = match item {
+            Item::Vote { applied, state, entry } => {
+                let name = if state.voter { "vote" } else { "learner-only" };
+                let (index, vote) = (state.open().0, state.vote);
+                let applied = applied.index.0;
+                (format!("tablet {tablet} {name} at index {index}, applied {applied}: {vote:?}"), entry)
+            }
+            Item::Chosen { chosen, entry } => {
+                (format!("tablet {tablet} chosen at index {}: {:?}", chosen.index.0, chosen.value), Some(entry))
+            }
+        };
+        lines.push(line(0, "  item", text));
+        if let Some(entry) = entry {
+            entry_lines(&entry, &mut lines);
         }
     }
     lines

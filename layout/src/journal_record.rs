@@ -54,6 +54,8 @@ pub enum RecordKind {
     Open,
     /// Log entries, back to back.
     Entries,
+    /// Votes and chosen entries of a replica of a group, back to back.
+    Items,
     /// No entries: says that everything before it is flushed.
     Mark,
 }
@@ -64,6 +66,7 @@ impl RecordKind {
             RecordKind::Open => 1,
             RecordKind::Entries => 2,
             RecordKind::Mark => 3,
+            RecordKind::Items => 4,
         }
     }
 
@@ -72,6 +75,7 @@ impl RecordKind {
             1 => Some(RecordKind::Open),
             2 => Some(RecordKind::Entries),
             3 => Some(RecordKind::Mark),
+            4 => Some(RecordKind::Items),
             _ => None,
         }
     }
@@ -177,7 +181,7 @@ fn first_wrong(fields: &RecordFields) -> Option<Field> {
     let none_before = fields.previous_sequence.0 == 0;
     let incarnation_fits = match fields.kind {
         RecordKind::Open => fields.previous_incarnation < fields.incarnation,
-        RecordKind::Entries | RecordKind::Mark => fields.previous_incarnation == fields.incarnation,
+        RecordKind::Entries | RecordKind::Items | RecordKind::Mark => fields.previous_incarnation == fields.incarnation,
     };
     if !incarnation_fits || (none_before != (fields.previous_incarnation.0 == 0)) {
         return Some(R_PREVIOUS_INCARNATION);

@@ -21,6 +21,8 @@ pub mod journal_frame;
 pub mod journal_record;
 pub mod key;
 pub mod log_entry;
+pub mod log_item;
+pub mod log_message;
 pub mod manifest;
 pub mod manifest_record;
 pub mod operation;
@@ -46,6 +48,7 @@ pub mod units;
 mod varint;
 pub mod version_cell;
 pub mod version_file;
+pub mod vote;
 pub mod zone;
 
 pub use field::Corrupt;
@@ -60,6 +63,9 @@ pub fn byte_tables() -> Vec<field::Table> {
         journal_record::TABLES.as_slice(),
         manifest_record::TABLES.as_slice(),
         log_entry::TABLES.as_slice(),
+        vote::TABLES.as_slice(),
+        log_item::TABLES.as_slice(),
+        log_message::TABLES.as_slice(),
         operation::TABLES.as_slice(),
         tip::TABLES.as_slice(),
         table_key::TABLES.as_slice(),

@@ -124,7 +124,6 @@ pub(crate) fn apply(
     let tablet = state.tablet_mut(header.tablet);
     tablet.applied = header.log_index;
     tablet.log_time = log_time;
-    state.versions.set_coherent_index(header.tablet, header.log_index);
     Ok(())
 }
 

@@ -53,27 +53,29 @@ pub(crate) async fn run(shard: Rc<Shard>, mut buffer: Buf, mut scratch: Vec<u8>)
     }
 }
 
-/// Between two records: is the memtable, or the journal, so full that it is time to flush?
-fn freeze_if_due(shard: &Shard, journal: &Journal) {
+/// Between two records: is the memtable, or the journal, so full that it is time to flush? Then it is frozen.
+pub(crate) fn freeze_if_due(shard: &Shard, journal: &Journal) -> bool {
     let mut state = shard.state.borrow_mut();
     if !state.memtables.can_freeze() {
-        return;
+        return false;
     }
     let usage = state.memtables.active.usage();
     let config = shard.limits.memtable();
     let is_full =
         usage.used_bytes > config.bytes / 4 * 3 || usage.record_count > config.record_count_max / 4 * 3;
-    if is_full || journal.wants_trim() || shard.keeper.flush_wanted.take() {
+    let is_due = is_full || journal.wants_trim() || shard.keeper.flush_wanted.take();
+    if is_due {
         ioengine::sometimes!("a memtable is frozen");
         state.memtables.freeze();
         state.begin_capture();
         shard.keeper.frozen_at.set(Some(journal.begin_memtable()));
         shard.keeper.froze.notify();
     }
+    is_due
 }
 
 /// Nothing is staged: wait until something is, or until a mark is due (true).
-async fn idle(shard: &Shard) -> bool {
+pub(crate) async fn idle(shard: &Shard) -> bool {
     if shard.marked.get() {
         shard.staged.notified().await;
         return false;
@@ -116,7 +118,7 @@ async fn commit(
 }
 
 /// Say that everything so far is flushed, with the last index of each tablet: a record lost before it then shows.
-async fn mark(shard: &Shard, journal: &Journal, buffer: Buf) -> Result<Buf, DiskError> {
+pub(crate) async fn mark(shard: &Shard, journal: &Journal, buffer: Buf) -> Result<Buf, DiskError> {
     shard.marked.set(true);
     let tips = shard.tips();
     if !journal.has_room(Claim::Write, 0, tips.len() * TIP_BYTES) {
@@ -132,7 +134,7 @@ async fn mark(shard: &Shard, journal: &Journal, buffer: Buf) -> Result<Buf, Disk
 
 /// Write a record until it is durable. Without space the same bytes are tried again at the same place: the record may
 /// be there in part, and nothing else may follow it. Meanwhile who waits is told that the outcome is unknown.
-async fn write(
+pub(crate) async fn write(
     shard: &Shard,
     journal: &Journal,
     buffer: Buf,
@@ -187,12 +189,13 @@ fn settle(shard: &Shard, heads: &Heads, scratch: &mut Vec<u8>) {
             }
         });
         applied.expect("what was staged decodes, and its room was reserved");
+        state.versions.set_coherent_index(tablet, log_index);
         state.memtables.active.release(charge);
     }
 }
 
 /// Log time of tablets stands still for want of writes while records wait to expire: give them an entry.
-fn stage_ticks(shard: &Shard) {
+pub(crate) fn stage_ticks(shard: &Shard) {
     let (wanted, due) = (shard.ticks_wanted.replace(0), shard.keeper.work.take_ticks_due());
     let Some(journal) = &shard.journal else { return };
     for tablet in TabletIndex::all().filter(|tablet| (wanted | due) & (1 << tablet.index()) != 0) {
@@ -214,7 +217,7 @@ fn stage_ticks(shard: &Shard) {
 }
 
 /// The device has failed: nobody knows what of the record on its way is there. Those behind it were never written.
-fn fail(shard: &Shard, error: &DiskError) {
+pub(crate) fn fail(shard: &Shard, error: &DiskError) {
     ioengine::sometimes!("the journal's device failed");
     tracing::error!(%error, "the journal has ended: writes are refused until restart");
     shard.counters.device_ended.set(1);

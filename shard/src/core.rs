@@ -9,6 +9,7 @@ use crate::counters::Counters;
 use crate::gather::Gathers;
 use crate::journal::Journal;
 use crate::limits::Limits;
+use crate::log::Logs;
 use crate::lsm::Keeper;
 use crate::mesh::Peers;
 use crate::parked::Parking;
@@ -66,6 +67,8 @@ pub(crate) struct Shard {
     pub(crate) facts: Arc<NodeFacts>,
     pub(crate) limits: Limits,
     pub(crate) state: RefCell<State>,
+    /// The logs of its tablets among the replicas; `None` for a node that is its own group.
+    pub(crate) logs: Option<Logs>,
     /// `None` when the journal's tail is damaged: nothing is written behind it.
     pub(crate) journal: Option<Journal>,
     /// Writes that wait for the next record.
@@ -115,9 +118,10 @@ impl Shard {
     /// Nothing waits for the journal, and a mark says so.
     pub(crate) fn is_settled(&self) -> bool {
         let ended = self.journal.is_none() || self.failed.get();
+        let logs_settled = self.logs.as_ref().is_none_or(Logs::is_settled);
         self.parking.is_empty()
             && (ended
-                || (self.batch.borrow().is_empty() && self.flying_bytes.get() == 0 && self.marked.get()))
+                || (logs_settled && self.batch.borrow().is_empty() && self.flying_bytes.get() == 0 && self.marked.get()))
     }
 
     /// The stamp that an entry of the tablet would have now.

@@ -51,6 +51,22 @@ pub struct Counters {
     pub writes_refused: Counter,
     /// Writes answered `UnknownOutcome`.
     pub writes_unknown: Counter,
+    /// Entries of replicated logs that were chosen and applied here.
+    pub entries_chosen: Counter,
+    /// Entries that were fetched from a peer.
+    pub entries_fetched: Counter,
+    /// Times that a peer was asked for entries.
+    pub entry_fetches: Counter,
+    /// Entries refused because their stamp was too far ahead of this node's clock.
+    pub entries_ahead: Counter,
+    /// Tip checks asked, a tablet's each.
+    pub tip_checks: Counter,
+    /// Strong reads sent to another replica.
+    pub reads_not_current: Counter,
+    /// Messages of peers that could not be understood.
+    pub peer_messages_refused: Counter,
+    /// Tablets whose missing entries are gone at the peers.
+    pub copies_needed: Counter,
     /// Requests passed to other cores.
     pub forwarded: Counter,
     /// Answers that found no room.

@@ -111,6 +111,9 @@ fn answer(
     tablet: Option<TabletIndex>,
     hash: Option<u64>,
 ) -> Served {
+    if let Some(tablet) = tablet.filter(|_| shard.logs.is_some() && is_strong(request)) {
+        return wait_for_tip(shard, out, to, request, tablet);
+    }
     match request {
         Request::Get(get) => {
             let tablet = tablet.expect("a get is of a stream, and so of a tablet");
@@ -183,6 +186,39 @@ fn answer_get(
         shard.counters.gets.add(1);
     }
     served
+}
+
+/// Does it ask for the newest, whatever this replica has seen?
+fn is_strong(request: &Request<'_>) -> bool {
+    match request {
+        Request::Get(get) => !get.local,
+        Request::Scan(scan) => !scan.local,
+        Request::Head(head) => !head.local,
+        Request::Streams(_) => true,
+        _ => false,
+    }
+}
+
+/// Let a read of a group wait until a majority has said what is the newest.
+fn wait_for_tip(
+    shard: &Shard,
+    out: Out<'_>,
+    to: &ReplyTo,
+    request: &Request<'_>,
+    tablet: TabletIndex,
+) -> Served {
+    if !shard.parking.has_room(request.encoded_bytes()) {
+        let busy = Outcome::Busy { limit: Limit::Queue, hint_ms: 5 };
+        return outcome(shard, out, to, LogTime(0), &busy);
+    }
+    if let Out::Here(connection) = out
+        && !connection.outbox.borrow_mut().reserve(&shard.io)
+    {
+        return Served::NoRoom;
+    }
+    let work = Work::Request;
+    crate::log::wait_for_tip(shard, to, work, std::iter::once(tablet), |body| request.encode(body));
+    Served::Done
 }
 
 /// Park a request: the disk has to be asked.

@@ -7,6 +7,7 @@ use crate::connection::Connection;
 use crate::core::Shard;
 use crate::door::{self, Served, Wrote};
 use crate::get::{self, Asked, Looked};
+use crate::log;
 use crate::mesh::Kind;
 use crate::parked::Work;
 use crate::reply::ReplyTo;
@@ -45,6 +46,8 @@ pub(crate) enum NoPart {
     Busy,
     /// It is more than the answer's frame holds.
     TooLarge,
+    /// This replica cannot say what is the newest: another one may.
+    NotCurrent,
 }
 
 /// The gathers of a core, by a number that is never reused.
@@ -60,8 +63,9 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
         return Served::NoRoom;
     }
     let head_bytes = reply_bytes_multi_get(0, 0);
-    // With one key on the disk, all keys of this core become a part of its own.
-    let late = many.gets().any(|get| shard.owns(get.key.tablet()) && needs_disk(shard, &get));
+    // With one key on the disk, or of a tablet whose tip has to be asked for, all keys of this core become a part of its own.
+    let waits = shard.logs.is_some() && many.gets().any(|get| !get.local);
+    let late = waits || many.gets().any(|get| shard.owns(get.key.tablet()) && needs_disk(shard, &get));
     let own = |get: &Get<'_>| !late && shard.owns(get.key.tablet());
     let bytes = head_bytes + many.gets().filter(own).map(|get| item_bytes(shard, &get)).sum::<usize>();
     if bytes > to.frame_bytes as usize {
@@ -122,7 +126,7 @@ fn ask_parts(shard: &Shard, gather: &mut Gather, to: &ReplyTo, parts: &BTreeMap<
         };
         if owner == shard.index {
             if shard.parking.has_room(part.len()) {
-                shard.parking.park(part_to, Work::Part, shard.io.now(), |body| body.extend_from_slice(part));
+                park_part(shard, &part_to, part);
                 gather.parts_left += 1;
             } else {
                 gather.failed = Some(NoPart::Busy);
@@ -191,11 +195,24 @@ fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_
     }
 }
 
+/// Park a part: for its tips, if any of it is a strong read of a group, else for the disk.
+fn park_part(shard: &Shard, to: &ReplyTo, part: &[u8]) {
+    if needs_tip(shard, part) {
+        let tablets = part_gets(part).filter(|(_, get)| !get.local).map(|(_, get)| get.key.tablet());
+        return log::wait_for_tip(shard, to, Work::Part, tablets, |body| body.extend_from_slice(part));
+    }
+    shard.parking.park(*to, Work::Part, shard.io.now(), |body| body.extend_from_slice(part));
+}
+
+fn needs_tip(shard: &Shard, part: &[u8]) -> bool {
+    shard.logs.is_some() && part_gets(part).any(|(_, get)| !get.local)
+}
+
 /// A part of another core's multi-get: keys of this core's tablets.
 pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
-    if part_gets(part).any(|(_, get)| needs_disk(shard, &get)) {
+    if needs_tip(shard, part) || part_gets(part).any(|(_, get)| needs_disk(shard, &get)) {
         if shard.parking.has_room(part.len()) {
-            shard.parking.park(*to, Work::Part, shard.io.now(), |body| body.extend_from_slice(part));
+            park_part(shard, to, part);
         } else {
             give_no_part(shard, to, NoPart::Busy);
         }
@@ -239,6 +256,7 @@ pub(crate) fn give_no_part(shard: &Shard, to: &ReplyTo, why: NoPart) {
     let kind = match why {
         NoPart::Busy => Kind::PartBusy,
         NoPart::TooLarge => Kind::PartTooLarge,
+        NoPart::NotCurrent => Kind::PartNotCurrent,
     };
     shard.peers.tell(to.core, kind, to, &[]);
 }
@@ -298,6 +316,7 @@ fn refuse(shard: &Shard, to: &ReplyTo, why: NoPart) {
     let outcome = match why {
         NoPart::Busy => Outcome::Busy { limit: Limit::Queue, hint_ms: 5 },
         NoPart::TooLarge => Outcome::TooLarge { limit: Limit::Frame },
+        NoPart::NotCurrent => Outcome::NotCurrent,
     };
     door::tell(shard, to, |out| encode_outcome(out, LogTime(0), &outcome));
 }

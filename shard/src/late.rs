@@ -101,6 +101,16 @@ fn fill_cell(shard: &Shard, found: &Fetched, token: FillToken) {
 
 async fn record(shard: &Rc<Shard>, to: &ReplyTo, get: &Get<'_>, reader: &mut Reader) {
     let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
+    let tablet = get.key.tablet();
+    let unmodified = get
+        .if_newer
+        .is_some_and(|asked| get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked));
+    if unmodified && shard.parking.claim(reader.number) {
+        shard.counters.gets.add(1);
+        shard.counters.gets_not_modified.add(1);
+        let log_time = shard.state.borrow().tablet(tablet).log_time;
+        return door::tell(shard, to, |out| encode_outcome(out, log_time, &Outcome::NotModified));
+    }
     let (log_time, found) = find(shard, get.key, asked, reader).await;
     if !shard.parking.claim(reader.number) {
         return;

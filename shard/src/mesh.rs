@@ -36,10 +36,12 @@ pub(crate) enum Kind {
     PartTooLarge,
     /// A message of another node, to the owner of its tablet. Nothing comes back.
     Peer,
+    /// This replica cannot say what is the newest of a part's keys.
+    PartNotCurrent,
 }
 
 impl Kind {
-    const ALL: [Kind; 7] = [
+    const ALL: [Kind; 8] = [
         Kind::Request,
         Kind::Reply,
         Kind::Part,
@@ -47,6 +49,7 @@ impl Kind {
         Kind::PartBusy,
         Kind::PartTooLarge,
         Kind::Peer,
+        Kind::PartNotCurrent,
     ];
 
     fn code(self) -> u8 {
@@ -230,6 +233,10 @@ fn handle(shard: &Rc<Shard>, core: u16, message: &[u8]) {
             gather::take_part(shard, &to, Err(NoPart::TooLarge));
         }
         Kind::Peer => unreachable!("taken above"),
+        Kind::PartNotCurrent => {
+            shard.peers.answered(core);
+            gather::take_part(shard, &to, Err(NoPart::NotCurrent));
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::core::{NodeFacts, Phase, Shard};
 use crate::counters::Counters;
 use crate::format;
 use crate::limits::Limits;
+use crate::log::{self, Logs};
 use crate::lsm;
 use crate::mesh::{self, Peers};
 use crate::parked::{self, Parking};
@@ -276,8 +277,9 @@ async fn start_shard(
     let bytes = Versions::region_bytes(limits.version_row_count);
     let region =
         io.region(&region_name(superblock.device, index), bytes).map_err(|error| error.to_string())?;
-    let Recovered { state, keeper, journal, buffer, report } =
-        recover(io, disk, superblock, opened.previous, index, limits, region)
+    let group = &opened.facts.group;
+    let Recovered { mut state, keeper, journal, buffer, report, logs } =
+        recover(io, disk, superblock, opened.previous, index, limits, region, group)
             .await
             .map_err(|e| e.to_string())?;
     let counters = Arc::clone(&opened.facts.counters[usize::from(index)]);
@@ -289,6 +291,11 @@ async fn start_shard(
         senders.push(sender);
         receivers.extend(receiver.map(|receiver| (peer, receiver)));
     }
+    let logs = if group.is_alone() {
+        None
+    } else {
+        Some(Logs::start(io, group, superblock.incarnation, &mut state, logs)?)
+    };
     let batch = || RefCell::new(Batch::new(limits.staging_bytes, limits.staging_count_max));
     let waiting = Rc::new(Budget::new(limits.waiting_bytes_max));
     let shard = Rc::new(Shard {
@@ -297,6 +304,7 @@ async fn start_shard(
         facts: Arc::clone(&opened.facts),
         limits: limits.clone(),
         state: RefCell::new(state),
+        logs,
         journal,
         batch: batch(),
         flying: batch(),
@@ -325,7 +333,12 @@ async fn start_shard(
         counters,
     });
     let scratch = Vec::with_capacity(ENTRY_BODY_BYTES_MAX.min(limits.staging_bytes));
-    io.spawn(Queue::Foreground, commit::run(Rc::clone(&shard), buffer, scratch));
+    if shard.logs.is_some() {
+        io.spawn(Queue::Foreground, log::run_commit(Rc::clone(&shard), buffer, scratch));
+        io.spawn(Queue::Foreground, log::run_clock(Rc::clone(&shard)));
+    } else {
+        io.spawn(Queue::Foreground, commit::run(Rc::clone(&shard), buffer, scratch));
+    }
     if shard.journal.is_some() {
         io.spawn(Queue::Maintenance, lsm::flush::run(Rc::clone(&shard)));
         io.spawn(Queue::Maintenance, lsm::work::merges(Rc::clone(&shard)));

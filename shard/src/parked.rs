@@ -58,6 +58,8 @@ pub(crate) struct Parking {
     /// Small bodies to be used again.
     spare: RefCell<Vec<Vec<u8>>>,
     budget: Rc<Budget>,
+    /// Those that wait for something else first.
+    held_count: Cell<usize>,
 }
 
 impl Parking {
@@ -72,23 +74,49 @@ impl Parking {
             idle: RefCell::new(Vec::with_capacity(reader_count)),
             spare: RefCell::new(Vec::new()),
             budget,
+            held_count: Cell::new(0),
         }
     }
 
     /// Is there a place for one more, with a body of this many bytes?
     pub(crate) fn has_room(&self, body_bytes: usize) -> bool {
-        self.waiting.borrow().len() < self.waiting_max && self.budget.has(body_bytes)
+        self.waiting.borrow().len() + self.held_count.get() < self.waiting_max && self.budget.has(body_bytes)
     }
 
     /// Park a request; `fill` writes its body. The caller has asked for room for it, and reserved the answer's.
     pub(crate) fn park(&self, to: ReplyTo, work: Work, now: Instant, fill: impl FnOnce(&mut Vec<u8>)) {
+        let parked = self.hold(to, work, now, fill);
+        self.resume(parked);
+    }
+
+    /// Take a request that waits for something else before it may be worked on: to be resumed, or dropped.
+    pub(crate) fn hold(
+        &self,
+        to: ReplyTo,
+        work: Work,
+        now: Instant,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) -> Parked {
         let mut body = self.spare.borrow_mut().pop().unwrap_or_default();
         body.clear();
         fill(&mut body);
         let held = self.budget.take(body.len()).expect("the caller has asked");
+        self.held_count.set(self.held_count.get() + 1);
+        Parked { to, work, body, held, since: now }
+    }
+
+    /// A request that was held has been answered.
+    pub(crate) fn drop_held(&self, parked: Parked) {
+        self.held_count.set(self.held_count.get() - 1);
+        self.forget(parked);
+    }
+
+    /// A request that was held may be worked on.
+    pub(crate) fn resume(&self, parked: Parked) {
+        self.held_count.set(self.held_count.get() - 1);
         let mut waiting = self.waiting.borrow_mut();
-        assert!(waiting.len() < self.waiting_max, "the caller has asked");
-        waiting.push_back(Parked { to, work, body, held, since: now });
+        assert!(waiting.len() < self.waiting_max, "who let it be held has asked for its place");
+        waiting.push_back(parked);
         drop(waiting);
         if let Some(reader) = self.idle.borrow_mut().pop() {
             self.places[reader].called.notify();
@@ -97,7 +125,9 @@ impl Parking {
 
     /// Requests that are not answered yet.
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.borrow().is_empty() && self.places.iter().all(|place| place.at_work.get().is_none())
+        self.held_count.get() == 0
+            && self.waiting.borrow().is_empty()
+            && self.places.iter().all(|place| place.at_work.get().is_none())
     }
 
     /// A parked request is done with.

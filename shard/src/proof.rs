@@ -8,9 +8,11 @@
 use crate::journal::{Record, Replayed, Tail};
 use layout::Corrupt;
 use layout::journal_record::RecordKind;
-use layout::log_entry::{Entry, EntryIter};
+use layout::log_entry::{Entry, EntryHeader, EntryIter};
+use layout::log_item::{Item, ItemIter};
 use layout::tip::TipIter;
 use layout::units::{Incarnation, LogIndex, ShardIndex, TABLET_COUNT, TabletIndex};
+use paxos::{Chosen, State, ValueId};
 
 /// What a tablet has, or may have, lost with its journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +23,19 @@ pub struct Damage {
     pub to: Option<LogIndex>,
 }
 
+/// An entry that this replica accepted, and that nothing in its journal calls chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Its name.
+    pub value: ValueId,
+    /// Its header, with its index.
+    pub header: EntryHeader,
+    /// Its operations.
+    pub body: Vec<u8>,
+}
+
 /// What is proven of one tablet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proof {
     /// Last entry in the journal; 0 when there is none.
     pub applied: LogIndex,
@@ -30,6 +43,12 @@ pub struct Proof {
     pub entry_count: u64,
     /// What is lost, or may be.
     pub damage: Option<Damage>,
+    /// What the replica of a group voted by, as of its last vote in the journal.
+    pub state: Option<State>,
+    /// Name of the last entry, where the journal tells it: an item of a group.
+    pub last: Option<Chosen>,
+    /// Accepted behind the last entry.
+    pub pending: Option<Pending>,
     /// Nothing was seen of it since the last gap.
     unproven: bool,
 }
@@ -39,6 +58,31 @@ impl Proof {
     fn lose(&mut self, to: Option<LogIndex>) {
         let from = self.damage.map_or(self.applied.next(), |damage| damage.from);
         self.damage = Some(Damage { from, to });
+    }
+}
+
+impl Proof {
+    /// A vote of the replica: all that it had said before is in it.
+    fn vote(&mut self, applied: Chosen, state: State, entry: Option<Entry<'_>>) -> Result<(), Corrupt> {
+        let wrong = |field| Corrupt { structure: "log item", field, at: 0 };
+        self.unproven = false;
+        if state.chosen.index.0 > self.applied.0 {
+            self.lose(Some(LogIndex(state.chosen.index.0)));
+        }
+        if applied.index.0 == self.applied.0 {
+            self.last = Some(applied);
+        }
+        if let Some(entry) = entry {
+            let value = state.vote.accepted.ok_or(wrong("entry of no vote"))?.value;
+            self.pending = Some(Pending { value, header: entry.header, body: entry.body.to_vec() });
+        } else if let Some(accepted) = state.vote.accepted
+            && state.chosen.index.0 >= self.applied.0
+            && self.pending.as_ref().is_none_or(|pending| pending.value != accepted.value)
+        {
+            return Err(wrong("vote without its entry"));
+        }
+        self.state = Some(state);
+        Ok(())
     }
 }
 
@@ -55,7 +99,7 @@ impl Proofs {
     /// Nothing is read yet.
     #[must_use]
     pub fn new(shard: u16, shard_count: u16) -> Proofs {
-        let tablets = [Proof::default(); TABLET_COUNT];
+        let tablets = std::array::from_fn(|_| Proof::default());
         Proofs { shard: ShardIndex(shard), shard_count, tablets, strange_count: 0 }
     }
 
@@ -65,27 +109,33 @@ impl Proofs {
         (proof.applied, proof.damage) = (applied, damage);
     }
 
-    /// The next record of the journal. Each entry that stands where it should goes to `apply`, which says whether its
-    /// operations can be understood.
-    pub fn take(&mut self, record: &Record<'_>, mut apply: impl FnMut(&Entry<'_>) -> Result<(), Corrupt>) {
+    /// The next record of the journal. Each entry that stands where it should, and is chosen, goes to `apply`, which says
+    /// whether its operations can be understood.
+    pub fn take(
+        &mut self,
+        record: &Record<'_>,
+        mut apply: impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
+    ) {
         if record.after_gap {
             self.tablets.iter_mut().for_each(|tablet| tablet.unproven = true);
         }
         match record.header.fields.kind {
             RecordKind::Open | RecordKind::Mark => {
                 for tip in TipIter::new(record.body) {
-                    match tip {
-                        Ok((tablet, index)) => self.tip(tablet, index),
-                        Err(corrupt) => self.strange(&corrupt),
-                    }
+                    let taken = tip.and_then(|(tablet, index)| self.tip(tablet, index, &mut apply));
+                    taken.unwrap_or_else(|corrupt| self.strange(&corrupt));
                 }
             }
             RecordKind::Entries => {
                 for entry in EntryIter::new(record.body) {
-                    let taken = entry.and_then(|entry| self.entry(&entry, &mut apply));
-                    if let Err(corrupt) = taken {
-                        self.strange(&corrupt);
-                    }
+                    let taken = entry.and_then(|entry| self.entry(&entry, ValueId::NONE, &mut apply));
+                    taken.unwrap_or_else(|corrupt| self.strange(&corrupt));
+                }
+            }
+            RecordKind::Items => {
+                for item in ItemIter::new(record.body) {
+                    let taken = item.and_then(|(tablet, item)| self.item(tablet, &item, &mut apply));
+                    taken.unwrap_or_else(|corrupt| self.strange(&corrupt));
                 }
             }
         }
@@ -114,21 +164,32 @@ impl Proofs {
     }
 
     /// At this point of the journal the tablet had come to `index`.
-    fn tip(&mut self, tablet: TabletIndex, index: LogIndex) {
+    fn tip(
+        &mut self,
+        tablet: TabletIndex,
+        index: LogIndex,
+        apply: &mut impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
+    ) -> Result<(), Corrupt> {
         if !self.owns(tablet) {
-            return;
+            return Ok(());
         }
+        self.all_chosen_to(tablet, index, apply)?;
         let proof = &mut self.tablets[tablet.index()];
         if index > proof.applied {
             proof.lose(Some(index));
         }
-        proof.unproven = false;
+        // Of votes a tip says nothing.
+        if proof.state.is_none() {
+            proof.unproven = false;
+        }
+        Ok(())
     }
 
     fn entry(
         &mut self,
         entry: &Entry<'_>,
-        apply: &mut impl FnMut(&Entry<'_>) -> Result<(), Corrupt>,
+        value: ValueId,
+        apply: &mut impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
     ) -> Result<(), Corrupt> {
         let (tablet, index) = (entry.header.tablet, entry.header.log_index);
         let wrong = |field| Corrupt { structure: "log entry", field, at: entry.body_at };
@@ -144,10 +205,59 @@ impl Proofs {
             proof.lose(Some(LogIndex(index.0 - 1)));
         }
         proof.unproven = false;
-        apply(entry)?;
+        apply(entry, value)?;
         proof.applied = index;
         proof.entry_count += 1;
         Ok(())
+    }
+
+    /// Every entry up to `index` is chosen: the one that was accepted, too, if it is among them. An other one that was
+    /// chosen in its place would stand in the journal before whatever says so.
+    fn all_chosen_to(
+        &mut self,
+        tablet: TabletIndex,
+        index: LogIndex,
+        apply: &mut impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
+    ) -> Result<(), Corrupt> {
+        let proof = &mut self.tablets[tablet.index()];
+        let Some(pending) = proof.pending.take_if(|pending| pending.header.log_index <= index) else {
+            return Ok(());
+        };
+        if pending.header.log_index <= proof.applied {
+            return Ok(());
+        }
+        proof.last = Some(Chosen { index: paxos::LogIndex(pending.header.log_index.0), value: pending.value });
+        let entry = Entry { header: pending.header, body: &pending.body, body_at: 0 };
+        self.entry(&entry, pending.value, apply)
+    }
+
+    /// The next vote, or chosen entry, of a replica.
+    fn item(
+        &mut self,
+        tablet: TabletIndex,
+        item: &Item<'_>,
+        apply: &mut impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
+    ) -> Result<(), Corrupt> {
+        if !self.owns(tablet) {
+            return Err(Corrupt { structure: "log item", field: "tablet of another core", at: 0 });
+        }
+        match *item {
+            Item::Vote { applied, state, entry } => {
+                self.all_chosen_to(tablet, LogIndex(state.chosen.index.0), apply)?;
+                self.tablets[tablet.index()].vote(applied, state, entry)
+            }
+            Item::Chosen { chosen, entry } => {
+                self.all_chosen_to(tablet, LogIndex(chosen.index.0.saturating_sub(1)), apply)?;
+                let proof = &mut self.tablets[tablet.index()];
+                proof.unproven = false;
+                if chosen.index.0 <= proof.applied.0 {
+                    return Ok(());
+                }
+                proof.last = Some(chosen);
+                proof.pending = None;
+                self.entry(&entry, chosen.value, apply)
+            }
+        }
     }
 
     /// Something that checks and still cannot be understood: nothing in this journal proves anything.
@@ -167,7 +277,10 @@ impl Proofs {
         for tablet in TabletIndex::all().filter(|tablet| tablet.shard(self.shard_count) == self.shard) {
             let proof = &mut self.tablets[tablet.index()];
             let unproven = proof.unproven && !ioengine::canary("trust_behind_gap");
-            let known_lost = known(tablet) > proof.applied && !ioengine::canary("forget_shared_memory");
+            // What is known to be chosen by no more than memory is accepted in the journal all the same.
+            let pending = proof.pending.as_ref().map(|pending| pending.header.log_index);
+            let has = pending.map_or(proof.applied, |index| index.max(proof.applied));
+            let known_lost = known(tablet) > has && !ioengine::canary("forget_shared_memory");
             if all || unproven {
                 proof.lose(None);
             } else if known_lost {

@@ -5,6 +5,7 @@ use crate::apply::{Decided, State};
 use crate::core::Shard;
 use crate::get::{Asked, Looked, look};
 use crate::journal::Claim;
+use crate::log::Logs;
 use crate::memtable::Charge;
 use crate::reply::ReplyTo;
 use crate::requests::Seen;
@@ -94,6 +95,10 @@ fn check(
     let tablet = wanted.tablet();
     let own = state.tablet_mut(tablet);
     // A tablet that lost part of its log cannot know what it promised: it takes no writes.
+    let is_learner = shard.logs.as_ref().is_some_and(|logs| !logs.is_voter(tablet));
+    if is_learner {
+        return Err(Admitted::Refused(Outcome::NotCurrent));
+    }
     if own.damage.is_some() {
         return Err(Admitted::Refused(Outcome::Corrupt));
     }
@@ -178,7 +183,9 @@ fn reserve(
     if shard.stuck.get() {
         return Err(full(Limit::Space, HINT_LATER_MS));
     }
-    if !journal.has_room(wanted.claim(), shard.flying_bytes.get(), body_bytes + ENTRY_HEADER_BYTES) {
+    let queued = shard.logs.as_ref().map_or(0, Logs::queued_bytes);
+    let bytes = queued + body_bytes + ENTRY_HEADER_BYTES;
+    if !journal.has_room(wanted.claim(), shard.flying_bytes.get(), bytes) {
         ioengine::sometimes!("journal full");
         return Err(full(Limit::Space, HINT_LATER_MS));
     }

@@ -6,7 +6,9 @@
 
 use crate::apply::{ApplyError, State, apply};
 use crate::journal::{Claim, Journal, JournalZone, Record, Replayed, Tail, identity, replay};
+use crate::cluster::Group;
 use crate::limits::Limits;
+use crate::log::{self, RecoveredLog};
 use crate::lsm::{self, Keeper, OpenError, Opened};
 use crate::memtable::{Charge, MemtableConfig};
 use crate::memtables::Memtables;
@@ -17,10 +19,12 @@ use crate::tablet::Tablet;
 use crate::versions::{Attached, Versions, VersionsOwner};
 use ioengine::{Buf, Disk, DiskError, Io, Region};
 use layout::journal_record::RecordKind;
-use layout::log_entry::{EntryIter, Operation};
+use layout::log_entry::{Entry, EntryIter, Operation};
+use layout::log_item::{Item, ItemIter};
 use layout::superblock::Superblock;
 use layout::tip::{self, TIP_BYTES};
 use layout::units::{BLOCK_BYTES, Incarnation, LogIndex, LogTime, ShardIndex, TabletIndex, Uuid};
+use paxos::ValueId;
 
 /// Why a shard cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +119,8 @@ pub(crate) struct Recovered {
     /// Holds a record; the commit task goes on with it.
     pub(crate) buffer: Buf,
     pub(crate) report: Report,
+    /// By tablet index; `None` for those whose log is not shared with other nodes.
+    pub(crate) logs: Vec<Option<RecoveredLog>>,
 }
 
 /// Recover shard `shard` of the disk. `previous` is the last start of the device before this one.
@@ -129,6 +135,7 @@ pub(crate) async fn recover(
     shard: u16,
     limits: &Limits,
     region: Region,
+    group: &Group,
 ) -> Result<Recovered, RecoverError> {
     let zone = journal_zone(superblock, shard, limits)?;
     let owner = VersionsOwner {
@@ -165,6 +172,7 @@ pub(crate) async fn recover(
             }
         }
     }
+    let mut tails: Vec<_> = TabletIndex::all().map(|_| log::new_tail(superblock.shard_count)).collect();
     let (mut full, mut memtable_number) = (false, None);
     let replayed = if is_lost {
         // Where it begins is not known, and nothing it says could be applied.
@@ -175,13 +183,20 @@ pub(crate) async fn recover(
             let number = record.header.fields.memtable_number;
             let is_next = memtable_number.replace(number).is_some_and(|before| before != number);
             make_room(&mut state, &proofs, &keeper, &record, is_next);
-            proofs.take(&record, |entry| match apply(&mut state, entry, &mut |_| {}) {
+            proofs.take(&record, |entry, value| match apply(&mut state, entry, &mut |_| {}) {
                 Err(ApplyError::Corrupt(corrupt)) => Err(corrupt),
                 Err(ApplyError::MemtableFull) => {
                     full = true;
                     Ok(())
                 }
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    let (tablet, index) = (entry.header.tablet, entry.header.log_index);
+                    state.versions.set_coherent_index(tablet, index);
+                    if value != ValueId::NONE {
+                        tails[tablet.index()].remember(entry, value);
+                    }
+                    Ok(())
+                }
             });
         })
         .await?
@@ -194,6 +209,7 @@ pub(crate) async fn recover(
     }
     proofs.judge(&replayed, superblock.incarnation, |tablet| known[tablet.index()]);
     note_damage(&mut state, &proofs);
+    let logs = logs(&mut state, &proofs, group, tails);
     // A memtable may have been frozen before all of it was known.
     state.capture_damage();
     let damaged: Vec<TabletIndex> = TabletIndex::all()
@@ -209,7 +225,7 @@ pub(crate) async fn recover(
         open_journal(disk, zone, superblock.incarnation, &replayed, &state, buffer).await?
     };
     let report = Report { replayed, entry_count: proofs.entry_count(), damaged, versions: attached };
-    Ok(Recovered { state, keeper, journal, buffer, report })
+    Ok(Recovered { state, keeper, journal, buffer, report, logs })
 }
 
 fn note_damage(state: &mut State, proofs: &Proofs) {
@@ -218,6 +234,21 @@ fn note_damage(state: &mut State, proofs: &Proofs) {
             own.damage = proofs.tablet(tablet).damage;
         }
     }
+}
+
+/// What the journal says of the logs that are shared with other nodes. A log of which it cannot be proven that every promise
+/// is here makes its tablet a damaged one: it takes part in nothing.
+fn logs(state: &mut State, proofs: &Proofs, group: &Group, tails: Vec<log::Tail>) -> Vec<Option<RecoveredLog>> {
+    let recovered = TabletIndex::all().zip(tails).map(|(tablet, tail)| {
+        let own = state.tablets[tablet.index()].as_mut()?;
+        if group.is_alone() || group.place(tablet).is_none() {
+            return None;
+        }
+        let log = RecoveredLog::new(proofs.tablet(tablet), own.applied, tail);
+        own.damage = own.damage.or(log.damage(own.applied));
+        Some(log)
+    });
+    recovered.collect()
 }
 
 /// Before a record of the journal is applied: freeze the memtable where it happened before (`is_next`: the record went
@@ -229,7 +260,7 @@ fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Recor
     if is_empty || !state.memtables.can_freeze() {
         return;
     }
-    if is_next || active.room_to_replay(charge(record)).is_err() {
+    if is_next || active.room_to_replay(charge(record).plus(open_charge(proofs))).is_err() {
         ioengine::sometimes!("a memtable is frozen in a replay");
         if !is_next {
             ioengine::sometimes!("a memtable is frozen in a replay because it is full");
@@ -243,12 +274,31 @@ fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Recor
 
 /// Room that the entries of a record may need.
 fn charge(record: &Record<'_>) -> Charge {
-    if record.header.fields.kind != RecordKind::Entries {
-        return Charge::NONE;
+    let sum = |entries: &mut dyn Iterator<Item = Entry<'_>>| {
+        entries.fold(Charge::NONE, |sum, entry| sum.plus(charge_of(&entry)))
+    };
+    match record.header.fields.kind {
+        RecordKind::Entries => sum(&mut EntryIter::new(record.body).filter_map(Result::ok)),
+        RecordKind::Items => sum(&mut ItemIter::new(record.body).filter_map(|item| match item.ok()?.1 {
+            Item::Vote { entry, .. } => entry,
+            Item::Chosen { entry, .. } => Some(entry),
+        })),
+        RecordKind::Open | RecordKind::Mark => Charge::NONE,
     }
-    let entries = EntryIter::new(record.body).filter_map(Result::ok);
+}
+
+/// Room that entries need whose fate the record may tell.
+fn open_charge(proofs: &Proofs) -> Charge {
+    let pending = TabletIndex::all().filter_map(|tablet| proofs.tablet(tablet).pending.as_ref());
+    pending.fold(Charge::NONE, |sum, pending| {
+        let entry = Entry { header: pending.header, body: &pending.body, body_at: 0 };
+        sum.plus(charge_of(&entry))
+    })
+}
+
+fn charge_of(entry: &Entry<'_>) -> Charge {
     let mut charge = Charge::NONE;
-    for operation in entries.flat_map(|entry| entry.operations().filter_map(Result::ok).collect::<Vec<_>>()) {
+    for operation in entry.operations().filter_map(Result::ok) {
         if let Operation::Write(write) = operation {
             let value_bytes = write.value().map_or(0, <[u8]>::len);
             charge = charge.plus(Charge::write(write.key.stream.len(), value_bytes));

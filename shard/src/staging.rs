@@ -103,24 +103,32 @@ impl Batch {
             operation_count += 1;
         });
         let bytes = self.bytes.len() - from;
+        self.link(
+            tablet,
+            Waiting {
+                reply_to,
+                since,
+                charge,
+                from: u32::try_from(from).expect("bounded by the config"),
+                bytes: u32::try_from(bytes).expect("bounded by the config"),
+                operation_count,
+                next: None,
+            },
+        );
+    }
+
+    /// The last request of a tablet, its bytes being there.
+    fn link(&mut self, tablet: TabletIndex, waiting: Waiting) {
         let number = u32::try_from(self.waiting.len()).expect("bounded by the config");
-        self.waiting.push(Waiting {
-            reply_to,
-            since,
-            charge,
-            from: u32::try_from(from).expect("bounded by the config"),
-            bytes: u32::try_from(bytes).expect("bounded by the config"),
-            operation_count,
-            next: None,
-        });
+        self.waiting.push(waiting);
         let line = &mut self.lines[tablet.index()];
         match line.last {
             None => line.first = Some(number),
             Some(last) => self.waiting[last as usize].next = Some(number),
         }
         line.last = Some(number);
-        line.bytes += bytes;
-        line.operation_count += usize::from(operation_count);
+        line.bytes += waiting.bytes as usize;
+        line.operation_count += usize::from(waiting.operation_count);
         self.tablets |= 1 << tablet.index();
     }
 
@@ -181,6 +189,21 @@ impl Batch {
         }
         let fits = "bounded when staged";
         (u16::try_from(line.operation_count).expect(fits), u32::try_from(line.bytes).expect(fits))
+    }
+
+    /// Take over the requests of these tablets, one bit each, in their order. This batch is empty and as large.
+    pub(crate) fn carry_over(&mut self, from: &Batch, tablets: u64) {
+        assert!(self.is_empty(), "what is carried over stands first");
+        for tablet in from.tablets().filter(|tablet| tablets & (1 << tablet.index()) != 0) {
+            for waiting in from.line(tablet).map(|number| from.waiting(number)) {
+                let start = waiting.from as usize;
+                let bytes = waiting.bytes as usize;
+                let at = self.bytes.len();
+                self.bytes.extend_from_slice(&from.bytes[start..start + bytes]);
+                let at = u32::try_from(at).expect("bounded by the config");
+                self.link(tablet, Waiting { from: at, next: None, ..*waiting });
+            }
+        }
     }
 
     pub(crate) fn clear(&mut self) {

@@ -233,6 +233,8 @@ fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
             RecordKind::Open | RecordKind::Mark => {
                 TipIter::new(&body).flatten().for_each(|(tablet, index)| raise(tablet, index.0));
             }
+            // Of worlds with one node these are.
+            RecordKind::Items => {}
             RecordKind::Entries => {
                 for entry in EntryIter::new(&body).flatten() {
                     let header = entry.header;

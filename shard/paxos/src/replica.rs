@@ -405,9 +405,10 @@ impl Replica {
         })
     }
 
-    /// Whether the caller has the bytes of a value: it keeps those that came with a message, or were proposed here, until
-    /// the entry is chosen.
-    fn holds(&self, value: ValueId) -> bool {
+    /// Whether the caller has the bytes of a value, and has to keep them: those that came with a message, or were proposed
+    /// here, until the entry is chosen.
+    #[must_use]
+    pub fn holds(&self, value: ValueId) -> bool {
         let is = |accepted: Option<Accepted>| accepted.is_some_and(|accepted| accepted.value == value);
         is(self.now.vote.accepted)
             || self.write.is_some_and(|write| write.value == value)

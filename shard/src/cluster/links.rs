@@ -91,7 +91,6 @@ impl Links {
 
     /// Send a message made of `parts` to the core of `node` that owns the tablet. False: it was dropped, because the link is down,
     /// has no room, or the message is longer than a frame. True: it will arrive if nothing happens to the connection.
-    #[allow(dead_code, reason = "for the log, which is all that is sent")]
     pub(crate) fn send(&self, node: u32, tablet: TabletIndex, kind: u8, parts: &[&[u8]]) -> bool {
         let link = self.link(node);
         let mut frames = link.frames.borrow_mut();
@@ -108,7 +107,6 @@ impl Links {
     }
 
     /// True when messages to `node` have a way.
-    #[allow(dead_code, reason = "for the log, which asks it before it prepares much")]
     pub(crate) fn is_up(&self, node: u32) -> bool {
         self.link(node).up.get()
     }

@@ -121,7 +121,6 @@ impl Group {
     }
 
     /// True when there is no other node.
-    #[allow(dead_code, reason = "for the log, which goes another way then")]
     pub(crate) fn is_alone(&self) -> bool {
         self.peers.is_empty()
     }
@@ -137,7 +136,6 @@ impl Group {
     }
 
     /// Nodes that hold the tablet, first choice of clients first.
-    #[allow(dead_code, reason = "for the log, which proposes by it")]
     pub(crate) fn order(&self, tablet: TabletIndex) -> &[u32] {
         self.orders[tablet.index()].ids()
     }

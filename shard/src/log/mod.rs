@@ -1,13 +1,137 @@
-//! The log of the tablets among the nodes of a group.
+//! The logs of a core's tablets where a group has several replicas: each tablet's Paxos replica, and what it needs of the
+//! world. The rules of consensus are the crate `paxos`'s; this drives them.
 //!
-//! Owns nothing yet: messages of other nodes are counted and dropped.
+//! Owns the order in which things become durable and known. What must be durable before which message leaves stands in
+//! `shard/paxos/README.md`; here it comes down to: what a replica wants remembered goes into the queue of items in order, the queue
+//! goes to the journal in order, and `Flushed` is said when it is there. Must never apply an entry that is not chosen.
+//!
+//! Life of a put: staged at the door, becomes an entry with what else waits for its tablet (`propose.rs`), is proposed to the
+//! peers and queued for the journal in the same turn (`tablet.rs: follow`), written with the votes of all tablets (`commit.rs`),
+//! chosen when a majority has flushed it, applied, answered.
+
+mod clock;
+mod commit;
+mod propose;
+mod queue;
+mod reads;
+mod receive;
+mod start;
+mod tablet;
+mod tail;
+mod values;
+mod wire;
+
+pub(crate) use clock::run as run_clock;
+pub(crate) use commit::run as run_commit;
+pub(crate) use reads::wait_for_tip;
+pub(crate) use receive::receive;
+pub(crate) use start::{RecoveredLog, tail as new_tail};
+pub(crate) use tail::Tail;
 
 use crate::core::Shard;
+use ioengine::sync::Notify;
+use layout::log_item::vote_bytes;
 use layout::units::TabletIndex;
-use std::rc::Rc;
+use paxos::{Input, Output};
+use queue::{Queue, Queued};
+use reads::Reads;
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+use tablet::TabletLog;
 
-/// A message of node `from` about a tablet of this core.
-pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u8, body: &[u8]) {
-    tracing::trace!(from, %tablet, kind, bytes = body.len(), "a message that nobody expects");
-    shard.counters.peer_unexpected.add(1);
+/// How far ahead of this node's clock an entry's stamp may be.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
+/// How long an answer may take before what was not answered is sent again; doubled each time.
+const ANSWER_WAIT: Duration = Duration::from_millis(40);
+/// Longest such wait.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Shortest back-off after somebody else's higher ballot; the longest is doubled each time.
+const BACK_OFF: Duration = Duration::from_millis(4);
+/// How long a chosen entry waits for a next message to be told with.
+const TELL_WAIT: Duration = Duration::from_millis(5);
+/// How long an accepted entry may stay open before the first replica completes it; each further one waits as long again.
+const COMPLETE_WAIT: Duration = Duration::from_millis(250);
+/// The same when a get waits for it.
+const COMPLETE_WAIT_READ: Duration = Duration::from_millis(20);
+/// How long a fetch of entries may take before another peer is asked.
+const FETCH_WAIT: Duration = Duration::from_millis(200);
+/// How often a replica asks for the tip when nobody else makes it.
+const SYNC_PERIOD: Duration = Duration::from_secs(1);
+/// How long a get may wait for a majority before the client is sent to the next replica.
+const TIP_GIVE_UP: Duration = Duration::from_millis(800);
+/// Memory for the tails of all logs of a core.
+const TAIL_BYTES: usize = 64 << 20;
+
+/// The logs of a core.
+pub(crate) struct Logs {
+    /// By tablet index; `None` for tablets of other cores, and those not held by this node.
+    tablets: Vec<Option<RefCell<TabletLog>>>,
+    /// Items that wait for the journal.
+    queue: RefCell<Queue>,
+    /// Items of the record on its way.
+    writing: RefCell<Vec<Queued>>,
+    /// Room for outputs, used again and again.
+    out: Cell<Vec<Output>>,
+    reads: RefCell<Reads>,
+    /// Tablets that gets wait for, one bit each.
+    tips_wanted: Cell<u64>,
+    /// A timer was set, or a tip is wanted.
+    wake: Notify,
+    /// Votes that were said again after a freeze and are not durable yet.
+    restating: Cell<usize>,
+    restated: Notify,
+}
+
+impl Logs {
+    fn tablet(&self, tablet: TabletIndex) -> Option<&RefCell<TabletLog>> {
+        self.tablets[tablet.index()].as_ref()
+    }
+
+    /// Tablets with a log here.
+    fn own(&self) -> impl Iterator<Item = TabletIndex> + '_ {
+        TabletIndex::all().filter(|tablet| self.tablets[tablet.index()].is_some())
+    }
+
+    /// Is a replica of this tablet here that votes?
+    pub(crate) fn is_voter(&self, tablet: TabletIndex) -> bool {
+        self.tablet(tablet).is_some_and(|log| log.borrow().replica.durable().voter)
+    }
+
+    /// Nothing waits for the journal, and no write for its entry.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.queue.borrow().is_empty()
+            && self.writing.borrow().is_empty()
+            && self.tablets.iter().flatten().all(|log| log.borrow().own.is_none())
+    }
+
+    /// Bytes that the next records will take, with one more vote of each tablet.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queue.borrow().bytes() + vote_bytes(0) * layout::units::TABLET_COUNT
+    }
+
+    /// The votes that stood before the last freeze are in the journal behind it, too: what came before it may be trimmed.
+    /// Failing history otherwise: a vote is accepted, the memtable is frozen and flushed, the journal is trimmed, power is
+    /// cut: the vote is forgotten.
+    pub(crate) async fn restated(&self) {
+        loop {
+            let done = self.restated.notified();
+            if self.restating.get() == 0 || ioengine::canary("trim_open_votes") {
+                return;
+            }
+            done.await;
+        }
+    }
+}
+
+/// Give a tablet's replica an input, and do what it says.
+fn drive(shard: &Shard, logs: &Logs, tablet: TabletIndex, input: Input) {
+    let Some(log) = logs.tablet(tablet) else { return };
+    let mut log = log.borrow_mut();
+    let mut out = logs.out.take();
+    log.replica.step(input, &mut out);
+    for output in out.drain(..) {
+        log.follow(shard, logs, output);
+    }
+    logs.out.set(out);
+    log.settle(shard, logs);
 }

@@ -116,6 +116,9 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
     if !ioengine::canary("manifest_before_data") {
         keeper.zone.disk().flush().await?;
     }
+    if let Some(logs) = &shard.logs {
+        logs.restated().await;
+    }
     let before = keeper.state();
     let state_bytes = state.bytes;
     let mut edits: Vec<Edit<'_>> = made.iter().map(Made::edit).collect();

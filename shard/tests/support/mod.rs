@@ -242,6 +242,18 @@ impl Client {
         }
     }
 
+    /// What the node has of a record, whatever others have.
+    pub(crate) async fn get_local(&mut self, stream: &[u8], time: u64) -> Option<Vec<u8>> {
+        let key = Key { space: Space(0), stream, time };
+        let request = Request::Get(net::request::Get { key, local: true, if_newer: None });
+        let body = self.ask(&request).await.expect("an answer");
+        match Reply::decode(request.operation(), &body).unwrap().answer {
+            Answer::Record { value, .. } => Some(value.to_vec()),
+            Answer::Not(Outcome::NotFound) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Times of a page of a scan to the end, and where the next page begins.
     pub(crate) async fn scan_page(&mut self, stream: &[u8], from: u64) -> (Vec<u64>, Option<u64>) {
         let scan = net::request::Scan {

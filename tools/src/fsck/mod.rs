@@ -101,7 +101,7 @@ fn walk(offline: &Offline, superblock: &Superblock, next: Incarnation, shard: u1
         let buffer = |bytes| offline.io().buffer(bytes).expect("the arena holds a record and a block");
         let (window, block) = (buffer(largest as usize), buffer(BLOCK_BYTES));
         let walk = replay(offline.disk(), &zone, examined.start, window, block, |record| {
-            proofs.take(&record, |entry| {
+            proofs.take(&record, |entry, _| {
                 entry.operations().try_for_each(|operation| operation.map(drop))?;
                 operation_count += u64::from(entry.header.operation_count);
                 Ok(())

@@ -1,0 +1,173 @@
+//! The task that minds the time of a core's logs: what is sent again, asked again, completed or given up, and when.
+
+use super::tablet::TabletLog;
+use super::{
+    ANSWER_WAIT, COMPLETE_WAIT, FETCH_WAIT, Logs, SYNC_PERIOD, TIP_GIVE_UP, drive, receive::has_room,
+};
+use crate::core::Shard;
+use crate::journal::Claim;
+use ioengine::Instant;
+use ioengine::sync::race;
+use layout::units::TabletIndex;
+use paxos::{Input, Node};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Shortest sleep: what is due within is done together.
+const GRAIN: Duration = Duration::from_millis(1);
+
+/// Mind the time until the core ends.
+pub(crate) async fn run(shard: Rc<Shard>) {
+    let Some(logs) = &shard.logs else { return };
+    let mut next = shard.io.now();
+    loop {
+        let woken = logs.wake.notified();
+        if !shard.failed.get() {
+            ask_tips(&shard, logs);
+            let now = shard.io.now();
+            next = logs.own().map(|tablet| tick(&shard, logs, tablet, now)).fold(now.after(SYNC_PERIOD), Instant::min);
+        }
+        let now = shard.io.now();
+        let sleep = if next > now { next.since(now).max(GRAIN) } else { GRAIN };
+        race(woken, shard.io.sleep(sleep)).await;
+    }
+}
+
+/// One question for all gets of a tablet that wait, one frame to each peer for all tablets.
+fn ask_tips(shard: &Shard, logs: &Logs) {
+    let wanted = logs.tips_wanted.replace(0);
+    for tablet in TabletIndex::all().filter(|tablet| wanted & (1 << tablet.index()) != 0) {
+        if let Some(log) = logs.tablet(tablet)
+            && log.borrow().reads.asked_at.is_none()
+        {
+            ask_tip(shard, logs, tablet);
+        }
+    }
+}
+
+fn ask_tip(shard: &Shard, logs: &Logs, tablet: TabletIndex) {
+    if let Some(log) = logs.tablet(tablet) {
+        let (mut log, now) = (log.borrow_mut(), shard.io.now());
+        log.reads.ask(now);
+        log.synced_at = now;
+    }
+    shard.counters.tip_checks.add(1);
+    drive(shard, logs, tablet, Input::AskTip);
+}
+
+/// What is due for a tablet.
+enum Due {
+    Timer,
+    Tip,
+    Complete,
+    GiveUp,
+}
+
+/// Do what is due for a tablet; when to look again.
+fn tick(shard: &Shard, logs: &Logs, tablet: TabletIndex, now: Instant) -> Instant {
+    let cell = logs.tablet(tablet).expect("an own tablet");
+    mind_reads(shard, logs, &mut cell.borrow_mut(), now);
+    mind_fetch(shard, &mut cell.borrow_mut(), now);
+    let (due, next) = look(shard, logs, &mut cell.borrow_mut(), now);
+    for due in due {
+        match due {
+            Due::Timer => drive(shard, logs, tablet, Input::Timer),
+            Due::Tip => ask_tip(shard, logs, tablet),
+            Due::Complete => {
+                ioengine::sometimes!("a replica completes what another left open");
+                drive(shard, logs, tablet, Input::Complete);
+            }
+            Due::GiveUp => drive(shard, logs, tablet, Input::GiveUp),
+        }
+    }
+    next
+}
+
+fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<Due>, Instant) {
+    let mut due = Vec::new();
+    let mut next = now.after(SYNC_PERIOD);
+    let has_room = has_room(shard, logs, log, 0, Claim::Delete) && !shard.stuck.get();
+    if log.own.as_ref().is_some_and(|own| now.since(own.since) > shard.limits.request_deadline) {
+        due.push(Due::GiveUp);
+    }
+    match log.timer {
+        Some(at) if at <= now => {
+            if has_room {
+                log.timer = None;
+                due.push(Due::Timer);
+            } else {
+                log.timer = Some(now.after(ANSWER_WAIT));
+            }
+        }
+        Some(at) => next = next.min(at),
+        None => {}
+    }
+    if log.own.is_some() {
+        next = next.min(now.after(shard.limits.request_deadline / 8));
+    }
+    let overdue = |asked_at: Instant| now.since(asked_at) > ANSWER_WAIT;
+    match log.reads.asked_at {
+        Some(at) if overdue(at) => due.push(Due::Tip),
+        Some(at) => next = next.min(at.after(ANSWER_WAIT)),
+        None if log.reads.wants_tip() || now.since(log.synced_at) > SYNC_PERIOD => due.push(Due::Tip),
+        None => {}
+    }
+    if is_open_for_long(log, now, &mut next) && has_room {
+        due.push(Due::Complete);
+        log.open_since = None;
+        log.reads.complete_at = None;
+    }
+    (due, next)
+}
+
+/// Is an entry accepted here, or by somebody whom a get has asked, and nobody gets it chosen?
+fn is_open_for_long(log: &mut TabletLog, now: Instant, next: &mut Instant) -> bool {
+    let state = log.replica.state();
+    if let Some(at) = log.reads.complete_at {
+        if at <= now {
+            return true;
+        }
+        *next = (*next).min(at);
+    }
+    if state.vote.accepted.is_none() || log.replica.waits_for().is_some() {
+        return false;
+    }
+    let open = state.open();
+    let since = match log.open_since {
+        Some((index, since)) if index == open => since,
+        _ => {
+            log.open_since = Some((open, now));
+            now
+        }
+    };
+    let at = since.after(COMPLETE_WAIT * (1 + u32::from(log.replica.node().0)));
+    *next = (*next).min(at);
+    at <= now
+}
+
+fn mind_reads(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) {
+    if let Some(oldest) = log.reads.oldest()
+        && now.since(oldest) > TIP_GIVE_UP
+    {
+        let before = Instant { ns: now.ns - TIP_GIVE_UP.as_nanos() as u64 };
+        log.reads.refuse_older(shard, logs, before);
+    }
+}
+
+/// A fetch without an answer: another peer may have what is missing.
+fn mind_fetch(shard: &Shard, log: &mut TabletLog, now: Instant) {
+    let member_count = u8::try_from(log.members.len()).expect("members are few");
+    let own = log.replica.node();
+    let Some(fetch) = &mut log.fetch else { return };
+    if now.since(fetch.since) <= FETCH_WAIT {
+        return;
+    }
+    fetch.since = now;
+    let after = |node: Node| Node((node.0 + 1) % member_count);
+    fetch.from = after(fetch.from);
+    if fetch.from == own {
+        fetch.from = after(own);
+    }
+    let from = fetch.from;
+    log.ask_entries(shard, from);
+}

@@ -1,0 +1,120 @@
+//! Group commit of a replica: the task that takes votes and entries of all tablets to the journal, one record at a time.
+//!
+//! Order, and what a crash between two steps leaves: queue to record, record durable (before: nothing of it was shown to
+//! anybody), told to the replicas, which then show it. While a record is on its way the next one fills.
+
+use super::queue::Queue;
+use super::{Logs, drive, propose};
+use crate::commit::{self, fail, freeze_if_due, idle, mark, stage_ticks};
+use crate::core::Shard;
+use crate::journal::{Claim, Journal};
+use ioengine::sync::race;
+use ioengine::{Buf, DiskError};
+use layout::journal_record::{RecordKind, body_bytes_max};
+use layout::units;
+use paxos::Input;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long to wait for room in the journal before it is looked for again.
+const ROOM_RETRY: Duration = Duration::from_millis(10);
+
+/// Bytes of items that one record holds.
+pub(super) fn record_room(shard: &Shard) -> usize {
+    body_bytes_max(shard.limits.record_bytes_max as usize)
+}
+
+/// Run until the core ends. `buffer` holds a record, `scratch` a record's items.
+pub(crate) async fn run(shard: Rc<Shard>, mut buffer: Buf, mut scratch: Vec<u8>) {
+    let (Some(journal), Some(logs)) = (&shard.journal, &shard.logs) else { return };
+    loop {
+        stage_ticks(&shard);
+        propose::staged(&shard, logs, &mut scratch);
+        let wrote = if logs.queue.borrow().is_empty() {
+            if !idle(&shard).await {
+                freeze(&shard, logs, journal);
+                continue;
+            }
+            mark(&shard, journal, buffer).await
+        } else {
+            write(&shard, logs, journal, buffer, &mut scratch).await
+        };
+        match wrote {
+            Ok(back) => buffer = back,
+            Err(error) => return fail(&shard, &error),
+        }
+        freeze(&shard, logs, journal);
+        shard.settled.notify();
+    }
+}
+
+/// Write the next items, and tell their replicas.
+async fn write(
+    shard: &Shard,
+    logs: &Logs,
+    journal: &Journal,
+    buffer: Buf,
+    scratch: &mut Vec<u8>,
+) -> Result<Buf, DiskError> {
+    let bytes = logs.queue.borrow().next_bytes(record_room(shard));
+    if !journal.has_room(Claim::Own, 0, bytes) {
+        ioengine::sometimes!("votes wait for room in the journal");
+        race(shard.settled.notified(), shard.io.sleep(ROOM_RETRY)).await;
+        return Ok(buffer);
+    }
+    scratch.clear();
+    {
+        let mut queue = logs.queue.borrow_mut();
+        scratch.extend_from_slice(queue.head(bytes));
+        queue.take(bytes, &mut logs.writing.borrow_mut());
+    }
+    shard.flying_bytes.set(bytes);
+    shard.marked.set(false);
+    if ioengine::canary("vote_before_flush") {
+        tell(shard, logs);
+    }
+    let buffer = commit::write(shard, journal, buffer, RecordKind::Items, |writer| {
+        assert!(writer.append(scratch), "an item that does not fit a record is not queued");
+    })
+    .await?;
+    shard.flying_bytes.set(0);
+    tell(shard, logs);
+    Ok(buffer)
+}
+
+/// The items are durable.
+fn tell(shard: &Shard, logs: &Logs) {
+    let written = std::mem::take(&mut *logs.writing.borrow_mut());
+    for item in &written {
+        if let Some(index) = item.entry {
+            let cell = logs.tablet(item.tablet).expect("only own tablets queue items");
+            let mut log = cell.borrow_mut();
+            log.durable = log.durable.max(index);
+            let coherent = units::LogIndex(log.durable.min(log.applied.index).0);
+            shard.state.borrow_mut().versions.set_coherent_index(item.tablet, coherent);
+        }
+        if let Some(token) = item.token {
+            drive(shard, logs, item.tablet, Input::Flushed(token));
+        }
+        if item.restated {
+            logs.restating.set(logs.restating.get() - 1);
+            logs.restated.notify();
+        }
+    }
+    let mut written = written;
+    written.clear();
+    *logs.writing.borrow_mut() = written;
+}
+
+/// Between two records: freeze if it is time, and say all votes again behind the freeze.
+fn freeze(shard: &Shard, logs: &Logs, journal: &Journal) {
+    if logs.restating.get() > 0 || !freeze_if_due(shard, journal) {
+        return;
+    }
+    let mut first = Queue::default();
+    for tablet in logs.own() {
+        logs.tablet(tablet).expect("an own tablet").borrow().restate(&mut first);
+    }
+    logs.restating.set(first.mark_restated());
+    logs.queue.borrow_mut().put_first(first);
+}

@@ -1,0 +1,177 @@
+//! What peers send: checked as a whole, and taken only if there is room for all that it may lead to.
+//!
+//! A message that is not taken is as good as lost, which the protocol bears: so a replica without room simply does not
+//! vote. Must never let bytes of a peer reach a tablet unchecked.
+
+use super::tablet::TabletLog;
+use super::values::{Value, weigh};
+use super::{CLOCK_SKEW_MAX, Logs, drive, wire};
+use crate::core::Shard;
+use crate::journal::Claim;
+use crate::memtable::Charge;
+use layout::Corrupt;
+use layout::log_entry::Entry;
+use layout::log_item::vote_bytes;
+use layout::log_message::{Received, decode_message};
+use layout::units::TabletIndex;
+use paxos::{Input, LogIndex, Node, ValueId};
+use std::rc::Rc;
+
+/// A message of node `from` for a tablet of this core.
+pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u8, body: &[u8]) {
+    let Some(logs) = &shard.logs else { return };
+    let Some(log) = logs.tablet(tablet) else { return };
+    let Some(place) = log.borrow().members.iter().position(|&member| member == from) else { return };
+    let place = Node(u8::try_from(place).expect("members are few"));
+    if shard.failed.get() || shard.journal.is_none() {
+        return;
+    }
+    let taken = match kind {
+        wire::MESSAGE => message(shard, logs, tablet, place, body),
+        wire::FETCH => give_entries(shard, &log.borrow(), place, body),
+        wire::ENTRIES => entries(shard, logs, tablet, place, body),
+        wire::GONE => {
+            gone(shard, &mut log.borrow_mut());
+            Ok(())
+        }
+        _ => Err(Corrupt { structure: "peer message", field: "kind", at: 0 }),
+    };
+    if let Err(corrupt) = taken {
+        shard.counters.peer_messages_refused.add(1);
+        tracing::warn!(%corrupt, from, tablet = tablet.get(), "a peer sent what cannot be understood");
+    }
+}
+
+/// Why something that can be understood is not taken now.
+struct NoRoom;
+
+/// What may be written in consequence of an input beside its own entries.
+pub(super) fn has_room(shard: &Shard, logs: &Logs, log: &TabletLog, bytes: usize, claim: Claim) -> bool {
+    let Some(journal) = &shard.journal else { return false };
+    let more = 2 * vote_bytes(0) + 2 * log.values.largest_bytes().max(bytes);
+    journal.has_room(claim, shard.flying_bytes.get(), logs.queued_bytes() + more)
+}
+
+/// Keep an entry that a peer sent, unless it is here already.
+fn keep(
+    shard: &Shard,
+    logs: &Logs,
+    log: &mut TabletLog,
+    id: ValueId,
+    entry: &Entry<'_>,
+) -> Result<Result<(), NoRoom>, Corrupt> {
+    if log.values.get(id).is_some() {
+        return Ok(Ok(()));
+    }
+    let (charge, frees) = weigh(log.tablet, entry)?;
+    let claim = if frees { Claim::Delete } else { Claim::Write };
+    let bytes = entry.header.entry_bytes();
+    let fits = vote_bytes(bytes) <= super::commit::record_room(shard);
+    if !fits || shard.stuck.get() || !has_room(shard, logs, log, bytes, claim) {
+        ioengine::sometimes!("a peer's entry finds no room in the journal");
+        return Ok(Err(NoRoom));
+    }
+    Ok(admit(shard, charge).map(|()| log.values.add(Value::new(id, entry.header, entry.body, charge))))
+}
+
+fn admit(shard: &Shard, charge: Charge) -> Result<(), NoRoom> {
+    let admitted = shard.state.borrow_mut().memtables.active.admit(charge);
+    if admitted.is_err() {
+        ioengine::sometimes!("a peer's entry finds no room in the memtable");
+        // Whoever looks whether it is time to freeze does so now.
+        shard.staged.notify();
+    }
+    admitted.map_err(|_| NoRoom)
+}
+
+fn message(
+    shard: &Shard,
+    logs: &Logs,
+    tablet: TabletIndex,
+    from: Node,
+    body: &[u8],
+) -> Result<(), Corrupt> {
+    let Received { message, accepted, proposed } = decode_message(body)?;
+    let log = logs.tablet(tablet).expect("the caller has looked");
+    {
+        let mut log = log.borrow_mut();
+        let latest = shard.io.wall_us().saturating_add(CLOCK_SKEW_MAX.as_micros() as u64);
+        for (id, entry) in accepted.iter().chain(&proposed) {
+            // Its maker's clock is ahead of ours: log time would run away with it.
+            if entry.header.stamp.0 > latest && !ioengine::canary("believe_any_clock") {
+                ioengine::sometimes!("an entry's stamp is too far ahead");
+                shard.counters.entries_ahead.add(1);
+                return Ok(());
+            }
+            if let Err(NoRoom) = keep(shard, logs, &mut log, *id, entry)? {
+                return Ok(());
+            }
+        }
+        if message.proposal.is_some() && !has_room(shard, logs, &log, 0, Claim::Delete) {
+            return Ok(());
+        }
+    }
+    drive(shard, logs, tablet, Input::Message(from, message));
+    Ok(())
+}
+
+fn give_entries(shard: &Shard, log: &TabletLog, to: Node, body: &[u8]) -> Result<(), Corrupt> {
+    let wrong = Corrupt { structure: "fetch", field: "index", at: 0 };
+    let index = LogIndex(u64::from_le_bytes(body.try_into().map_err(|_| wrong)?));
+    if index > log.applied.index {
+        return Ok(());
+    }
+    match wire::entries_from(&log.tail, index) {
+        Some(entries) => log.tell(shard, to, wire::ENTRIES, &[&entries]),
+        None => log.tell(shard, to, wire::GONE, &[]),
+    }
+    Ok(())
+}
+
+/// Chosen entries that were asked for.
+fn entries(
+    shard: &Shard,
+    logs: &Logs,
+    tablet: TabletIndex,
+    from: Node,
+    body: &[u8],
+) -> Result<(), Corrupt> {
+    let cell = logs.tablet(tablet).expect("the caller has looked");
+    for taken in wire::entries(body) {
+        let (chosen, entry) = taken?;
+        {
+            let mut log = cell.borrow_mut();
+            if chosen.index <= log.applied.index {
+                continue;
+            }
+            if chosen.index != log.applied.index.next() {
+                return Ok(());
+            }
+            // Without room the rest is asked for again later.
+            if let Err(NoRoom) = keep(shard, logs, &mut log, chosen.value, &entry)? {
+                return Ok(());
+            }
+        }
+        shard.counters.entries_fetched.add(1);
+        drive(shard, logs, tablet, Input::Fetched(chosen));
+    }
+    let mut log = cell.borrow_mut();
+    let now = shard.io.now();
+    let more = log.fetch.as_mut().map(|fetch| {
+        fetch.since = now;
+        fetch.from = from;
+    });
+    if more.is_some() {
+        log.ask_entries(shard, from);
+    }
+    Ok(())
+}
+
+fn gone(shard: &Shard, log: &mut TabletLog) {
+    if log.fetch.is_some() && !log.needs_copy {
+        ioengine::sometimes!("a replica needs a copy of its tablet");
+        tracing::warn!(tablet = log.tablet.get(), "the entries that this replica lacks are gone at its peers");
+        shard.counters.copies_needed.add(1);
+        log.needs_copy = true;
+    }
+}

@@ -1,0 +1,161 @@
+//! A replica's start: from what its journal proves to a log that takes part.
+
+use super::queue::Queue;
+use super::reads::{Reads, TabletReads};
+use super::tablet::TabletLog;
+use super::tail::Tail;
+use super::values::{Value, Values, weigh};
+use super::{Logs, TAIL_BYTES};
+use crate::apply::State as Core;
+use crate::cluster::Group;
+use crate::proof::{Damage, Pending, Proof};
+use ioengine::Io;
+use ioengine::sync::Notify;
+use layout::log_entry::Entry;
+use layout::units::{Incarnation, LogIndex, TabletIndex};
+use paxos::{Chosen, Config, Guard, Guards, Node, Replica, State, Vote};
+use std::cell::{Cell, RefCell};
+
+/// Prepares that a write may cost.
+const PREPARE_COUNT_MAX: u8 = 3;
+
+/// What a replay says of one tablet's log.
+pub(crate) struct RecoveredLog {
+    state: State,
+    pending: Option<Pending>,
+    /// It is not proven that every promise made is here.
+    is_amnesic: bool,
+    /// The last entries, in order.
+    pub(crate) tail: Tail,
+}
+
+impl RecoveredLog {
+    /// From what the journal proves; `applied` is the last entry here.
+    pub(crate) fn new(proof: &Proof, applied: LogIndex, tail: Tail) -> RecoveredLog {
+        let nothing = State::NEW;
+        let last = proof.last.filter(|last| last.index.0 == applied.0);
+        let (state, known) = match (proof.state, last) {
+            (None, _) => (nothing, applied.0 == 0),
+            (Some(state), _) if state.chosen.index.0 == applied.0 => (state, true),
+            (Some(state), Some(last)) => (State { chosen: last, vote: Vote::NONE, ..state }, true),
+            // The name of the last entry is lost: what is said of the next one could not be judged.
+            (Some(state), None) => (state, false),
+        };
+        let is_amnesic = proof.damage.is_some() || !known;
+        let open = state.open();
+        let pending = proof.pending.clone().filter(|pending| pending.header.log_index.0 == open.0);
+        RecoveredLog { state, pending, is_amnesic, tail }
+    }
+
+    /// What makes a tablet's log not provable, as damage of the tablet.
+    pub(crate) fn damage(&self, applied: LogIndex) -> Option<Damage> {
+        self.is_amnesic.then_some(Damage { from: applied.next(), to: None })
+    }
+}
+
+/// Memory for the tail of one log.
+pub(crate) fn tail(shard_count: u16) -> Tail {
+    Tail::new(TAIL_BYTES / layout::units::TABLET_COUNT * usize::from(shard_count))
+}
+
+/// The rules, all of them but in tests.
+fn guards() -> Guards {
+    let removable = [
+        ("paxos_vote_flushed", Guard::VoteFlushed),
+        ("paxos_own_vote_flushed", Guard::OwnVoteFlushed),
+        ("paxos_round_zero_owner", Guard::RoundZeroOwner),
+        ("paxos_round_zero_restart", Guard::RoundZeroRestart),
+        ("paxos_promise_kept", Guard::PromiseKept),
+        ("paxos_pending_first", Guard::PendingFirst),
+        ("paxos_tip_majority", Guard::TipMajority),
+        ("paxos_tip_pending", Guard::TipPending),
+        ("paxos_tip_asked", Guard::TipAsked),
+        ("paxos_write_skipped", Guard::WriteSkipped),
+    ];
+    let removed = removable.into_iter().filter(|(name, _)| ioengine::canary(name));
+    removed.fold(Guards::ALL, |guards, (_, guard)| guards.without(guard))
+}
+
+impl Logs {
+    /// Begin to take part. `incarnation` is flushed.
+    ///
+    /// # Errors
+    /// The memtable has no room for what was accepted before.
+    pub(crate) fn start(
+        io: &Io,
+        group: &Group,
+        incarnation: Incarnation,
+        core: &mut Core,
+        recovered: Vec<Option<RecoveredLog>>,
+    ) -> Result<Logs, String> {
+        let mut tablets = Vec::new();
+        for (tablet, recovered) in TabletIndex::all().zip(recovered) {
+            let log = match (recovered, group.place(tablet)) {
+                (Some(recovered), Some(place)) => {
+                    Some(RefCell::new(start(io, group, incarnation, core, tablet, place, recovered)?))
+                }
+                _ => None,
+            };
+            tablets.push(log);
+        }
+        Ok(Logs {
+            tablets,
+            queue: RefCell::new(Queue::default()),
+            writing: RefCell::new(Vec::new()),
+            out: Cell::new(Vec::new()),
+            reads: RefCell::new(Reads::default()),
+            tips_wanted: Cell::new(0),
+            wake: Notify::new(),
+            restating: Cell::new(0),
+            restated: Notify::new(),
+        })
+    }
+}
+
+fn start(
+    io: &Io,
+    group: &Group,
+    incarnation: Incarnation,
+    core: &mut Core,
+    tablet: TabletIndex,
+    place: u8,
+    recovered: RecoveredLog,
+) -> Result<TabletLog, String> {
+    let RecoveredLog { state, pending, is_amnesic, tail } = recovered;
+    let members = group.replicas(tablet).to_vec();
+    let member_count = u8::try_from(members.len()).expect("a group is small");
+    let config =
+        Config { node: Node(place), member_count, prepare_count_max: PREPARE_COUNT_MAX, guards: guards() };
+    let life = paxos::Incarnation(u64::from(incarnation.0));
+    let replica = Replica::start(config, life, state, is_amnesic);
+    let mut values = Values::default();
+    if let Some(Pending { value, header, body }) = pending {
+        let entry = Entry { header, body: &body, body_at: 0 };
+        let (charge, _) = weigh(tablet, &entry).map_err(|corrupt| corrupt.to_string())?;
+        core.memtables.active.admit(charge).map_err(|_| {
+            "the memtable has no room for what was accepted before: raise memtable_bytes".to_owned()
+        })?;
+        values.add(Value::new(value, header, &body, charge));
+    }
+    let applied: Chosen = state.chosen;
+    let journaled = state.vote.accepted.map(|accepted| (state.open(), accepted.value));
+    Ok(TabletLog {
+        tablet,
+        members,
+        replica,
+        values,
+        own: None,
+        sequence: 0,
+        applied,
+        journaled,
+        durable: if journaled.is_some() { state.open() } else { applied.index },
+        tail,
+        reads: TabletReads::default(),
+        timer: None,
+        wait_count: 0,
+        fetch: None,
+        open_since: None,
+        synced_at: io.now(),
+        needs_copy: false,
+    })
+}

@@ -1,0 +1,259 @@
+//! One tablet's log at this replica: what it holds for its Paxos replica, and how it follows what that one says.
+//!
+//! Must never answer a write before its entry is chosen and applied here.
+
+use super::queue::Queue;
+use super::reads::TabletReads;
+use super::tail::Tail;
+use super::values::{Value, Values};
+use super::{ANSWER_WAIT, ANSWER_WAIT_MAX, BACK_OFF, Logs, TELL_WAIT, wire};
+use crate::apply::apply;
+use crate::core::Shard;
+use crate::door::{tell, tell_decided};
+use crate::reply::ReplyTo;
+use ioengine::Instant;
+use layout::log_entry::{Entry, EntryHeader};
+use layout::log_item::{push_chosen, push_vote};
+use layout::log_message::encode_message;
+use layout::units::{self, LogTime, TabletIndex};
+use net::outcome::Outcome;
+use net::reply::encode_outcome;
+use paxos::{Chosen, LogIndex, Message, Node, Output, Reason, Replica, State, ValueId, Wait};
+use std::time::Duration;
+
+/// Who waits for a request of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    /// `None` for what the core itself staged.
+    pub(super) reply_to: Option<ReplyTo>,
+    pub(super) operation_count: u16,
+}
+
+/// The write of this replica that is under way.
+pub(super) struct Own {
+    pub(super) value: ValueId,
+    pub(super) askers: Vec<Asker>,
+    /// When the oldest of its requests came.
+    pub(super) since: Instant,
+}
+
+/// Catching up.
+pub(super) struct Fetch {
+    /// Entries up to this one are known to be chosen.
+    pub(super) to: LogIndex,
+    /// Who is asked.
+    pub(super) from: Node,
+    pub(super) since: Instant,
+}
+
+/// A tablet's log.
+pub(super) struct TabletLog {
+    pub(super) tablet: TabletIndex,
+    /// Ids of the nodes that hold it; a member's place is its place here.
+    pub(super) members: Vec<u32>,
+    pub(super) replica: Replica,
+    pub(super) values: Values,
+    pub(super) own: Option<Own>,
+    /// For the names of values.
+    pub(super) sequence: u64,
+    /// Last entry applied.
+    pub(super) applied: Chosen,
+    /// The accepted entry that the journal, with what waits for it, has last.
+    pub(super) journaled: Option<(LogIndex, ValueId)>,
+    /// Highest entry whose bytes are durable here.
+    pub(super) durable: LogIndex,
+    pub(super) tail: Tail,
+    pub(super) reads: TabletReads,
+    pub(super) timer: Option<Instant>,
+    /// Waits in a row of the same try.
+    pub(super) wait_count: u32,
+    pub(super) fetch: Option<Fetch>,
+    /// Since when an entry is accepted here and not known to be chosen.
+    pub(super) open_since: Option<(LogIndex, Instant)>,
+    /// When the tip was asked for last.
+    pub(super) synced_at: Instant,
+    /// A peer has not what this replica lacks: only a copy of the whole tablet helps.
+    pub(super) needs_copy: bool,
+}
+
+impl TabletLog {
+    /// Do what the replica says.
+    pub(super) fn follow(&mut self, shard: &Shard, logs: &Logs, output: Output) {
+        match output {
+            Output::Persist(token, state) => {
+                let entry = self.vote_entry(&state);
+                let index = entry.is_some().then_some(state.open());
+                let (tablet, applied) = (self.tablet, self.applied);
+                let pushed = entry.as_ref().map(|value| (value.header(state.open()), &*value.body));
+                logs.queue.borrow_mut().push(tablet, Some(token), index, |out| {
+                    push_vote(out, tablet, applied, &state, pushed);
+                });
+                if let Some(value) = entry {
+                    self.journaled = Some((state.open(), value.id));
+                }
+                shard.staged.notify();
+            }
+            Output::Send(to, message) => self.send(shard, to, &message),
+            Output::Chosen(chosen, _) => self.apply(shard, logs, chosen),
+            Output::Rejected(value, reason) => self.reject(shard, value, reason),
+            Output::Behind(peer, to) => self.fetch(shard, peer, to),
+            Output::Tip(tip) => self.reads.tip(tip, shard.io.now()),
+            Output::NoTip => self.reads.refuse(shard, logs),
+            Output::Wait(wait) => self.wait(shard, logs, wait),
+            Output::Returned => {
+                tracing::info!(tablet = self.tablet.get(), "the replica votes again");
+            }
+            Output::Superseded => {
+                tracing::error!("another process runs as this node and was started later: this one stops taking part");
+                shard.failed.set(true);
+            }
+        }
+    }
+
+    /// The accepted value's entry, if the journal has not got it.
+    fn vote_entry(&self, state: &State) -> Option<Value> {
+        let accepted = state.vote.accepted?.value;
+        let is_there = self.journaled == Some((state.open(), accepted));
+        let held = || self.values.get(accepted).expect("what a replica accepts it holds").clone();
+        (!is_there).then(held)
+    }
+
+    /// The vote as it is durable, for a journal whose earlier part is trimmed.
+    pub(super) fn restate(&self, queue: &mut Queue) {
+        let state = *self.replica.durable();
+        let accepted = state.vote.accepted.filter(|_| state.open() > self.applied.index);
+        let entry = accepted.map(|accepted| {
+            let value = self.values.get(accepted.value).expect("a replica holds what it shows");
+            (value.header(state.open()), &*value.body)
+        });
+        queue.push(self.tablet, None, entry.map(|_| state.open()), |out| {
+            push_vote(out, self.tablet, self.applied, &state, entry);
+        });
+    }
+
+    fn send(&self, shard: &Shard, to: Node, message: &Message) {
+        let index = message.chosen.index.next();
+        let entry = |value: ValueId| {
+            let value = self.values.get(value).expect("what is attached is held");
+            (value.header(index).encode(), value)
+        };
+        let named = message.vote.and_then(|vote| vote.accepted).map(|accepted| accepted.value);
+        let accepted = named.filter(|_| message.vote_attached).map(entry);
+        let proposal = message.proposal.filter(|proposal| proposal.attached);
+        let proposed = proposal.and_then(|proposal| proposal.value).map(entry);
+        let bytes = |of: &Option<(_, &Value)>| of.as_ref().map_or(0, |(_, value)| value.bytes());
+        let head = encode_message(message, bytes(&accepted), bytes(&proposed));
+        let mut parts: Vec<&[u8]> = vec![&head];
+        for (head, value) in accepted.iter().chain(&proposed) {
+            parts.extend([&head[..], &value.body]);
+        }
+        self.tell(shard, to, wire::MESSAGE, &parts);
+    }
+
+    /// Send something to a member; it may get lost.
+    pub(super) fn tell(&self, shard: &Shard, to: Node, kind: u8, parts: &[&[u8]]) {
+        shard.links.send(self.members[to.place()], self.tablet, kind, parts);
+    }
+
+    /// An entry is chosen: it takes effect, and who waits for it hears so.
+    fn apply(&mut self, shard: &Shard, logs: &Logs, chosen: Chosen) {
+        let value = self.values.get(chosen.value).expect("what is taken for chosen is held").clone();
+        let header = value.header(chosen.index);
+        let entry = Entry { header, body: &value.body, body_at: 0 };
+        let own = self.own.take_if(|own| own.value == chosen.value);
+        let mut askers = own.into_iter().flat_map(|own| own.askers);
+        let mut state = shard.state.borrow_mut();
+        let log_time = state.tablet(self.tablet).log_time.max(header.stamp);
+        let applied = apply(&mut state, &entry, &mut |decided| {
+            if let Some(Asker { reply_to: Some(to), operation_count }) = askers.next() {
+                tell_decided(shard, &to, decided, log_time, u32::from(operation_count));
+            }
+        });
+        applied.expect("an entry is checked when it comes, and its room is reserved");
+        if self.journaled != Some((chosen.index, chosen.value)) {
+            ioengine::sometimes!("an entry is chosen that was not accepted here");
+            logs.queue.borrow_mut().push(self.tablet, None, Some(chosen.index), |out| {
+                push_chosen(out, chosen, &header, &value.body);
+            });
+            self.journaled = None;
+            shard.staged.notify();
+        }
+        self.applied = chosen;
+        if self.durable >= chosen.index {
+            state.versions.set_coherent_index(self.tablet, units::LogIndex(chosen.index.0));
+        }
+        drop(state);
+        let value_hash = u64::from(chosen.value.node.0) << 56 ^ chosen.value.incarnation.0 << 32 ^ chosen.value.sequence;
+        ioengine::fact("chosen", u64::from(self.tablet.get()) << 48 | chosen.index.0, value_hash);
+        self.tail.push(chosen, value);
+        self.open_since = None;
+        self.wait_count = 0;
+        if shard.marked.replace(false) {
+            shard.staged.notify();
+        }
+        shard.counters.entries_chosen.add(1);
+    }
+
+    fn reject(&mut self, shard: &Shard, value: ValueId, reason: Reason) {
+        let Some(own) = self.own.take_if(|own| own.value == value) else { return };
+        // What has not happened and will not may be tried at another replica.
+        let outcome = match reason {
+            Reason::UnknownOutcome => Outcome::UnknownOutcome,
+            Reason::Busy | Reason::LearnerOnly | Reason::NotChosen => Outcome::NotCurrent,
+        };
+        ioengine::sometimes!("a write of a group is given up");
+        for to in own.askers.into_iter().filter_map(|asker| asker.reply_to) {
+            shard.counters.writes_unknown.add(u64::from(outcome == Outcome::UnknownOutcome));
+            tell(shard, &to, |out| encode_outcome(out, LogTime(0), &outcome));
+        }
+    }
+
+    fn wait(&mut self, shard: &Shard, logs: &Logs, wait: Wait) {
+        let doubled = |base: Duration, count: u32| base.saturating_mul(1 << count.min(16));
+        let duration = match wait {
+            Wait::Answers => doubled(ANSWER_WAIT, self.wait_count).min(ANSWER_WAIT_MAX),
+            Wait::BackOff => {
+                let most = doubled(BACK_OFF, self.wait_count + 1).min(ANSWER_WAIT_MAX).as_nanos() as u64;
+                BACK_OFF + Duration::from_nanos(shard.io.random() % most)
+            }
+            Wait::Tell => TELL_WAIT,
+        };
+        if wait != Wait::Tell {
+            self.wait_count += 1;
+        }
+        self.timer = Some(shard.io.now().after(duration));
+        logs.wake.notify();
+    }
+
+    /// Entries up to `to` are missing here and known at that peer.
+    pub(super) fn fetch(&mut self, shard: &Shard, from: Node, to: LogIndex) {
+        if let Some(fetch) = &mut self.fetch {
+            fetch.to = fetch.to.max(to);
+            return;
+        }
+        ioengine::sometimes!("a replica fetches entries");
+        self.fetch = Some(Fetch { to, from, since: shard.io.now() });
+        self.ask_entries(shard, from);
+    }
+
+    pub(super) fn ask_entries(&self, shard: &Shard, from: Node) {
+        shard.counters.entry_fetches.add(1);
+        self.tell(shard, from, wire::FETCH, &[&self.applied.index.next().0.to_le_bytes()]);
+    }
+
+    /// After a step: what is not needed any more goes, what has become possible is done.
+    pub(super) fn settle(&mut self, shard: &Shard, logs: &Logs) {
+        let freed = self.values.keep(|value| self.replica.holds(value));
+        shard.state.borrow_mut().memtables.active.release(freed);
+        if self.fetch.as_ref().is_some_and(|fetch| fetch.to <= self.applied.index) {
+            self.fetch = None;
+        }
+        self.reads.applied(shard, logs, self.applied.index);
+    }
+
+    /// The header of an entry of this replica's own making.
+    pub(super) fn own_header(&self, stamp: LogTime, operation_count: u16, body_bytes: u32) -> EntryHeader {
+        let log_index = units::LogIndex(self.applied.index.next().0);
+        EntryHeader { tablet: self.tablet, log_index, stamp, operation_count, body_bytes }
+    }
+}

@@ -1,0 +1,53 @@
+//! The last chosen entries of a tablet, in memory, for replicas that are a little behind.
+//!
+//! Bounded in entries and bytes: the oldest go. Invariant: without a gap, and the newest is the last one applied here.
+
+use super::values::Value;
+use crate::memtable::Charge;
+use layout::log_entry::Entry;
+use paxos::{Chosen, LogIndex, ValueId};
+use std::collections::VecDeque;
+
+/// Entries at most.
+const COUNT_MAX: usize = 4096;
+
+/// The tail of one tablet's log.
+pub(crate) struct Tail {
+    entries: VecDeque<(Chosen, Value)>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Tail {
+    pub(crate) fn new(bytes_max: usize) -> Tail {
+        Tail { entries: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// The next entry, of a replay.
+    pub(crate) fn remember(&mut self, entry: &Entry<'_>, value: ValueId) {
+        let chosen = Chosen { index: LogIndex(entry.header.log_index.0), value };
+        self.push(chosen, Value::new(value, entry.header, entry.body, Charge::NONE));
+    }
+
+    /// The next entry.
+    pub(crate) fn push(&mut self, chosen: Chosen, value: Value) {
+        if self.entries.back().is_some_and(|(last, _)| last.index.next() != chosen.index) {
+            // What was skipped is not here: what came before it is of no use.
+            self.entries.clear();
+            self.bytes = 0;
+        }
+        self.bytes += value.bytes();
+        self.entries.push_back((chosen, value));
+        while self.entries.len() > COUNT_MAX || (self.bytes > self.bytes_max && self.entries.len() > 1) {
+            let (_, oldest) = self.entries.pop_front().expect("just seen");
+            self.bytes -= oldest.bytes();
+        }
+    }
+
+    /// Entries from `index` on; `None` if that one is not held any more.
+    pub(crate) fn from(&self, index: LogIndex) -> Option<impl Iterator<Item = &(Chosen, Value)>> {
+        let first = self.entries.front()?.0.index;
+        let skip = index.0.checked_sub(first.0)?;
+        Some(self.entries.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)))
+    }
+}

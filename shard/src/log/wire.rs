@@ -1,0 +1,65 @@
+//! What replicas tell each other beside the message of the consensus: asking for chosen entries, and giving them.
+//!
+//! Owns their bytes. Invariant: what decodes is whole; its operations are checked where they are used.
+
+use super::tail::Tail;
+use layout::Corrupt;
+use layout::log_entry::Entry;
+use layout::log_item::read_entry;
+use layout::vote::{VALUE_ID_BYTES, decode_value_id, encode_value_id};
+use paxos::{Chosen, LogIndex};
+
+/// A message of the consensus.
+pub(crate) const MESSAGE: u8 = 1;
+/// "Give me entries from this index on": 8 bytes.
+pub(crate) const FETCH: u8 = 2;
+/// Chosen entries: name 16, bytes 4, entry; back to back.
+pub(crate) const ENTRIES: u8 = 3;
+/// The entries asked for are not held any more.
+pub(crate) const GONE: u8 = 4;
+
+/// Bytes of entries in one answer, beside the last one.
+const ENTRIES_BYTES: usize = 256 << 10;
+const HEAD_BYTES: usize = VALUE_ID_BYTES + 4;
+
+/// The answer to a fetch from `index` on; `None` if they are gone.
+pub(crate) fn entries_from(tail: &Tail, index: LogIndex) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    for (chosen, value) in tail.from(index)? {
+        let bytes = u32::try_from(value.bytes()).expect("an entry is bounded");
+        out.extend_from_slice(&encode_value_id(chosen.value));
+        out.extend_from_slice(&bytes.to_le_bytes());
+        out.extend_from_slice(&value.header(chosen.index).encode());
+        out.extend_from_slice(&value.body);
+        if out.len() >= ENTRIES_BYTES {
+            break;
+        }
+    }
+    Some(out)
+}
+
+/// The entries of an answer, in order.
+pub(crate) fn entries(bytes: &[u8]) -> impl Iterator<Item = Result<(Chosen, Entry<'_>), Corrupt>> {
+    let wrong = |field| Corrupt { structure: "fetched entries", field, at: 0 };
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let mut take = || {
+            let (head, tail) = rest.split_first_chunk::<HEAD_BYTES>().ok_or(wrong("head"))?;
+            let (name, bytes) = head.split_first_chunk::<VALUE_ID_BYTES>().ok_or(wrong("head"))?;
+            let value = decode_value_id(name).ok_or(wrong("value"))?;
+            let bytes = bytes.iter().rev().fold(0usize, |sum, &byte| sum << 8 | usize::from(byte));
+            let (entry, tail) = tail.split_at_checked(bytes).ok_or(wrong("bytes"))?;
+            let entry = read_entry(entry, 0)?;
+            rest = tail;
+            Ok((Chosen { index: LogIndex(entry.header.log_index.0), value }, entry))
+        };
+        let taken = take();
+        if taken.is_err() {
+            rest = &[];
+        }
+        Some(taken)
+    })
+}

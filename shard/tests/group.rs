@@ -1,0 +1,214 @@
+//! A group of three nodes in one simulated world, with the client that people use: writes are read everywhere, one node may be lost,
+//! and comes back with what it missed.
+
+use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
+use ioengine::{Io, Launcher};
+use layout::key::Key;
+use layout::units::{Space, Uuid};
+use net::client::{Client, ClientConfig};
+use net::route::{ClusterMap, Group, Node, Roles};
+use shard::format::{FormatPlan, format};
+use shard::limits::Limits;
+use shard::node::{Event, NodeConfig, start};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const PORT: u16 = 7420;
+const CLUSTER: Uuid = Uuid([7; 16]);
+
+struct Store {
+    node: NodeHandle,
+    config: NodeConfig,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+struct Scene {
+    world: World,
+    stores: Vec<Store>,
+    clients: NodeHandle,
+}
+
+fn map(stores: &[NodeHandle], cores: u16) -> ClusterMap {
+    let node = |(id, store): (u32, &NodeHandle)| Node {
+        id,
+        address: SocketAddr::new(store.address(), PORT),
+        zone: id as u16,
+        roles: Roles::STORE,
+        shard_count: cores,
+    };
+    let nodes: Vec<Node> = (1..).zip(stores).map(node).collect();
+    let members = nodes.iter().map(|node| node.id).collect();
+    ClusterMap {
+        epoch: 1,
+        cluster: CLUSTER,
+        recent_us: 0,
+        cache_share: 0,
+        nodes,
+        groups: vec![Group { replicas: 3, members }],
+    }
+}
+
+impl Scene {
+    fn new(seed: u64, count: u16, cores: u16) -> Scene {
+        let world = World::new(seed, WorldConfig::default());
+        let nodes: Vec<NodeHandle> =
+            (1..=count).map(|number| world.add_node(SimNode::numbered(number))).collect();
+        let clients = world.add_node(SimNode::numbered(count + 1));
+        let map = map(&nodes, cores);
+        let mut stores = Vec::new();
+        for (id, node) in (1u32..).zip(nodes) {
+            world.add_disk(&node, "ssd", DiskConfig::new(64 << 20));
+            world.block_on(&node, Duration::from_secs(60), move |io: Io| async move {
+                let disk = io.open_disk("ssd", ioengine::disk::DiskOpen::default()).unwrap();
+                let plan = FormatPlan {
+                    cluster: CLUSTER,
+                    node: id,
+                    shard_count: cores,
+                    journal_bytes: Some(4 << 20),
+                    segment_bytes: 256 << 10,
+                    anew: false,
+                };
+                format(&io, &disk, &plan).await.unwrap();
+            });
+            let config = NodeConfig {
+                disk: "ssd".to_owned(),
+                listen: SocketAddr::new(node.address(), PORT),
+                advertise: None,
+                map: Some(map.clone()),
+                core_count: cores,
+                host: ioengine::HostKind::Own,
+                pin: false,
+                spin_us: 0,
+                limits: Limits::small(),
+            };
+            stores.push(Store { node, config, events: Arc::default() });
+        }
+        let scene = Scene { world, stores, clients };
+        (0..scene.stores.len()).for_each(|number| scene.start(number));
+        scene
+    }
+
+    fn start(&self, number: usize) {
+        let store = &self.stores[number];
+        let events = Arc::clone(&store.events);
+        events.lock().unwrap().clear();
+        let listener = Arc::new(move |event| events.lock().unwrap().push(event));
+        start(&Launcher::Simulated(store.node), &store.config, listener).unwrap();
+        let events = Arc::clone(&store.events);
+        self.world.run_while(Duration::from_secs(60), move || {
+            !events.lock().unwrap().iter().any(|event| matches!(event, Event::Serving(_) | Event::Failed(_)))
+        });
+        let events = store.events.lock().unwrap();
+        let failed = events.iter().find(|event| matches!(event, Event::Failed(_)));
+        assert_eq!(failed, None);
+    }
+
+    fn client<T: 'static, M>(&self, main: impl FnOnce(Client) -> M + 'static) -> T
+    where
+        M: Future<Output = T> + 'static,
+    {
+        let endpoints: Vec<SocketAddr> = self.stores.iter().map(|store| store.config.listen).collect();
+        self.world.block_on(&self.clients, Duration::from_secs(600), move |io| async move {
+            let config = ClientConfig { cluster: CLUSTER, frame_bytes: 256 << 10, ..ClientConfig::default() };
+            main(Client::connect(&io, &endpoints, config).await.unwrap()).await
+        })
+    }
+
+    fn wait(&self, duration: Duration) {
+        self.world.run_for(duration);
+    }
+
+    /// Records 0..count as this node alone has them.
+    fn local(&self, number: usize, count: u64) -> Vec<Option<Vec<u8>>> {
+        let endpoint = self.stores[number].config.listen;
+        self.world.block_on(&self.clients, Duration::from_secs(600), move |io| async move {
+            let mut found = Vec::new();
+            // The client tries replicas in their order: ask this node by hand.
+            let mut node = by_hand::Client::connect(io, endpoint).await;
+            for record in 0..count {
+                found.push(node.get_local(stream(record).as_bytes(), record).await);
+            }
+            found
+        })
+    }
+}
+
+#[path = "support/mod.rs"]
+mod by_hand;
+
+fn stream(record: u64) -> String {
+    format!("stream-{}", record % 97)
+}
+
+fn key(stream: &str, time: u64) -> Key<'_> {
+    Key { space: Space(0), stream: stream.as_bytes(), time }
+}
+
+fn value(record: u64) -> Vec<u8> {
+    format!("value of {record}").into_bytes()
+}
+
+async fn put_all(client: &Client, records: std::ops::Range<u64>) {
+    for record in records {
+        let stream = stream(record);
+        client.put(key(&stream, record), 0, &value(record)).await.unwrap();
+    }
+}
+
+async fn check_all(client: &Client, records: std::ops::Range<u64>) {
+    for record in records {
+        let stream = stream(record);
+        let found = client.get(key(&stream, record)).await.unwrap();
+        assert_eq!(found.map(|found| found.value), Some(value(record)), "record {record}");
+    }
+}
+
+fn all(count: u64) -> Vec<Option<Vec<u8>>> {
+    (0..count).map(|record| Some(value(record))).collect()
+}
+
+#[test]
+fn what_is_written_is_read_and_every_replica_has_it() {
+    let scene = Scene::new(1, 3, 2);
+    scene.client(|client| async move {
+        put_all(&client, 0..300).await;
+        check_all(&client, 0..300).await;
+    });
+    scene.wait(Duration::from_secs(3));
+    for number in 0..3 {
+        assert_eq!(scene.local(number, 300), all(300), "node {number}");
+    }
+}
+
+#[test]
+fn one_of_three_may_be_lost_and_catches_up() {
+    let scene = Scene::new(2, 3, 2);
+    scene.client(|client| async move { put_all(&client, 0..100).await });
+    scene.stores[0].node.power_cut();
+    scene.client(|client| async move {
+        put_all(&client, 100..250).await;
+        check_all(&client, 0..250).await;
+    });
+    scene.start(0);
+    scene.wait(Duration::from_secs(5));
+    for number in 0..3 {
+        assert_eq!(scene.local(number, 250), all(250), "node {number}");
+    }
+}
+
+#[test]
+fn all_may_lose_power_at_once() {
+    let scene = Scene::new(3, 3, 1);
+    scene.client(|client| async move { put_all(&client, 0..200).await });
+    scene.stores.iter().for_each(|store| store.node.power_cut());
+    (0..3).for_each(|number| scene.start(number));
+    scene.client(|client| async move {
+        check_all(&client, 0..200).await;
+        put_all(&client, 200..260).await;
+    });
+    scene.wait(Duration::from_secs(5));
+    for number in 0..3 {
+        assert_eq!(scene.local(number, 260), all(260), "node {number}");
+    }
+}
