@@ -11,15 +11,19 @@ use std::io::Write;
 use std::ops::Range;
 use std::process::ExitCode;
 
-/// Which disks.
+/// Which worlds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WantedMode {
-    /// Disks that fail, and never lie.
+    /// One node; disks that fail, and never lie.
     Honest,
-    /// Disks that also rot, lose and misplace.
+    /// One node; disks that also rot, lose and misplace.
     Lying,
-    /// Both, by turns.
+    /// Both of one node, by turns.
     All,
+    /// A group of nodes, as much trouble as must be survived.
+    Cluster,
+    /// A group of nodes, any trouble; only that nothing wrong is said.
+    ClusterUnsafe,
 }
 
 /// Something else than worlds with faults.
@@ -54,7 +58,7 @@ pub struct SimArgs {
     /// Run for so many minutes of processor time, from the first seed of --seeds on, or from 0.
     #[arg(long)]
     pub minutes: Option<f64>,
-    /// Which disks.
+    /// Which worlds.
     #[arg(long, value_enum, default_value = "all")]
     pub mode: WantedMode,
     /// Switch a planted bug on; several times for several.
@@ -102,6 +106,8 @@ pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
         WantedMode::Honest => &[Mode::Honest],
         WantedMode::Lying => &[Mode::Lying],
         WantedMode::All => &[Mode::Honest, Mode::Lying],
+        WantedMode::Cluster => &[Mode::Cluster],
+        WantedMode::ClusterUnsafe => &[Mode::ClusterUnsafe],
     };
     let mut cpu_s = 0.0;
     let mut campaign = Campaign::default();

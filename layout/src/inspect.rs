@@ -11,8 +11,8 @@ use crate::journal_frame::{FRAME_BYTES, FRAME_HEADER_BYTES, Frame, FrameChecksum
 use crate::journal_record::{
     RECORD_HEADER_BYTES, RECORD_MAGIC, RECORD_TABLE, RecordHeader, RecordKind, read_record,
 };
-use crate::log_item::{Item, ItemIter};
 use crate::log_entry::{Entry, EntryIter, Operation, Write};
+use crate::log_item::{Item, ItemIter};
 use crate::operation::Change;
 use crate::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_TABLE, Superblock};
 use crate::tip::{TIP_BYTES, TipIter};
@@ -287,9 +287,10 @@ fn items(body: &[u8]) -> Vec<Line> {
                 let applied = applied.index.0;
                 (format!("tablet {tablet} {name} at index {index}, applied {applied}: {vote:?}"), entry)
             }
-            Item::Chosen { chosen, entry } => {
-                (format!("tablet {tablet} chosen at index {}: {:?}", chosen.index.0, chosen.value), Some(entry))
-            }
+            Item::Chosen { chosen, entry } => (
+                format!("tablet {tablet} chosen at index {}: {:?}", chosen.index.0, chosen.value),
+                Some(entry),
+            ),
         };
         lines.push(line(0, "  item", text));
         if let Some(entry) = entry {

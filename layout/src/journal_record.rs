@@ -181,7 +181,9 @@ fn first_wrong(fields: &RecordFields) -> Option<Field> {
     let none_before = fields.previous_sequence.0 == 0;
     let incarnation_fits = match fields.kind {
         RecordKind::Open => fields.previous_incarnation < fields.incarnation,
-        RecordKind::Entries | RecordKind::Items | RecordKind::Mark => fields.previous_incarnation == fields.incarnation,
+        RecordKind::Entries | RecordKind::Items | RecordKind::Mark => {
+            fields.previous_incarnation == fields.incarnation
+        }
     };
     if !incarnation_fits || (none_before != (fields.previous_incarnation.0 == 0)) {
         return Some(R_PREVIOUS_INCARNATION);

@@ -10,7 +10,9 @@
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::log_entry::{ENTRY_HEADER_BYTES, Entry, EntryHeader};
 use crate::units::TabletIndex;
-use crate::vote::{STATE_BYTES, VALUE_ID_BYTES, decode_state, decode_value_id, encode_state, encode_value_id};
+use crate::vote::{
+    STATE_BYTES, VALUE_ID_BYTES, decode_state, decode_value_id, encode_state, encode_value_id,
+};
 use paxos::{Chosen, LogIndex, State};
 
 /// Bytes of an item's header.
@@ -121,10 +123,8 @@ impl<'a> ItemIter<'a> {
             return Err(wrong(I_RESERVED));
         }
         let value = decode_value_id(&I_CHOSEN_VALUE.array::<VALUE_ID_BYTES>(head));
-        let chosen = Chosen {
-            index: LogIndex(I_CHOSEN_INDEX.u64(head)),
-            value: value.ok_or(wrong(I_CHOSEN_VALUE))?,
-        };
+        let chosen =
+            Chosen { index: LogIndex(I_CHOSEN_INDEX.u64(head)), value: value.ok_or(wrong(I_CHOSEN_VALUE))? };
         let entry_bytes = I_ENTRY_BYTES.u32(head) as usize;
         match I_KIND.u8(head) {
             KIND_VOTE => {
@@ -142,9 +142,10 @@ impl<'a> ItemIter<'a> {
                 }
                 Ok((tablet, Item::Vote { applied: chosen, state, entry }))
             }
-            KIND_CHOSEN => {
-                Ok((tablet, Item::Chosen { chosen, entry: self.entry(tablet, chosen.index, entry_bytes, base)? }))
-            }
+            KIND_CHOSEN => Ok((
+                tablet,
+                Item::Chosen { chosen, entry: self.entry(tablet, chosen.index, entry_bytes, base)? },
+            )),
             _ => Err(wrong(I_KIND)),
         }
     }
@@ -233,7 +234,9 @@ mod tests {
         let bytes = record();
         let items: Vec<_> = ItemIter::new(&bytes).collect::<Result<_, _>>().expect("what was pushed");
         assert_eq!(items.len(), 3);
-        assert!(matches!(items[0].1, Item::Vote { entry: Some(entry), .. } if entry.header.log_index.0 == 42));
+        assert!(
+            matches!(items[0].1, Item::Vote { entry: Some(entry), .. } if entry.header.log_index.0 == 42)
+        );
         assert!(matches!(items[1].1, Item::Vote { entry: None, state: found, .. } if found == state()));
         assert!(matches!(items[2].1, Item::Chosen { chosen, .. } if chosen.index == LogIndex(43)));
     }

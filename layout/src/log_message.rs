@@ -157,8 +157,10 @@ pub fn decode_message(bytes: &[u8]) -> Result<Received<'_>, Corrupt> {
     let has = |flag: u16| flags & flag != 0;
     let (accepted_bytes, proposal_bytes) =
         (M_ACCEPTED_BYTES.u32(fixed) as usize, M_PROPOSAL_BYTES.u32(fixed) as usize);
-    let vote = fields.vote(has(VOTES), has(HAS_ACCEPTED), [M_PROMISED, M_ACCEPTED_BALLOT, M_ACCEPTED_VALUE])?;
-    let view = fields.vote(has(VIEW_VOTES), has(VIEW_ACCEPTED), [M_VIEW_PROMISED, M_VIEW_BALLOT, M_VIEW_VALUE])?;
+    let vote =
+        fields.vote(has(VOTES), has(HAS_ACCEPTED), [M_PROMISED, M_ACCEPTED_BALLOT, M_ACCEPTED_VALUE])?;
+    let view =
+        fields.vote(has(VIEW_VOTES), has(VIEW_ACCEPTED), [M_VIEW_PROMISED, M_VIEW_BALLOT, M_VIEW_VALUE])?;
     let proposed = if has(PROPOSES_VALUE) { Some(fields.value(M_PROPOSAL_VALUE)?) } else { None };
     let proposal = has(PROPOSES).then_some(Proposal {
         ballot: fields.ballot(M_PROPOSAL_BALLOT)?,
@@ -168,10 +170,7 @@ pub fn decode_message(bytes: &[u8]) -> Result<Received<'_>, Corrupt> {
     let incarnation = Incarnation(u64::from(M_ANSWER_INCARNATION.u32(fixed)));
     let message = Message {
         known: decode_known(&M_KNOWN.array::<KNOWN_BYTES>(fixed)),
-        chosen: Chosen {
-            index: LogIndex(M_CHOSEN_INDEX.u64(fixed)),
-            value: fields.value(M_CHOSEN_VALUE)?,
-        },
+        chosen: Chosen { index: LogIndex(M_CHOSEN_INDEX.u64(fixed)), value: fields.value(M_CHOSEN_VALUE)? },
         vote,
         vote_attached: accepted_bytes > 0,
         view: View { chosen_index: LogIndex(M_VIEW_INDEX.u64(fixed)), vote: view },
@@ -257,10 +256,8 @@ mod tests {
             answer: None,
             ..message()
         };
-        let prepare = Message {
-            proposal: Some(Proposal { ballot: ballot(6), value: None, attached: false }),
-            ..bare
-        };
+        let prepare =
+            Message { proposal: Some(Proposal { ballot: ballot(6), value: None, attached: false }), ..bare };
         for bare in [bare, prepare] {
             let bytes = encode_message(&bare, 0, 0);
             assert_eq!(decode_message(&bytes).map(|received| received.message), Ok(bare));

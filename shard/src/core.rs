@@ -121,7 +121,10 @@ impl Shard {
         let logs_settled = self.logs.as_ref().is_none_or(Logs::is_settled);
         self.parking.is_empty()
             && (ended
-                || (logs_settled && self.batch.borrow().is_empty() && self.flying_bytes.get() == 0 && self.marked.get()))
+                || (logs_settled
+                    && self.batch.borrow().is_empty()
+                    && self.flying_bytes.get() == 0
+                    && self.marked.get()))
     }
 
     /// The stamp that an entry of the tablet would have now.

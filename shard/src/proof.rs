@@ -226,7 +226,8 @@ impl Proofs {
         if pending.header.log_index <= proof.applied {
             return Ok(());
         }
-        proof.last = Some(Chosen { index: paxos::LogIndex(pending.header.log_index.0), value: pending.value });
+        proof.last =
+            Some(Chosen { index: paxos::LogIndex(pending.header.log_index.0), value: pending.value });
         let entry = Entry { header: pending.header, body: &pending.body, body_at: 0 };
         self.entry(&entry, pending.value, apply)
     }

@@ -5,8 +5,8 @@
 //! tablet had come: a journal that ends before that has lost what it had acknowledged.
 
 use crate::apply::{ApplyError, State, apply};
-use crate::journal::{Claim, Journal, JournalZone, Record, Replayed, Tail, identity, replay};
 use crate::cluster::Group;
+use crate::journal::{Claim, Journal, JournalZone, Record, Replayed, Tail, identity, replay};
 use crate::limits::Limits;
 use crate::log::{self, RecoveredLog};
 use crate::lsm::{self, Keeper, OpenError, Opened};
@@ -238,7 +238,12 @@ fn note_damage(state: &mut State, proofs: &Proofs) {
 
 /// What the journal says of the logs that are shared with other nodes. A log of which it cannot be proven that every promise
 /// is here makes its tablet a damaged one: it takes part in nothing.
-fn logs(state: &mut State, proofs: &Proofs, group: &Group, tails: Vec<log::Tail>) -> Vec<Option<RecoveredLog>> {
+fn logs(
+    state: &mut State,
+    proofs: &Proofs,
+    group: &Group,
+    tails: Vec<log::Tail>,
+) -> Vec<Option<RecoveredLog>> {
     let recovered = TabletIndex::all().zip(tails).map(|(tablet, tail)| {
         let own = state.tablets[tablet.index()].as_mut()?;
         if group.is_alone() || group.place(tablet).is_none() {

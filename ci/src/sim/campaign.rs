@@ -1,5 +1,6 @@
 //! Many seeds: their sum, how dense and fast they were, and whether every rare path was reached.
 
+use super::cluster;
 use super::history::Violation;
 use super::one_node::{self, Options};
 use super::plan::Mode;
@@ -49,7 +50,7 @@ pub fn required_marks() -> Vec<&'static str> {
 }
 
 fn mode(word: &str) -> Option<Mode> {
-    [Mode::Honest, Mode::Lying].into_iter().find(|mode| mode.name() == word)
+    Mode::ALL.into_iter().find(|mode| mode.name() == word)
 }
 
 /// Planted bugs: name, the mode in which they show, a seed that finds them.
@@ -78,7 +79,8 @@ pub fn regressions() -> Vec<(Mode, u64, &'static str)> {
 /// Run a seed; a panic, which is an assertion of ours, is a violation like any other.
 #[must_use]
 pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
-    let ran = catch_unwind(AssertUnwindSafe(|| one_node::run(seed, mode, options)));
+    let run = if mode.is_cluster() { cluster::run } else { one_node::run };
+    let ran = catch_unwind(AssertUnwindSafe(|| run(seed, mode, options)));
     ran.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

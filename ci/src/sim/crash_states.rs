@@ -6,7 +6,7 @@
 //! must start, show everything that was acknowledged before that point and nothing that was never sent, take another
 //! write and keep all of it over another start.
 
-use super::client::{Client, Patience, Shared};
+use super::client::{Client, Patience, Shared, Ways};
 use super::history::{Does, Fate, History, KeyIndex, Seen, StreamIndex};
 use super::report::Clock;
 use super::wire::{Wire, WireLimits};
@@ -221,14 +221,14 @@ fn client(io: &Io, address: SocketAddr, history: &Rc<RefCell<History>>) -> Rc<Cl
     };
     let shared = Rc::new(Shared {
         history: Rc::clone(history),
-        device_failed: Cell::new(false),
+        device_failed: Cell::new(0),
         may_be_corrupt: false,
         stop: Cell::new(false),
         busy: Cell::new(0),
     });
     let random = io.random() | 1;
     let wire = Wire::new(io.clone(), address, limits, random, Rc::clone(history));
-    Rc::new(Client::new(0, io.clone(), wire, shared, random, patience))
+    Rc::new(Client::new(0, io.clone(), Ways::one(wire), shared, random, patience))
 }
 
 fn record(setting: &Setting) -> Recorded {

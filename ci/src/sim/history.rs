@@ -253,6 +253,8 @@ pub struct Page {
     pub log_time: LogTime,
     /// Where it goes on; `None` at the end.
     pub resume: Option<u64>,
+    /// Read from what this node held, however old; `None` from the newest state.
+    pub local: Option<u16>,
     /// Records in the order of the answer: key, what was seen, expiry.
     pub records: Vec<(KeyIndex, Seen, u64)>,
 }

@@ -6,6 +6,7 @@
 pub mod campaign;
 pub mod checkers;
 mod client;
+pub mod cluster;
 pub mod crash_states;
 pub mod history;
 mod hostile;

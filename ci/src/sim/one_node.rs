@@ -2,7 +2,7 @@
 //! read back, a drain; and then the judgement over the whole history.
 
 use super::checkers::{self, Final, Law};
-use super::client::{Client, Patience, Shared, Unseen};
+use super::client::{Client, Patience, Shared, Unseen, Ways};
 use super::history::{Does, KeyIndex, Seen, StreamIndex, Violation};
 use super::hostile;
 use super::lies;
@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Longest time, in the simulated world, for a node without trouble to serve, and to answer.
-const PROGRESS: Duration = Duration::from_secs(30);
+pub(super) const PROGRESS: Duration = Duration::from_secs(30);
 
 /// What to run besides the seed.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +54,7 @@ struct Run<'a> {
     sum: Sum,
 }
 
-fn core(name: &str, index: usize) -> CoreConfig {
+pub(super) fn core(name: &str, index: usize) -> CoreConfig {
     CoreConfig { arena_bytes: 4 << 20, operation_count_max: 256, ..CoreConfig::small(name, index) }
 }
 
@@ -63,7 +63,7 @@ impl<'a> Run<'a> {
         let scene = Scene::new(plan, options.canaries.clone(), options.trace);
         let shared = Rc::new(Shared {
             history: Rc::clone(&scene.history),
-            device_failed: Cell::new(false),
+            device_failed: Cell::new(0),
             may_be_corrupt: plan.mode == Mode::Lying,
             stop: Cell::new(false),
             busy: Cell::new(0),
@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
         let hostile_wanted = Rc::new(Cell::new(0));
         let hostile_stop = Rc::new(Cell::new(false));
         self.shared.stop.set(false);
-        self.shared.device_failed.set(false);
+        self.shared.device_failed.set(0);
         self.scene.start();
         if !self.wait_for(Standing::Serving) {
             let failure = self.scene.failure();
@@ -422,11 +422,11 @@ impl<'a> Run<'a> {
 }
 
 /// Frames that every answer fits.
-const FRAME_BYTES: u32 = 64 << 10;
+pub(super) const FRAME_BYTES: u32 = 64 << 10;
 
 /// What a client agrees on. In one world of five most have small frames, smaller than what a core offers or a page
 /// holds; the others know nothing of it, and stay what they were.
-fn frame_bytes(seed: u64, client: u16) -> u32 {
+pub(super) fn frame_bytes(seed: u64, client: u16) -> u32 {
     if seed % 5 != 4 {
         return FRAME_BYTES;
     }
@@ -445,5 +445,5 @@ fn client(
     let random = io.random();
     let limits = WireLimits { read_pause, in_flight: 8, frame_bytes, connect: Duration::from_secs(2) };
     let wire = Wire::new(io.clone(), address, limits, random | 1, Rc::clone(&shared.history));
-    Client::new(number, io.clone(), wire, Rc::clone(shared), random | 1, patience)
+    Client::new(number, io.clone(), Ways::one(wire), Rc::clone(shared), random | 1, patience)
 }

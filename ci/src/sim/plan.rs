@@ -9,13 +9,17 @@ use shard::limits::Limits;
 use std::ops::Range;
 use std::time::Duration;
 
-/// What the disk may do.
+/// How many nodes there are, and what may happen to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// It fails, is slow, full or torn by a crash. Nothing acknowledged is lost.
+    /// One node; its disk fails, is slow, full or torn by a crash. Nothing acknowledged is lost.
     Honest,
-    /// It rots, loses writes and puts them elsewhere. No wrong value is ever returned.
+    /// One node; its disk rots, loses writes and puts them elsewhere. No wrong value is ever returned.
     Lying,
+    /// A group of nodes, to which happens what the atlas says must be survived. Nothing acknowledged is lost, and it goes on.
+    Cluster,
+    /// A group of nodes, to which anything happens. Nothing wrong is ever returned.
+    ClusterUnsafe,
 }
 
 impl Mode {
@@ -25,7 +29,18 @@ impl Mode {
         match self {
             Mode::Honest => "honest",
             Mode::Lying => "lying",
+            Mode::Cluster => "cluster",
+            Mode::ClusterUnsafe => "cluster-unsafe",
         }
+    }
+
+    /// All of them.
+    pub const ALL: [Mode; 4] = [Mode::Honest, Mode::Lying, Mode::Cluster, Mode::ClusterUnsafe];
+
+    /// Whether it is about several nodes.
+    #[must_use]
+    pub fn is_cluster(self) -> bool {
+        matches!(self, Mode::Cluster | Mode::ClusterUnsafe)
     }
 }
 
@@ -175,7 +190,7 @@ pub struct Plan {
     pub(super) start_cut_ppm: u32,
 }
 
-fn ms(random: &mut Random, range: Range<u64>) -> Duration {
+pub(super) fn ms(random: &mut Random, range: Range<u64>) -> Duration {
     Duration::from_micros(random.within(&(range.start * 1000..range.end * 1000)))
 }
 
@@ -245,6 +260,7 @@ impl Plan {
                 Mode::Honest => vec![ms(random, 12_000..40_000)],
                 // What lies do to a node lasts: fresh disks are worth more than long lives.
                 Mode::Lying => (0..1 + random.below(4)).map(|_| ms(random, 3_000..12_000)).collect(),
+                Mode::Cluster | Mode::ClusterUnsafe => panic!("a cluster has a plan of its own"),
             },
             format_lost_ppm: if mode == Mode::Lying && random.coin() { 400_000 } else { 0 },
             start_cut_ppm: if random.chance(300_000) { 100_000 << random.below(3) } else { 0 },
@@ -252,7 +268,7 @@ impl Plan {
     }
 }
 
-fn limits(random: &mut Random) -> Limits {
+pub(super) fn limits(random: &mut Random) -> Limits {
     let small = Limits::small();
     let staging_bytes = *random.pick(&[16 << 10, 32 << 10, 64 << 10, 64 << 10]);
     let overhead = 64 * layout::log_entry::ENTRY_HEADER_BYTES;
@@ -301,7 +317,7 @@ fn limits(random: &mut Random) -> Limits {
 }
 
 /// Sealed windows, drawn apart: what a seed meant before there were any stays as it was. Which times records have.
-fn windows(random: &mut Random, limits: &mut Limits, wall_start_us: u64) -> Times {
+pub(super) fn windows(random: &mut Random, limits: &mut Limits, wall_start_us: u64) -> Times {
     const HOUR_US: u64 = 3_600_000_000;
     limits.seal_age = Duration::from_secs(*random.pick(&[0, 1, 3_600, 24 * 3_600, 4 * 24 * 3_600]));
     limits.window_bytes = (4 << 10) << random.below(6);
@@ -319,7 +335,7 @@ fn windows(random: &mut Random, limits: &mut Limits, wall_start_us: u64) -> Time
 
 /// Sealed windows with dictionaries, in one world of five, in which values have something to put into them: what the other
 /// seeds meant stays as it was.
-fn dictionaries(seed: u64, random: &mut Random, limits: &mut Limits) {
+pub(super) fn dictionaries(seed: u64, random: &mut Random, limits: &mut Limits) {
     limits.sealed_dictionary_bytes = 0;
     if seed % 5 == 4 {
         limits.sealed_dictionary_bytes = *random.pick(&[300, 800, 2000]);
@@ -330,7 +346,7 @@ fn dictionaries(seed: u64, random: &mut Random, limits: &mut Limits) {
 }
 
 /// A scrub that goes round many times in a life, in one world of five: what the other seeds meant stays as it was.
-fn scrub(seed: u64, random: &mut Random, limits: &mut Limits) {
+pub(super) fn scrub(seed: u64, random: &mut Random, limits: &mut Limits) {
     let is_on = seed % 5 == 2;
     limits.scrub_period = if is_on { ms(random, 300..6_000) } else { Duration::ZERO };
     limits.scrub_bytes_per_second = (64 << 10) << random.below(10);
@@ -339,7 +355,7 @@ fn scrub(seed: u64, random: &mut Random, limits: &mut Limits) {
 
 /// Bounds of what merges and seals may leave, drawn apart as well: so small that they are reached. True where
 /// tables have so little room that they are full before long, and stay so.
-fn upkeep(random: &mut Random, limits: &mut Limits) -> bool {
+pub(super) fn upkeep(random: &mut Random, limits: &mut Limits) -> bool {
     limits.runs_per_tablet_max = limits.merge_fan_in + 1 + random.below(12) as usize;
     limits.windows_per_tablet_max = 34 + random.below(30) as usize;
     limits.maintenance_bytes_per_second = (16 << 10) << random.below(12);
@@ -353,7 +369,7 @@ fn upkeep(random: &mut Random, limits: &mut Limits) -> bool {
     is_tight
 }
 
-fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {
+pub(super) fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {
     let scale = *random.pick(&[1, 1, 1, 4, 20]);
     let usual = DiskLatency::default();
     DiskConfig {
@@ -371,7 +387,7 @@ fn disk(random: &mut Random, journals_bytes: u64) -> DiskConfig {
     }
 }
 
-fn load(random: &mut Random, lanes: u64, limits: &Limits, times: Times) -> Load {
+pub(super) fn load(random: &mut Random, lanes: u64, limits: &Limits, times: Times) -> Load {
     // A weight that is often zero: seeds that never scan, or never delete, reach other states.
     let mut some = |most: u64| if random.chance(300_000) { 0 } else { 1 + random.below(most) };
     let weights = Weights {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// Name of the node's disk.
 pub(super) const DISK: &str = "ssd";
-const PORT: u16 = 7420;
+pub(super) const PORT: u16 = 7420;
 
 /// How one life of the node's process ended, or that it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +65,11 @@ pub(super) fn format_plan(plan: &Plan, anew: bool) -> FormatPlan {
 
 /// A freshly formatted disk, with its zeroed parts as never written: a thin device, on which want of space can come
 /// and on which rot finds what is in use.
-fn formatted(plan: &Plan) -> DiskImage {
-    let world = World::new(plan.seed, WorldConfig::default());
+pub(super) fn formatted(seed: u64, config: &DiskConfig, wanted: FormatPlan) -> DiskImage {
+    let world = World::new(seed, WorldConfig::default());
     let node = world.add_node(SimNode::numbered(1));
-    let quick = DiskConfig { block_bytes: plan.disk.block_bytes, ..DiskConfig::new(plan.disk.bytes) };
+    let quick = DiskConfig { block_bytes: config.block_bytes, ..DiskConfig::new(config.bytes) };
     let disk = world.add_disk(&node, DISK, quick);
-    let wanted = format_plan(plan, false);
     world.block_on(&node, Duration::from_secs(60), move |io: Io| async move {
         let disk = io.open_disk(DISK, ioengine::disk::DiskOpen::default()).expect("the disk was just added");
         format(&io, &disk, &wanted).await.expect("an empty honest disk can be formatted");
@@ -102,7 +101,7 @@ pub(super) fn superblock(image: &DiskImage) -> Option<Superblock> {
 impl Scene {
     /// Everything is there and nothing runs.
     pub(super) fn new(plan: &Plan, canaries: Vec<String>, trace: bool) -> Scene {
-        let image = formatted(plan);
+        let image = formatted(plan.seed, &plan.disk, format_plan(plan, false));
         let config = WorldConfig { canaries, trace_text: trace, ..plan.world.clone() };
         let world = World::new(plan.seed, config);
         let store = world.add_node(SimNode::numbered(1));

@@ -129,7 +129,7 @@ impl<'a> Nemesis<'a> {
     fn watch(&mut self, scene: &mut Scene, now: Instant) {
         let standing = scene.standing();
         if standing == self.counted && standing != Standing::Down {
-            if self.shared.device_failed.get() && self.end_by.is_none() && self.random.chance(100_000) {
+            if self.shared.device_failed.get() != 0 && self.end_by.is_none() && self.random.chance(100_000) {
                 self.lives.device += 1;
                 self.draining = false;
                 scene.drain();
@@ -164,7 +164,7 @@ impl<'a> Nemesis<'a> {
                     self.lives.drained += 1;
                 }
                 self.end_by = None;
-                self.shared.device_failed.set(false);
+                self.shared.device_failed.set(0);
                 self.start_soon(now);
             }
         }

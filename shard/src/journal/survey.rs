@@ -207,7 +207,9 @@ impl<'a> Survey<'a> {
         if let Some(frame) = any_bad {
             // The first frame is whole, so its word about the kind can be believed: nobody lost an entry here.
             return match header.fields.kind {
-                RecordKind::Entries | RecordKind::Items => Found::Damaged { at: self.zone.offset(at + frame) },
+                RecordKind::Entries | RecordKind::Items => {
+                    Found::Damaged { at: self.zone.offset(at + frame) }
+                }
                 RecordKind::Open | RecordKind::Mark => Found::DamagedMark { bytes: extent },
             };
         }

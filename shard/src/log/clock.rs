@@ -25,7 +25,10 @@ pub(crate) async fn run(shard: Rc<Shard>) {
         if !shard.failed.get() {
             ask_tips(&shard, logs);
             let now = shard.io.now();
-            next = logs.own().map(|tablet| tick(&shard, logs, tablet, now)).fold(now.after(SYNC_PERIOD), Instant::min);
+            next = logs
+                .own()
+                .map(|tablet| tick(&shard, logs, tablet, now))
+                .fold(now.after(SYNC_PERIOD), Instant::min);
         }
         let now = shard.io.now();
         let sleep = if next > now { next.since(now).max(GRAIN) } else { GRAIN };

@@ -45,7 +45,13 @@ impl Queue {
     ) {
         let from = self.bytes.len();
         fill(&mut self.bytes);
-        self.items.push_back(Queued { tablet, bytes: self.bytes.len() - from, token, entry, restated: false });
+        self.items.push_back(Queued {
+            tablet,
+            bytes: self.bytes.len() - from,
+            token,
+            entry,
+            restated: false,
+        });
     }
 
     /// All items say again what the journal has; how many.

@@ -84,13 +84,7 @@ fn admit(shard: &Shard, charge: Charge) -> Result<(), NoRoom> {
     admitted.map_err(|_| NoRoom)
 }
 
-fn message(
-    shard: &Shard,
-    logs: &Logs,
-    tablet: TabletIndex,
-    from: Node,
-    body: &[u8],
-) -> Result<(), Corrupt> {
+fn message(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[u8]) -> Result<(), Corrupt> {
     let Received { message, accepted, proposed } = decode_message(body)?;
     let log = logs.tablet(tablet).expect("the caller has looked");
     {
@@ -129,13 +123,7 @@ fn give_entries(shard: &Shard, log: &TabletLog, to: Node, body: &[u8]) -> Result
 }
 
 /// Chosen entries that were asked for.
-fn entries(
-    shard: &Shard,
-    logs: &Logs,
-    tablet: TabletIndex,
-    from: Node,
-    body: &[u8],
-) -> Result<(), Corrupt> {
+fn entries(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[u8]) -> Result<(), Corrupt> {
     let cell = logs.tablet(tablet).expect("the caller has looked");
     for taken in wire::entries(body) {
         let (chosen, entry) = taken?;
@@ -170,7 +158,10 @@ fn entries(
 fn gone(shard: &Shard, log: &mut TabletLog) {
     if log.fetch.is_some() && !log.needs_copy {
         ioengine::sometimes!("a replica needs a copy of its tablet");
-        tracing::warn!(tablet = log.tablet.get(), "the entries that this replica lacks are gone at its peers");
+        tracing::warn!(
+            tablet = log.tablet.get(),
+            "the entries that this replica lacks are gone at its peers"
+        );
         shard.counters.copies_needed.add(1);
         log.needs_copy = true;
     }

@@ -104,7 +104,9 @@ impl TabletLog {
                 tracing::info!(tablet = self.tablet.get(), "the replica votes again");
             }
             Output::Superseded => {
-                tracing::error!("another process runs as this node and was started later: this one stops taking part");
+                tracing::error!(
+                    "another process runs as this node and was started later: this one stops taking part"
+                );
                 shard.failed.set(true);
             }
         }
@@ -183,7 +185,8 @@ impl TabletLog {
             state.versions.set_coherent_index(self.tablet, units::LogIndex(chosen.index.0));
         }
         drop(state);
-        let value_hash = u64::from(chosen.value.node.0) << 56 ^ chosen.value.incarnation.0 << 32 ^ chosen.value.sequence;
+        let value_hash =
+            u64::from(chosen.value.node.0) << 56 ^ chosen.value.incarnation.0 << 32 ^ chosen.value.sequence;
         ioengine::fact("chosen", u64::from(self.tablet.get()) << 48 | chosen.index.0, value_hash);
         self.tail.push(chosen, value);
         self.open_since = None;

@@ -9,6 +9,7 @@
 //! | `ranges` | pages and lists are what the log held at their index; batches are seen whole |
 //! | `expiry` | nothing is shown at or after its expiry; log time never runs backwards |
 //! | `requests` | a compare-and-set follows on what it expects; a failed device takes no writes |
+//! | `replicas` | what two nodes hold at one index of a tablet's log is the same; what is chosen stays chosen |
 //! | `bounds` | memory is bounded and comes back |
 
 pub mod bounds;
@@ -17,6 +18,7 @@ pub mod known;
 pub mod linear;
 pub mod lost;
 pub mod ranges;
+pub mod replicas;
 pub mod requests;
 pub mod small;
 
@@ -67,6 +69,7 @@ pub fn judge(history: &History, last: &Final, law: Law<'_>) -> Vec<Violation> {
     out.extend(ranges::check(history, &known, excused));
     out.extend(expiry::check(history, &known, excused));
     out.extend(requests::check(history, &known, excused, law.core_count));
+    out.extend(replicas::check(history));
     for status in &last.status {
         out.extend(bounds::check(status, law.limits));
     }

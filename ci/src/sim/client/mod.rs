@@ -3,16 +3,18 @@
 //! Must never write down more than the protocol promises: a write without an answer may have happened, once; a
 //! refused one is refused only if every sending of it was answered.
 
+mod peek;
 mod read;
 mod write;
 
+pub(super) use peek::Unpeeked;
 pub(super) use read::Unseen;
 
 use super::history::{History, KeyIndex, Order, StreamIndex, Told};
 use super::wire::{Answered, Heard, Lost, Wire};
 use ioengine::{Instant, Io};
 use layout::units::{LogTime, Space, TabletIndex, Version};
-use net::outcome::{Limit, Outcome};
+use net::outcome::{Limit, Outcome, Why};
 use net::request::Request;
 use net::request_id::RequestIds;
 use std::cell::{Cell, RefCell};
@@ -40,8 +42,8 @@ pub(in crate::sim) struct Patience {
 /// What all clients of a scenario share.
 pub(in crate::sim) struct Shared {
     pub(in crate::sim) history: Rc<RefCell<History>>,
-    /// The node answered that its device has failed: it needs a restart.
-    pub(in crate::sim) device_failed: Cell<bool>,
+    /// Nodes that answered that their device has failed, one bit each: they need a restart.
+    pub(in crate::sim) device_failed: Cell<u64>,
     /// `Corrupt` is an answer that this world may give.
     pub(in crate::sim) may_be_corrupt: bool,
     /// No new operations.
@@ -50,10 +52,61 @@ pub(in crate::sim) struct Shared {
     pub(in crate::sim) busy: Cell<usize>,
 }
 
+/// The ways of a client to the nodes that it may ask.
+pub(in crate::sim) struct Ways {
+    /// One per node.
+    pub(in crate::sim) wires: Vec<Wire>,
+    /// By tablet, the nodes that hold it, first choice first; `None` when there is one node and nothing to choose.
+    pub(in crate::sim) orders: Option<Rc<Orders>>,
+    /// Which of them it asks first: clients that begin at different ones make replicas compete.
+    pub(in crate::sim) first: usize,
+}
+
+/// By tablet, places of nodes in the order in which clients try them.
+pub(in crate::sim) type Orders = Vec<Vec<usize>>;
+
+impl Ways {
+    /// To one node.
+    pub(in crate::sim) fn one(wire: Wire) -> Ways {
+        Ways { wires: vec![wire], orders: None, first: 0 }
+    }
+
+    /// The node to ask at try number `replica`, and after how many tries all were asked.
+    fn to(&self, tablet: Option<TabletIndex>, replica: usize) -> (usize, usize) {
+        match (&self.orders, tablet) {
+            (None, _) => (0, 1),
+            (Some(_), None) => ((self.first + replica) % self.wires.len(), self.wires.len()),
+            (Some(orders), Some(tablet)) => {
+                let order = &orders[tablet.index()];
+                (order[(self.first + replica) % order.len()], order.len())
+            }
+        }
+    }
+
+    /// Whether a node holds a tablet.
+    fn holds(&self, node: usize, tablet: TabletIndex) -> bool {
+        self.orders.as_ref().is_none_or(|orders| orders[tablet.index()].contains(&node))
+    }
+}
+
+/// An operation on its way through its sendings.
+struct Attempt {
+    /// When patience ends.
+    until: Instant,
+    /// A sending may have arrived, and was not answered.
+    unsure: bool,
+    /// Doublings of the wait.
+    backoff: u64,
+    /// Tries so far.
+    replica: usize,
+    /// The node asked last.
+    node: usize,
+}
+
 pub(in crate::sim) struct Client {
     pub(in crate::sim) number: u16,
     pub(in crate::sim) io: Io,
-    wire: Wire,
+    ways: Ways,
     shared: Rc<Shared>,
     ids: RefCell<RequestIds>,
     patience: Patience,
@@ -73,6 +126,12 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
     }
 }
 
+/// Whether an answer that is no result comes from the newest state of its tablet, as a result does. Of several replicas one
+/// that lags may refuse a request by what it knows itself.
+fn is_current(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::NotFound | Outcome::NotModified | Outcome::VersionMismatch { .. })
+}
+
 /// An answer that every operation handles the same way.
 enum Turn {
     /// Ask again, the same.
@@ -87,7 +146,7 @@ impl Client {
     pub(in crate::sim) fn new(
         number: u16,
         io: Io,
-        wire: Wire,
+        ways: Ways,
         shared: Rc<Shared>,
         random: u64,
         patience: Patience,
@@ -95,7 +154,7 @@ impl Client {
         Client {
             number,
             io,
-            wire,
+            ways,
             shared,
             ids: RefCell::new(RequestIds::new(random)),
             patience,
@@ -117,28 +176,46 @@ impl Client {
     }
 
     pub(in crate::sim) fn hang_up(&self) {
-        self.wire.hang_up();
+        self.ways.wires.iter().for_each(Wire::hang_up);
+    }
+
+    /// The way to one node.
+    pub(in crate::sim) fn wire(&self, node: usize) -> &Wire {
+        &self.ways.wires[node]
+    }
+
+    fn is_replicated(&self) -> bool {
+        self.ways.orders.is_some()
+    }
+
+    /// Longest body that may be sent or come, over any way.
+    fn frame_bytes(&self) -> usize {
+        self.ways.wires.iter().map(Wire::frame_bytes).min().expect("there is a way")
+    }
+
+    /// An operation begins.
+    fn attempt(&self) -> Attempt {
+        let until = self.io.now().after(self.patience.whole);
+        Attempt { until, unsure: false, backoff: 0, replica: 0, node: 0 }
     }
 
     /// Longest value that fits a frame now, in bytes.
     pub(in crate::sim) fn value_bytes_max(&self) -> usize {
-        self.wire.frame_bytes().saturating_sub(256)
+        self.frame_bytes().saturating_sub(256)
     }
 
-    /// One sending and what follows from its answer. `unsure` becomes true when it may have arrived without an answer.
-    async fn turn(
-        &self,
-        request: &Request<'_>,
-        tablet: Option<TabletIndex>,
-        until: Instant,
-        unsure: &mut bool,
-        backoff: &mut u64,
-    ) -> Turn {
+    /// One sending and what follows from its answer: with several replicas, the next of them.
+    async fn turn(&self, request: &Request<'_>, tablet: Option<TabletIndex>, attempt: &mut Attempt) -> Turn {
+        let until = attempt.until;
         if self.io.now() >= until {
             return Turn::Over;
         }
+        let (node, count) = self.ways.to(tablet, attempt.replica);
+        attempt.node = node;
+        attempt.replica += 1;
+        let wire = self.wire(node);
         let sent = self.history().tick();
-        match self.wire.ask(request, self.patience.attempt.min(until.since(self.io.now()))).await {
+        match wire.ask(request, self.patience.attempt.min(until.since(self.io.now()))).await {
             Err(Lost::NotSent) => {
                 self.history().count("not_sent");
                 self.io.sleep(Duration::from_millis(1 + self.io.random() % 20)).await;
@@ -146,9 +223,9 @@ impl Client {
             }
             Err(Lost::Silence) => {
                 self.history().count("silence");
-                *unsure = true;
+                attempt.unsure = true;
                 if self.patience.hangs_up {
-                    self.wire.hang_up();
+                    wire.hang_up();
                 }
                 Turn::Again
             }
@@ -165,40 +242,64 @@ impl Client {
                         Turn::Done(answered, sent)
                     }
                     Outcome::Busy { limit, hint_ms } => {
-                        if limit == Limit::Device {
-                            self.shared.device_failed.set(true);
-                            let mut history = self.history();
-                            let heard = history.tick();
-                            history.device_failures.extend(tablet.map(|tablet| (sent, heard, tablet)));
+                        self.busy(limit, hint_ms, sent, tablet, attempt).await
+                    }
+                    Outcome::Timeout | Outcome::NotCurrent => {
+                        if count > 1 && attempt.replica.is_multiple_of(count) {
+                            // Nobody is: not again at once.
+                            self.io.sleep(Duration::from_millis(1 + self.io.random() % 20)).await;
                         }
-                        // What is full stays so for long: go on to something else.
-                        let lasting = match limit {
-                            Limit::Space | Limit::Memory | Limit::Device => true,
-                            Limit::RequestIds => !self.patience.insists,
-                            _ => false,
-                        };
-                        if lasting {
-                            self.history().operation_count += 1;
-                            return Turn::Over;
-                        }
-                        let base = u64::from(hint_ms).max(1) << *backoff;
-                        *backoff = (*backoff + 1).min(6);
-                        let wait = Duration::from_micros(base * 500 + self.io.random() % (base * 1000));
-                        self.io.sleep(wait.min(until.since(self.io.now()))).await;
                         Turn::Again
                     }
-                    Outcome::Timeout | Outcome::NotCurrent => Turn::Again,
-                    _ => Turn::Done(answered, sent),
+                    _ => {
+                        if self.is_replicated() && !is_current(outcome) && *outcome != Outcome::TooOld {
+                            answered.log_time = LogTime(0);
+                        }
+                        Turn::Done(answered, sent)
+                    }
                 }
             }
         }
     }
 
+    /// A sending was refused for want of room.
+    async fn busy(
+        &self,
+        limit: Limit,
+        hint_ms: u32,
+        sent: Order,
+        tablet: Option<TabletIndex>,
+        attempt: &mut Attempt,
+    ) -> Turn {
+        if limit == Limit::Device {
+            self.shared.device_failed.set(self.shared.device_failed.get() | 1 << attempt.node);
+            let mut history = self.history();
+            let heard = history.tick();
+            // Of one node all may be said that a device says; of several each has its own.
+            let tablet = tablet.filter(|_| !self.is_replicated());
+            history.device_failures.extend(tablet.map(|tablet| (sent, heard, tablet)));
+        }
+        // What is full stays so for long: go on to something else.
+        let lasting = match limit {
+            Limit::Space | Limit::Memory | Limit::Device => attempt.replica >= self.ways.to(tablet, 0).1,
+            Limit::RequestIds => !self.patience.insists,
+            _ => false,
+        };
+        if lasting {
+            self.history().operation_count += 1;
+            return Turn::Over;
+        }
+        let base = u64::from(hint_ms).max(1) << attempt.backoff;
+        attempt.backoff = (attempt.backoff + 1).min(6);
+        let wait = Duration::from_micros(base * 500 + self.io.random() % (base * 1000));
+        self.io.sleep(wait.min(attempt.until.since(self.io.now()))).await;
+        Turn::Again
+    }
+
     /// A read of `count` records was refused. Too large it is only where so many of the longest do not fit a frame.
     fn read_refused(&self, what: &str, tablet: Option<TabletIndex>, outcome: &Outcome, count: usize) {
         let longest = self.history().longest_value + RECORD_BYTES;
-        if matches!(outcome, Outcome::TooLarge { .. })
-            && RECORD_BYTES + count * longest <= self.wire.frame_bytes()
+        if matches!(outcome, Outcome::TooLarge { .. }) && RECORD_BYTES + count * longest <= self.frame_bytes()
         {
             let text = format!(
                 "{what} of client {} was answered {outcome:?}, though {count} records of at most {longest} bytes fit",
@@ -214,6 +315,8 @@ impl Client {
         let fine = match outcome {
             Outcome::Corrupt => self.shared.may_be_corrupt,
             Outcome::TooLarge { .. } => true,
+            // Too far ahead of a log time that began while the clock was far behind.
+            Outcome::BadRequest { why: Why::Time, .. } => self.is_replicated(),
             _ => false,
         };
         if !fine {

@@ -3,7 +3,7 @@
 
 use super::super::history::{KeyIndex, List, Order, Page, Read, Seen, StreamIndex};
 use super::super::wire::{Answered, Came, Heard};
-use super::{Client, Turn};
+use super::{Attempt, Client, Turn};
 use layout::key::Key;
 use layout::units::{LogTime, Space, TabletIndex, Version};
 use net::outcome::Outcome;
@@ -23,10 +23,18 @@ pub(in crate::sim) enum Unseen {
 impl Client {
     /// Ask for a read until it is answered; the order in which the answered sending was invoked.
     async fn read(&self, request: &Request<'_>, tablet: Option<TabletIndex>) -> Option<(Order, Answered)> {
-        let until = self.io.now().after(self.patience.whole);
-        let (mut unsure, mut backoff) = (false, 0);
+        let mut attempt = self.attempt();
+        self.read_on(request, tablet, &mut attempt).await
+    }
+
+    async fn read_on(
+        &self,
+        request: &Request<'_>,
+        tablet: Option<TabletIndex>,
+        attempt: &mut Attempt,
+    ) -> Option<(Order, Answered)> {
         loop {
-            match self.turn(request, tablet, until, &mut unsure, &mut backoff).await {
+            match self.turn(request, tablet, attempt).await {
                 Turn::Again => {}
                 Turn::Over => {
                     self.history().count("gave_up");
@@ -116,7 +124,9 @@ impl Client {
             keys.push((key, if_newer));
         }
         let request = Request::MultiGet(body.request().expect("there are keys"));
-        let Some((invoked, answered)) = self.read(&request, None).await else { return };
+        let mut attempt = self.attempt();
+        let first = self.is_replicated().then(|| self.tablet(keys[0].0));
+        let Some((invoked, answered)) = self.read_on(&request, first, &mut attempt).await else { return };
         let items = match answered.heard {
             Heard::Many(items) => items,
             Heard::Not(outcome) => return self.read_refused("a multi-get", None, &outcome, keys.len()),
@@ -127,6 +137,12 @@ impl Client {
             let Some(&(key, if_newer)) = keys.get(usize::from(index)) else { continue };
             seen[usize::from(index)] = true;
             let tablet = self.tablet(key);
+            if let Err(outcome) = &came
+                && self.is_elsewhere(outcome, attempt.node, tablet)
+            {
+                self.history().count("part_elsewhere");
+                continue;
+            }
             let proven = if matches!(came, Err(Outcome::Corrupt)) { LogTime(0) } else { log_time };
             let returned = self.learn(invoked, tablet, proven);
             let _seen = self.note(invoked, returned, key, log_time, if_newer, came);
@@ -137,6 +153,15 @@ impl Client {
                 None,
                 format!("a multi-get of client {} misses keys", self.number),
             );
+        }
+    }
+
+    /// Whether a part of a multi-get was refused by a node that need not be able to answer it.
+    fn is_elsewhere(&self, outcome: &Outcome, node: usize, tablet: TabletIndex) -> bool {
+        match outcome {
+            Outcome::WrongGroup { .. } => !self.ways.holds(node, tablet),
+            Outcome::NotCurrent | Outcome::Timeout | Outcome::Busy { .. } => self.is_replicated(),
+            _ => false,
         }
     }
 
@@ -175,7 +200,7 @@ impl Client {
         self.page(&request, stream, (0, u64::MAX), true, limits.0).await
     }
 
-    fn stream_name(&self, stream: StreamIndex) -> (Space, Vec<u8>) {
+    pub(super) fn stream_name(&self, stream: StreamIndex) -> (Space, Vec<u8>) {
         let history = self.history();
         let facts = history.keys.facts(stream);
         (facts.space, facts.name.clone())
@@ -220,6 +245,7 @@ impl Client {
             log_index,
             log_time: answered.log_time,
             resume,
+            local: None,
             records,
         });
         Some(resume)

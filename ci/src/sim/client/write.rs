@@ -61,16 +61,15 @@ impl Client {
                 Request::Delete(Delete { id, key: Key { space, stream: &name, time } })
             }
         };
-        let until = self.io.now().after(self.patience.whole);
-        let (mut unsure, mut backoff) = (false, 0);
+        let mut attempt = self.attempt();
         let answered = loop {
-            match self.turn(&request, Some(tablet), until, &mut unsure, &mut backoff).await {
+            match self.turn(&request, Some(tablet), &mut attempt).await {
                 Turn::Again => {}
                 Turn::Over => break None,
                 Turn::Done(answered, sent) => break Some((answered, sent)),
             }
         };
-        self.end(number, tablet, unsure, answered)
+        self.end(number, tablet, attempt.unsure, answered)
     }
 
     /// Write the invocation down.
@@ -135,7 +134,9 @@ impl Client {
             }
             return Wrote::Else;
         };
-        let returned = self.learn(invoked, tablet, answered.log_time);
+        let refused_as_known = self.is_replicated() && matches!(answered.heard, Heard::Not(Outcome::TooOld));
+        let told = if refused_as_known { LogTime(0) } else { answered.log_time };
+        let returned = self.learn(invoked, tablet, told);
         let mut mismatch = None;
         let mut wrote = Wrote::Else;
         let fate = match answered.heard {

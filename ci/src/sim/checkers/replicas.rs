@@ -1,0 +1,133 @@
+//! Replicas of a tablet agree: what two of them hold at one index of its log is the same, records, expiries and log time. And
+//! what was chosen at an index stays so, at every node and in every life.
+
+use crate::sim::history::{History, KeyIndex, Page, Seen, Violation};
+use ioengine::marks::Fact;
+use std::collections::BTreeMap;
+
+const NAME: &str = "replicas";
+
+/// Every pair of pages of different nodes that differ though they are of one stream and index.
+#[must_use]
+pub fn check(history: &History) -> Vec<Violation> {
+    let mut groups: BTreeMap<_, Vec<&Page>> = BTreeMap::new();
+    for page in history.pages.iter().filter(|page| page.local.is_some()) {
+        groups.entry((page.stream, page.log_index)).or_default().push(page);
+    }
+    let mut out = Vec::new();
+    for pages in groups.values() {
+        let (first, others) = pages.split_first().expect("a group has a page");
+        let differs = others.iter().find_map(|other| differ(history, first, other));
+        out.extend(differs.map(|text| Violation { checker: NAME, text }));
+    }
+    out
+}
+
+/// The last time that a page from `times.0` on speaks of.
+fn end(page: &Page) -> u64 {
+    page.resume.map_or(u64::MAX, |resume| resume.saturating_sub(1))
+}
+
+fn differ(history: &History, one: &Page, other: &Page) -> Option<String> {
+    let times = one.times.0.max(other.times.0)..=end(one).min(end(other));
+    let part = |page: &Page| -> Vec<(KeyIndex, Seen, u64)> {
+        let time = |key: KeyIndex| history.keys.keys[key.0 as usize].1;
+        page.records.iter().filter(|(key, ..)| times.contains(&time(*key))).copied().collect()
+    };
+    let place = || {
+        let facts = history.keys.facts(one.stream);
+        let name = String::from_utf8_lossy(&facts.name);
+        let nodes = (one.local.unwrap_or(0), other.local.unwrap_or(0));
+        format!(
+            "stream {name} (tablet {}) at log index {}: nodes {nodes:?} at {} and {} ns",
+            facts.tablet.get(),
+            one.log_index,
+            one.at_ns,
+            other.at_ns
+        )
+    };
+    if one.log_time != other.log_time {
+        return Some(format!("{} have log times {} and {}", place(), one.log_time, other.log_time));
+    }
+    let (mine, theirs) = (part(one), part(other));
+    let odd = mine.iter().find(|one| !theirs.contains(one)).or(theirs.iter().find(|one| !mine.contains(one)));
+    odd.map(|odd| format!("{} hold {} and {} records, one only {odd:?}", place(), mine.len(), theirs.len()))
+}
+
+/// Every place in a log for which two values were told.
+#[must_use]
+pub fn check_chosen(facts: &[Fact]) -> Vec<Violation> {
+    let mut known: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
+    let mut out = Vec::new();
+    for fact in facts.iter().filter(|fact| fact.name == CHOSEN) {
+        let (value, node) = *known.entry(fact.key).or_insert((fact.value, fact.node));
+        if value != fact.value {
+            let (tablet, index) = (fact.key >> INDEX_BITS, fact.key & ((1 << INDEX_BITS) - 1));
+            let text = format!(
+                "entry {index} of tablet {tablet}: node {node} has {value:016x}, node {} has {:016x}",
+                fact.node, fact.value
+            );
+            out.push(Violation { checker: NAME, text });
+        }
+    }
+    out
+}
+
+/// The fact that an entry is known to be chosen: key is the tablet above its index, value a checksum of the entry.
+const CHOSEN: &str = "chosen";
+/// Bits of the index in the key.
+const INDEX_BITS: u32 = 48;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use layout::units::{LogIndex, LogTime, Space, Version};
+
+    fn page(history: &mut History, node: u16, index: u64, versions: &[(u64, u64)]) -> Page {
+        let stream = history.keys.stream(Space(0), b"one");
+        let record = |&(time, version): &(u64, u64)| {
+            (history.keys.key(stream, time), Seen::Version(Version(version)), 0)
+        };
+        Page {
+            client: 0,
+            invoked: 1,
+            returned: 2,
+            at_ns: 0,
+            stream,
+            times: (0, u64::MAX),
+            backward: false,
+            record_limit: 0,
+            log_index: LogIndex(index),
+            log_time: LogTime(5),
+            resume: None,
+            local: Some(node),
+            records: versions.iter().map(record).collect(),
+        }
+    }
+
+    fn wrong(change: impl FnOnce(&mut Page)) -> usize {
+        let mut history = History::new(0);
+        let one = page(&mut history, 0, 7, &[(1, 10), (2, 11)]);
+        let mut other = page(&mut history, 1, 7, &[(1, 10), (2, 11)]);
+        change(&mut other);
+        history.pages.extend([one, other]);
+        check(&history).len()
+    }
+
+    #[test]
+    fn pages_of_one_index_are_compared_where_both_speak() {
+        assert_eq!(wrong(|_| ()), 0);
+        assert_eq!(wrong(|page| page.records[1].1 = Seen::Version(Version(12))), 1);
+        assert_eq!(wrong(|page| drop(page.records.pop())), 1);
+        assert_eq!(wrong(|page| page.log_time = LogTime(6)), 1);
+        assert_eq!(wrong(|page| page.log_index = LogIndex(8)), 0);
+        assert_eq!(wrong(|page| (page.resume, page.records) = (Some(2), page.records[..1].to_vec())), 0);
+    }
+
+    #[test]
+    fn one_place_has_one_value() {
+        let fact = |node, key, value| Fact { node, name: CHOSEN, key, value };
+        assert!(check_chosen(&[fact(0, 1, 5), fact(1, 1, 5), fact(0, 2, 6)]).is_empty());
+        assert_eq!(check_chosen(&[fact(0, 1, 5), fact(1, 1, 6)]).len(), 1);
+    }
+}

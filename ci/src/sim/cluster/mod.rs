@@ -1,0 +1,171 @@
+//! The scenario of a group of nodes: clients at work, trouble of all kinds to any of them; then peace, in which the group must
+//! go on within thirty seconds on every tablet, and the replicas become equal; then the judgement over the whole history.
+
+mod peace;
+mod plan;
+mod scene;
+mod trouble;
+mod work;
+
+use super::checkers::{self, Final, Law, replicas};
+use super::client::Shared;
+use super::history::Violation;
+use super::one_node::{Options, PROGRESS};
+use super::plan::Mode;
+use super::report::{Clock, SeedReport, Sum};
+use super::scene::Standing;
+use ioengine::Instant;
+use plan::Plan;
+use scene::Scene;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+use trouble::Nemesis;
+
+/// Run `seed` in `mode`, one of those of a cluster.
+#[must_use]
+pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
+    let clock = Clock::start();
+    let plan = Plan::draw(seed, mode);
+    let mut run = Run::new(&plan, options);
+    run.play();
+    run.report(&clock)
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    options: &'a Options,
+    scene: Scene,
+    shared: Rc<Shared>,
+    last: Final,
+    sum: Sum,
+}
+
+impl<'a> Run<'a> {
+    fn new(plan: &'a Plan, options: &'a Options) -> Run<'a> {
+        let scene = Scene::new(plan, options.canaries.clone(), options.trace);
+        let shared = Rc::new(Shared {
+            history: Rc::clone(&scene.history),
+            device_failed: Cell::new(0),
+            may_be_corrupt: false,
+            stop: Cell::new(false),
+            busy: Cell::new(0),
+        });
+        Run { plan, options, scene, shared, last: Final::default(), sum: Sum::default() }
+    }
+
+    fn wrong(&mut self, text: String) {
+        self.sum.violations.push(Violation { checker: "run", text });
+    }
+
+    fn play(&mut self) {
+        if self.first_start() {
+            let mut nemesis = self.live();
+            self.peace(&mut nemesis);
+            self.sum.starts += nemesis.lives.served;
+            self.sum.failed_starts += nemesis.lives.failed;
+            self.blame(&nemesis.failures);
+            self.sum.failures.append(&mut nemesis.failures);
+            if nemesis.overdue_drains > 0 {
+                self.wrong(format!("{} drains did not end in time", nemesis.overdue_drains));
+            }
+        }
+        self.judge();
+    }
+
+    /// Fresh nodes serve.
+    fn first_start(&mut self) -> bool {
+        for store in 0..self.scene.stores.len() {
+            self.scene.start(store);
+        }
+        let until = self.scene.world.now().after(PROGRESS);
+        let all = |scene: &Scene, standing| scene.stores.iter().all(|store| store.standing() == standing);
+        while !all(&self.scene, Standing::Serving) && self.scene.world.now() < until {
+            self.scene.world.run_for(Duration::from_millis(2));
+        }
+        if !all(&self.scene, Standing::Serving) {
+            let failures: Vec<_> = self.scene.stores.iter().filter_map(scene::Store::failure).collect();
+            self.wrong(format!("fresh nodes do not serve: {failures:?}"));
+            return false;
+        }
+        self.sum.starts += self.scene.stores.len() as u64;
+        true
+    }
+
+    /// Work and trouble.
+    fn live(&mut self) -> Nemesis<'a> {
+        let wanted: Vec<_> = self.scene.stores.iter().map(|_| Rc::new(Cell::new(0))).collect();
+        let hostile_stop = Rc::new(Cell::new(false));
+        work::launch(self.plan, &self.scene, &self.shared, &wanted, &hostile_stop);
+        let shared = Rc::clone(&self.shared);
+        let mut nemesis = Nemesis::new(self.plan, shared, self.scene.world.now());
+        let end = self.scene.world.now().after(self.plan.life);
+        while self.scene.world.now() < end {
+            self.run_on(&mut nemesis, end);
+            for (wanted, more) in wanted.iter().zip(&mut nemesis.hostile_wanted) {
+                wanted.set(wanted.get() + std::mem::take(more));
+            }
+        }
+        self.shared.stop.set(true);
+        hostile_stop.set(true);
+        nemesis.end_all(&mut self.scene);
+        nemesis
+    }
+
+    /// On to the next look at the nodes, at most until then.
+    fn run_on(&mut self, nemesis: &mut Nemesis<'_>, end: Instant) {
+        let due = nemesis.due(self.scene.world.now());
+        self.scene.world.run_until(due.min(end));
+        nemesis.turn(&mut self.scene);
+    }
+
+    /// A start may fail for the disk's sake alone, or because it was asked to drain.
+    fn blame(&mut self, failures: &[String]) {
+        let fine = |text: &String| {
+            let disk = [
+                "failed: I/O error",
+                "ended after a failed flush",
+                "no space for",
+                "a flush of it has failed",
+                "another core has ended the start",
+            ];
+            disk.iter().any(|one| text.contains(one))
+        };
+        if let Some(text) = failures.iter().find(|text| !fine(text)) {
+            self.wrong(format!("a start failed: {text}"));
+        }
+    }
+
+    fn judge(&mut self) {
+        if self.scene.world.marks().contains_key("a scrub finds decay") {
+            self.wrong("a scrub finds decay on a disk that keeps what it is given".to_owned());
+        }
+        let history = self.shared.history.borrow();
+        let law = Law { mode: self.plan.mode, excused: 0, core_count: 1, limits: &self.plan.limits };
+        self.sum.violations.extend(checkers::judge(&history, &self.last, law));
+        self.sum.violations.extend(replicas::check_chosen(&self.scene.world.take_facts()));
+        self.sum.operations += history.operation_count;
+        for (name, count) in &history.answers {
+            *self.sum.answers.entry(name).or_insert(0) += count;
+        }
+        if self.options.hash {
+            self.sum.history_hash = history.hash();
+        }
+    }
+
+    fn report(self, clock: &Clock) -> SeedReport {
+        let world = &self.scene.world;
+        SeedReport {
+            seed: self.plan.seed,
+            mode: self.plan.mode,
+            faults: world.fault_counts(),
+            marks: world.marks(),
+            simulated_s: world.now().ns as f64 / 1e9,
+            events: world.event_count(),
+            trace_hash: world.trace_hash(),
+            trace: world.take_trace(),
+            sum: self.sum,
+            cpu_s: clock.seconds(),
+        }
+    }
+}
