@@ -109,7 +109,7 @@ pub(crate) fn decode_known(bytes: &[u8; KNOWN_BYTES]) -> [Incarnation; MEMBERS_M
 pub fn encode_state(state: &State) -> [u8; STATE_BYTES] {
     let mut bytes = [0; STATE_BYTES];
     let accepted = state.vote.accepted;
-    let flags = u8::from(state.voter) * FLAG_VOTER | u8::from(accepted.is_some()) * FLAG_ACCEPTED;
+    let flags = (u8::from(state.voter) * FLAG_VOTER) | (u8::from(accepted.is_some()) * FLAG_ACCEPTED);
     S_KNOWN.put(&mut bytes, encode_known(state.known));
     S_FLAGS.put(&mut bytes, [flags]);
     S_CHOSEN_INDEX.put(&mut bytes, state.chosen.index.0.to_le_bytes());

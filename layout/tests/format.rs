@@ -14,7 +14,9 @@ use layout::{
 const DOCUMENT: &str = concat!(
     include_str!("../FORMAT.md"),
     include_str!("../FORMAT_MANIFEST.md"),
-    include_str!("../FORMAT_TABLE.md")
+    include_str!("../FORMAT_TABLE.md"),
+    "\n",
+    include_str!("../FORMAT_LOG.md")
 );
 
 /// A table of the document: its size and its rows (offset, bytes, field).

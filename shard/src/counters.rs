@@ -63,8 +63,6 @@ pub struct Counters {
     pub tip_checks: Counter,
     /// Strong reads sent to another replica.
     pub reads_not_current: Counter,
-    /// Messages of peers that could not be understood.
-    pub peer_messages_refused: Counter,
     /// Tablets whose missing entries are gone at the peers.
     pub copies_needed: Counter,
     /// Requests passed to other cores.

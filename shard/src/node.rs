@@ -15,7 +15,7 @@ use crate::log::{self, Logs};
 use crate::lsm;
 use crate::mesh::{self, Peers};
 use crate::parked::{self, Parking};
-use crate::recover::{Recovered, Report, recover, region_name};
+use crate::recover::{Recovered, Report, Start, recover, region_name};
 use crate::scrub;
 use crate::staging::Batch;
 use crate::versions::Versions;
@@ -278,10 +278,10 @@ async fn start_shard(
     let region =
         io.region(&region_name(superblock.device, index), bytes).map_err(|error| error.to_string())?;
     let group = &opened.facts.group;
+    let previous = opened.previous;
+    let from = Start { disk, superblock, previous, shard: index, limits, region, group };
     let Recovered { mut state, keeper, journal, buffer, report, logs } =
-        recover(io, disk, superblock, opened.previous, index, limits, region, group)
-            .await
-            .map_err(|e| e.to_string())?;
+        recover(io, from).await.map_err(|e| e.to_string())?;
     let counters = Arc::clone(&opened.facts.counters[usize::from(index)]);
     tell(index, &report, &counters);
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());

@@ -91,7 +91,7 @@ impl Proof {
 pub struct Proofs {
     shard: ShardIndex,
     shard_count: u16,
-    tablets: [Proof; TABLET_COUNT],
+    tablets: Vec<Proof>,
     strange_count: u64,
 }
 
@@ -99,7 +99,7 @@ impl Proofs {
     /// Nothing is read yet.
     #[must_use]
     pub fn new(shard: u16, shard_count: u16) -> Proofs {
-        let tablets = std::array::from_fn(|_| Proof::default());
+        let tablets = vec![Proof::default(); TABLET_COUNT];
         Proofs { shard: ShardIndex(shard), shard_count, tablets, strange_count: 0 }
     }
 

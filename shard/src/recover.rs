@@ -123,20 +123,25 @@ pub(crate) struct Recovered {
     pub(crate) logs: Vec<Option<RecoveredLog>>,
 }
 
-/// Recover shard `shard` of the disk. `previous` is the last start of the device before this one.
+/// What a shard starts from.
+pub(crate) struct Start<'a> {
+    pub(crate) disk: Disk,
+    pub(crate) superblock: &'a Superblock,
+    /// The last start of the device before this one.
+    pub(crate) previous: Incarnation,
+    pub(crate) shard: u16,
+    pub(crate) limits: &'a Limits,
+    /// Of its version cache.
+    pub(crate) region: Region,
+    pub(crate) group: &'a Group,
+}
+
+/// Recover a shard of the disk.
 ///
 /// # Errors
 /// [`RecoverError`].
-pub(crate) async fn recover(
-    io: &Io,
-    disk: Disk,
-    superblock: &Superblock,
-    previous: Incarnation,
-    shard: u16,
-    limits: &Limits,
-    region: Region,
-    group: &Group,
-) -> Result<Recovered, RecoverError> {
+pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, RecoverError> {
+    let Start { disk, superblock, previous, shard, limits, region, group } = start;
     let zone = journal_zone(superblock, shard, limits)?;
     let owner = VersionsOwner {
         device: superblock.device,

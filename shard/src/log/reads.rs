@@ -137,10 +137,6 @@ impl TabletReads {
 }
 
 impl Reads {
-    pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty()
-    }
-
     fn confirmed(&mut self, shard: &Shard, number: u64) {
         let Some(read) = self.open.get_mut(&number) else { return };
         read.left -= 1;

@@ -37,7 +37,7 @@ pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u
         _ => Err(Corrupt { structure: "peer message", field: "kind", at: 0 }),
     };
     if let Err(corrupt) = taken {
-        shard.counters.peer_messages_refused.add(1);
+        shard.counters.peer_unexpected.add(1);
         tracing::warn!(%corrupt, from, tablet = tablet.get(), "a peer sent what cannot be understood");
     }
 }

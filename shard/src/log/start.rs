@@ -123,11 +123,15 @@ fn start(
 ) -> Result<TabletLog, String> {
     let RecoveredLog { state, pending, is_amnesic, tail } = recovered;
     let members = group.replicas(tablet).to_vec();
+    let own = members[usize::from(place)];
+    let rank = (0u32..).zip(group.order(tablet)).find(|(_, node)| **node == own);
+    let rank = rank.expect("a replica is in the order").0;
     let member_count = u8::try_from(members.len()).expect("a group is small");
     let config =
         Config { node: Node(place), member_count, prepare_count_max: PREPARE_COUNT_MAX, guards: guards() };
     let life = paxos::Incarnation(u64::from(incarnation.0));
     let replica = Replica::start(config, life, state, is_amnesic);
+    ioengine::fact("voter", u64::from(tablet.get()), u64::from(replica.durable().voter));
     let mut values = Values::default();
     if let Some(Pending { value, header, body }) = pending {
         let entry = Entry { header, body: &body, body_at: 0 };
@@ -142,6 +146,7 @@ fn start(
     Ok(TabletLog {
         tablet,
         members,
+        rank,
         replica,
         values,
         own: None,

@@ -21,6 +21,12 @@ use net::reply::encode_outcome;
 use paxos::{Chosen, LogIndex, Message, Node, Output, Reason, Replica, State, ValueId, Wait};
 use std::time::Duration;
 
+/// For whoever compares what replicas take for chosen.
+pub(super) fn tell_chosen(tablet: TabletIndex, Chosen { index, value }: Chosen) {
+    let name = (u64::from(value.node.0) << 56) ^ (value.incarnation.0 << 32) ^ value.sequence;
+    ioengine::fact("chosen", (u64::from(tablet.get()) << 56) | index.0, name);
+}
+
 /// Who waits for a request of an entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
@@ -51,6 +57,8 @@ pub(super) struct TabletLog {
     pub(super) tablet: TabletIndex,
     /// Ids of the nodes that hold it; a member's place is its place here.
     pub(super) members: Vec<u32>,
+    /// Place of this replica in the order that clients try.
+    pub(super) rank: u32,
     pub(super) replica: Replica,
     pub(super) values: Values,
     pub(super) own: Option<Own>,
@@ -93,7 +101,12 @@ impl TabletLog {
                 }
                 shard.staged.notify();
             }
-            Output::Send(to, message) => self.send(shard, to, &message),
+            Output::Send(to, message) => {
+                if message.proposal.is_some_and(|proposal| proposal.value.is_none()) {
+                    ioengine::sometimes!("a prepare is sent");
+                }
+                self.send(shard, to, &message);
+            }
             Output::Chosen(chosen, _) => self.apply(shard, logs, chosen),
             Output::Rejected(value, reason) => self.reject(shard, value, reason),
             Output::Behind(peer, to) => self.fetch(shard, peer, to),
@@ -101,6 +114,8 @@ impl TabletLog {
             Output::NoTip => self.reads.refuse(shard, logs),
             Output::Wait(wait) => self.wait(shard, logs, wait),
             Output::Returned => {
+                ioengine::sometimes!("a learner returns");
+                ioengine::fact("voter", u64::from(self.tablet.get()), 1);
                 tracing::info!(tablet = self.tablet.get(), "the replica votes again");
             }
             Output::Superseded => {
@@ -185,9 +200,7 @@ impl TabletLog {
             state.versions.set_coherent_index(self.tablet, units::LogIndex(chosen.index.0));
         }
         drop(state);
-        let value_hash =
-            u64::from(chosen.value.node.0) << 56 ^ chosen.value.incarnation.0 << 32 ^ chosen.value.sequence;
-        ioengine::fact("chosen", u64::from(self.tablet.get()) << 48 | chosen.index.0, value_hash);
+        tell_chosen(self.tablet, chosen);
         self.tail.push(chosen, value);
         self.open_since = None;
         self.wait_count = 0;
@@ -234,7 +247,7 @@ impl TabletLog {
             fetch.to = fetch.to.max(to);
             return;
         }
-        ioengine::sometimes!("a replica fetches entries");
+        ioengine::sometimes!("entries are fetched");
         self.fetch = Some(Fetch { to, from, since: shard.io.now() });
         self.ask_entries(shard, from);
     }

@@ -2,6 +2,7 @@
 //!
 //! Bounded in entries and bytes: the oldest go. Invariant: without a gap, and the newest is the last one applied here.
 
+use super::tablet::tell_chosen;
 use super::values::Value;
 use crate::memtable::Charge;
 use layout::log_entry::Entry;
@@ -26,6 +27,7 @@ impl Tail {
     /// The next entry, of a replay.
     pub(crate) fn remember(&mut self, entry: &Entry<'_>, value: ValueId) {
         let chosen = Chosen { index: LogIndex(entry.header.log_index.0), value };
+        tell_chosen(entry.header.tablet, chosen);
         self.push(chosen, Value::new(value, entry.header, entry.body, Charge::NONE));
     }
 

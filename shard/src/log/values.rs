@@ -62,11 +62,6 @@ impl Values {
         freed
     }
 
-    /// Bytes of all.
-    pub(crate) fn bytes(&self) -> usize {
-        self.0.iter().map(Value::bytes).sum()
-    }
-
     /// Bytes of the largest.
     pub(crate) fn largest_bytes(&self) -> usize {
         self.0.iter().map(Value::bytes).max().unwrap_or(0)
