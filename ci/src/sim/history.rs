@@ -210,6 +210,8 @@ impl Seen {
 /// One key read.
 #[derive(Clone, Copy, Debug)]
 pub struct Read {
+    /// By which request, for messages.
+    pub by: &'static str,
     /// Who.
     pub client: u16,
     /// When it was sent (the sending that was answered).

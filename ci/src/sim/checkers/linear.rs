@@ -186,7 +186,7 @@ impl Sweep<'_> {
     fn misread(&self, read: &Read, floor: Floor) -> Option<String> {
         let name = || {
             let name = self.history.keys.name(read.key);
-            format!("{name}: client {} at {} ns", read.client, read.at_ns)
+            format!("{name}: {} of client {} at {} ns", read.by, read.client, read.at_ns)
         };
         let version = read.seen.version();
         if version.is_absent() {

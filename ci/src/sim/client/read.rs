@@ -62,12 +62,14 @@ impl Client {
             Heard::Not(outcome) => Err(outcome),
             other => panic!("an answer to a get is no {other:?}"),
         };
-        self.note(invoked, returned, key, answered.log_time, if_newer, came)
+        self.note("a get", invoked, returned, key, answered.log_time, if_newer, came)
     }
 
     /// Write down what a get, or an item of a multi-get, showed.
+    #[expect(clippy::too_many_arguments, reason = "what a read is, by its parts")]
     fn note(
         &self,
+        by: &'static str,
         invoked: Order,
         returned: Order,
         key: KeyIndex,
@@ -97,7 +99,7 @@ impl Client {
         };
         self.versions.borrow_mut().insert(key, seen.version());
         let at_ns = self.io.now().ns;
-        let read = Read { client: self.number, invoked, returned, at_ns, key, log_time, seen, expiry };
+        let read = Read { by, client: self.number, invoked, returned, at_ns, key, log_time, seen, expiry };
         self.history().reads.push(read);
         Ok(seen)
     }
@@ -145,7 +147,7 @@ impl Client {
             }
             let proven = if matches!(came, Err(Outcome::Corrupt)) { LogTime(0) } else { log_time };
             let returned = self.learn(invoked, tablet, proven);
-            let _seen = self.note(invoked, returned, key, log_time, if_newer, came);
+            let _seen = self.note("a multi-get", invoked, returned, key, log_time, if_newer, came);
         }
         if seen.contains(&false) {
             self.history().trouble(

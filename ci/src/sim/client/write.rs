@@ -134,8 +134,10 @@ impl Client {
             }
             return Wrote::Else;
         };
-        let refused_as_known = self.is_replicated() && matches!(answered.heard, Heard::Not(Outcome::TooOld));
-        let told = if refused_as_known { LogTime(0) } else { answered.log_time };
+        // What a replica knows by itself it may say while it lags.
+        let is_known =
+            matches!(answered.heard, Heard::Not(Outcome::TooOld) | Heard::Written { repeated: true, .. });
+        let told = if is_known && self.is_replicated() { LogTime(0) } else { answered.log_time };
         let returned = self.learn(invoked, tablet, told);
         let mut mismatch = None;
         let mut wrote = Wrote::Else;
@@ -181,6 +183,7 @@ impl Client {
             let seen = if current.is_absent() { Seen::Absent } else { Seen::Version(current) };
             self.versions.borrow_mut().insert(key, current);
             history.reads.push(Read {
+                by: "a mismatch",
                 client: self.number,
                 invoked,
                 returned,
