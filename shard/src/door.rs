@@ -111,8 +111,14 @@ fn answer(
     tablet: Option<TabletIndex>,
     hash: Option<u64>,
 ) -> Served {
-    if let Some(tablet) = tablet.filter(|_| shard.logs.is_some() && is_strong(request)) {
-        return wait_for_tip(shard, out, to, request, tablet);
+    if let Some(tablet) = tablet.filter(|_| shard.logs.is_some()) {
+        if shard.facts.group.place(tablet).is_none() {
+            let epoch = shard.facts.map_epoch;
+            return outcome(shard, out, to, LogTime(0), &Outcome::WrongGroup { epoch });
+        }
+        if is_strong(request) {
+            return wait_for_tip(shard, out, to, request, tablet);
+        }
     }
     match request {
         Request::Get(get) => {
@@ -316,10 +322,22 @@ fn answer_write(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, wanted: &Wanted<'
         return Served::NoRoom;
     }
     let mut admitted = put::admit(shard, wanted, *to, None);
-    if let (Admitted::Disk, Wanted::CompareAndSet(compare)) = (&admitted, wanted) {
+    // What a replica of a group has may be old: it says that the version is another only when it is known to have the newest.
+    let must_ask = match &admitted {
+        Admitted::Disk => true,
+        Admitted::Decided(Decided::Mismatch(_)) => shard.logs.is_some(),
+        _ => false,
+    };
+    if let (true, Wanted::CompareAndSet(compare)) = (must_ask, wanted) {
         let request = Request::CompareAndSet(*compare);
         if shard.parking.has_room(request.encoded_bytes()) {
-            shard.parking.park(*to, Work::Request, shard.io.now(), |body| request.encode(body));
+            let fill = |body: &mut Vec<u8>| request.encode(body);
+            if shard.logs.is_some() {
+                let tablets = std::iter::once(wanted.tablet());
+                crate::log::wait_for_tip(shard, to, Work::Request, tablets, fill);
+            } else {
+                shard.parking.park(*to, Work::Request, shard.io.now(), fill);
+            }
             return Served::Done;
         }
         admitted = Admitted::Refused(Outcome::Busy { limit: Limit::Queue, hint_ms: 5 });

@@ -83,6 +83,12 @@ impl Ways {
         }
     }
 
+    /// Whether the same nodes hold two tablets.
+    fn together(&self, one: TabletIndex, other: TabletIndex) -> bool {
+        let Some(orders) = &self.orders else { return true };
+        orders[one.index()].iter().all(|node| self.holds(*node, other))
+    }
+
     /// Whether a node holds a tablet.
     fn holds(&self, node: usize, tablet: TabletIndex) -> bool {
         self.orders.as_ref().is_none_or(|orders| orders[tablet.index()].contains(&node))

@@ -118,9 +118,15 @@ impl Client {
     /// Get several keys at once.
     pub(in crate::sim) async fn multi_get(&self, wanted: &[(StreamIndex, u64, Option<Version>)]) {
         let mut body = MultiGetBody::new();
-        let mut keys = Vec::new();
+        let mut keys: Vec<(KeyIndex, Option<Version>)> = Vec::new();
+        // Some ask a node for what it does not hold.
+        let asks_all = self.number % 4 == 3;
         for &(stream, time, if_newer) in wanted {
             let (space, name, key) = self.name(stream, time);
+            let first = keys.first().map_or(key, |first| first.0);
+            if !asks_all && !self.ways.together(self.tablet(first), self.tablet(key)) {
+                continue;
+            }
             let get = Get { key: Key { space, stream: &name, time }, local: false, if_newer };
             assert!(body.push(&get), "few keys fit");
             keys.push((key, if_newer));
@@ -131,6 +137,14 @@ impl Client {
         let Some((invoked, answered)) = self.read_on(&request, first, &mut attempt).await else { return };
         let items = match answered.heard {
             Heard::Many(items) => items,
+            // A whole multi-get is refused where one of its keys is not held.
+            Heard::Not(outcome @ Outcome::WrongGroup { .. })
+                if keys
+                    .iter()
+                    .any(|(key, _)| self.is_elsewhere(&outcome, attempt.node, self.tablet(*key))) =>
+            {
+                return self.history().count("part_elsewhere");
+            }
             Heard::Not(outcome) => return self.read_refused("a multi-get", None, &outcome, keys.len()),
             other => panic!("an answer to a multi-get is no {other:?}"),
         };
