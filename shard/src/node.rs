@@ -296,6 +296,11 @@ async fn start_shard(
     } else {
         Some(Logs::start(io, group, superblock.incarnation, &mut state, logs)?)
     };
+    let mut limits = config.limits.clone();
+    if logs.is_some() {
+        limits.staging_bytes = limits.staging_bytes.min(log::entry_bytes_max(&limits));
+    }
+    let limits = &limits;
     let batch = || RefCell::new(Batch::new(limits.staging_bytes, limits.staging_count_max));
     let waiting = Rc::new(Budget::new(limits.waiting_bytes_max));
     let shard = Rc::new(Shard {

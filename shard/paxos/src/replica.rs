@@ -405,10 +405,19 @@ impl Replica {
         })
     }
 
-    /// Whether the caller has the bytes of a value, and has to keep them: those that came with a message, or were proposed
-    /// here, until the entry is chosen.
+    /// Whether the caller has to keep the bytes of a value that came with a message, or was proposed here: until it is known
+    /// what is chosen at its index. A peer that is ahead may have shown it at an index that is not yet the open one here.
     #[must_use]
-    pub fn holds(&self, value: ValueId) -> bool {
+    pub fn needs(&self, value: ValueId) -> bool {
+        let is = |vote: Vote| vote.accepted.is_some_and(|accepted| accepted.value == value);
+        let index = self.now.chosen.index;
+        let shown = |view: &View| view.chosen_index >= index && view.vote.is_some_and(is);
+        let flushed = self.flushed.chosen.index >= index && is(self.flushed.vote);
+        flushed || self.holds(value) || self.views.iter().any(shown)
+    }
+
+    /// Whether the caller has the bytes of a value, as far as the open index goes.
+    fn holds(&self, value: ValueId) -> bool {
         let is = |accepted: Option<Accepted>| accepted.is_some_and(|accepted| accepted.value == value);
         is(self.now.vote.accepted)
             || self.write.is_some_and(|write| write.value == value)

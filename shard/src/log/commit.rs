@@ -8,9 +8,12 @@ use super::{Logs, drive, propose};
 use crate::commit::{self, fail, freeze_if_due, idle, mark, stage_ticks};
 use crate::core::Shard;
 use crate::journal::{Claim, Journal};
+use crate::limits::Limits;
 use ioengine::sync::race;
 use ioengine::{Buf, DiskError};
 use layout::journal_record::{RecordKind, body_bytes_max};
+use layout::log_entry::ENTRY_HEADER_BYTES;
+use layout::log_item::vote_bytes;
 use layout::units;
 use paxos::Input;
 use std::rc::Rc;
@@ -20,8 +23,13 @@ use std::time::Duration;
 const ROOM_RETRY: Duration = Duration::from_millis(10);
 
 /// Bytes of items that one record holds.
-pub(super) fn record_room(shard: &Shard) -> usize {
-    body_bytes_max(shard.limits.record_bytes_max as usize)
+pub(super) fn record_room(limits: &Limits) -> usize {
+    body_bytes_max(limits.record_bytes_max as usize)
+}
+
+/// Bytes of operations of an entry whose vote a record holds.
+pub(crate) fn entry_bytes_max(limits: &Limits) -> usize {
+    record_room(limits).saturating_sub(vote_bytes(ENTRY_HEADER_BYTES))
 }
 
 /// Run until the core ends. `buffer` holds a record, `scratch` a record's items.
@@ -56,7 +64,7 @@ async fn write(
     buffer: Buf,
     scratch: &mut Vec<u8>,
 ) -> Result<Buf, DiskError> {
-    let bytes = logs.queue.borrow().next_bytes(record_room(shard));
+    let bytes = logs.queue.borrow().next_bytes(record_room(&shard.limits));
     if !journal.has_room(Claim::Own, 0, bytes) {
         ioengine::sometimes!("votes wait for room in the journal");
         race(shard.settled.notified(), shard.io.sleep(ROOM_RETRY)).await;

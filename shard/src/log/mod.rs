@@ -22,7 +22,7 @@ mod values;
 mod wire;
 
 pub(crate) use clock::run as run_clock;
-pub(crate) use commit::run as run_commit;
+pub(crate) use commit::{entry_bytes_max, run as run_commit};
 pub(crate) use reads::wait_for_tip;
 pub(crate) use receive::receive;
 pub(crate) use start::{RecoveredLog, tail as new_tail};

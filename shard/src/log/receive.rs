@@ -66,7 +66,7 @@ fn keep(
     let (charge, frees) = weigh(log.tablet, entry)?;
     let claim = if frees { Claim::Delete } else { Claim::Write };
     let bytes = entry.header.entry_bytes();
-    let fits = vote_bytes(bytes) <= super::commit::record_room(shard);
+    let fits = vote_bytes(bytes) <= super::commit::record_room(&shard.limits);
     if !fits || shard.stuck.get() || !has_room(shard, logs, log, bytes, claim) {
         ioengine::sometimes!("a peer's entry finds no room in the journal");
         return Ok(Err(NoRoom));
@@ -78,8 +78,11 @@ fn admit(shard: &Shard, charge: Charge) -> Result<(), NoRoom> {
     let admitted = shard.state.borrow_mut().memtables.active.admit(charge);
     if admitted.is_err() {
         ioengine::sometimes!("a peer's entry finds no room in the memtable");
-        // Whoever looks whether it is time to freeze does so now.
-        shard.staged.notify();
+        // What the memtable has is flushed now, however little it is: entries that are open hold the rest.
+        if shard.state.borrow().memtables.active.usage().record_count > 0 {
+            shard.keeper.flush_wanted.set(true);
+            shard.staged.notify();
+        }
     }
     admitted.map_err(|_| NoRoom)
 }

@@ -13,7 +13,7 @@ use ioengine::Io;
 use ioengine::sync::Notify;
 use layout::log_entry::Entry;
 use layout::units::{Incarnation, LogIndex, TabletIndex};
-use paxos::{Chosen, Config, Guard, Guards, Node, Replica, State, Vote};
+use paxos::{Chosen, Config, Guard, Guards, Node, Replica, State, ValueId, Vote};
 use std::cell::{Cell, RefCell};
 
 /// Prepares that a write may cost.
@@ -32,14 +32,14 @@ pub(crate) struct RecoveredLog {
 impl RecoveredLog {
     /// From what the journal proves; `applied` is the last entry here.
     pub(crate) fn new(proof: &Proof, applied: LogIndex, tail: Tail) -> RecoveredLog {
-        let nothing = State::NEW;
         let last = proof.last.filter(|last| last.index.0 == applied.0);
+        // Without the name of the last entry nothing that is said of the next one could be judged.
+        let nameless = Chosen { index: paxos::LogIndex(applied.0), value: ValueId::NONE };
         let (state, known) = match (proof.state, last) {
-            (None, _) => (nothing, applied.0 == 0),
+            (None, _) => (State { chosen: nameless, ..State::NEW }, applied.0 == 0),
             (Some(state), _) if state.chosen.index.0 == applied.0 => (state, true),
             (Some(state), Some(last)) => (State { chosen: last, vote: Vote::NONE, ..state }, true),
-            // The name of the last entry is lost: what is said of the next one could not be judged.
-            (Some(state), None) => (state, false),
+            (Some(state), None) => (State { chosen: nameless, vote: Vote::NONE, ..state }, false),
         };
         let is_amnesic = proof.damage.is_some() || !known;
         let open = state.open();
@@ -98,15 +98,22 @@ impl Logs {
             };
             tablets.push(log);
         }
+        // A replay that froze a memtable lets the journal be trimmed as much as life does.
+        let mut queue = Queue::default();
+        let mut restating = 0;
+        if core.memtables.frozen().is_some() {
+            tablets.iter().flatten().for_each(|log: &RefCell<TabletLog>| log.borrow().restate(&mut queue));
+            restating = queue.mark_restated();
+        }
         Ok(Logs {
             tablets,
-            queue: RefCell::new(Queue::default()),
+            queue: RefCell::new(queue),
             writing: RefCell::new(Vec::new()),
             out: Cell::new(Vec::new()),
             reads: RefCell::new(Reads::default()),
             tips_wanted: Cell::new(0),
             wake: Notify::new(),
-            restating: Cell::new(0),
+            restating: Cell::new(restating),
             restated: Notify::new(),
         })
     }

@@ -259,7 +259,7 @@ impl TabletLog {
 
     /// After a step: what is not needed any more goes, what has become possible is done.
     pub(super) fn settle(&mut self, shard: &Shard, logs: &Logs) {
-        let freed = self.values.keep(|value| self.replica.holds(value));
+        let freed = self.values.keep(|value| self.replica.needs(value));
         shard.state.borrow_mut().memtables.active.release(freed);
         if self.fetch.as_ref().is_some_and(|fetch| fetch.to <= self.applied.index) {
             self.fetch = None;
