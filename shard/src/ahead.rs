@@ -63,7 +63,7 @@ impl Ahead {
         {
             if let Some(key) = key {
                 let tablet = tablet_of(bucket_of(key.space, key.stream));
-                if shard.owns(tablet) {
+                if shard.owns(tablet) && shard.facts.group.holds(tablet) {
                     let hash = memtable.key_hash(key);
                     memtable.prefetch_line(hash);
                     self.gets[self.count] = (at, Seen { hash, tablet });

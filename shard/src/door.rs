@@ -61,6 +61,11 @@ pub(crate) fn serve(
         return gather::serve(shard, connection, to, many);
     }
     match tablet_of(request) {
+        Some(tablet) if !shard.facts.group.holds(tablet) => {
+            ioengine::sometimes!("a request is not for this node");
+            let wrong = Outcome::WrongGroup { epoch: shard.facts.map_epoch };
+            outcome(shard, Out::Here(connection), to, LogTime(0), &wrong)
+        }
         Some(tablet) if !shard.owns(tablet) => {
             forward(shard, connection, to, body, shard.facts.owner(tablet))
         }

@@ -70,10 +70,18 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
     }
     let head_bytes = reply_bytes_multi_get(0, 0);
     // With one key on the disk, or of a tablet whose tip has to be asked for, all keys of this core become a part of its own.
+    let group = &shard.facts.group;
+    let here = |get: &Get<'_>| shard.owns(get.key.tablet()) && group.holds(get.key.tablet());
     let waits = shard.logs.is_some() && many.gets().any(|get| !get.local);
-    let late = waits || many.gets().any(|get| shard.owns(get.key.tablet()) && needs_disk(shard, &get));
-    let own = |get: &Get<'_>| !late && shard.owns(get.key.tablet());
-    let bytes = head_bytes + many.gets().filter(own).map(|get| item_bytes(shard, &get)).sum::<usize>();
+    let late = waits || many.gets().any(|get| here(&get) && needs_disk(shard, &get));
+    let own = |get: &Get<'_>| !late && here(get);
+    let elsewhere = Outcome::WrongGroup { epoch: shard.facts.map_epoch };
+    let bytes_of = |get: Get<'_>| match group.holds(get.key.tablet()) {
+        true if own(&get) => item_bytes(shard, &get),
+        true => 0,
+        false => item_bytes_of(reply_bytes_outcome(&elsewhere)),
+    };
+    let bytes = head_bytes + many.gets().map(bytes_of).sum::<usize>();
     if bytes > to.frame_bytes as usize {
         refuse(shard, to, NoPart::TooLarge);
         return Served::Done;
@@ -95,7 +103,9 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
     let mut parts: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
     let mut writer = MultiGetWriter::items_only(&mut gather.body[head_bytes..]);
     for (index, get) in (0..).zip(many.gets()) {
-        if own(&get) {
+        if !group.holds(get.key.tablet()) {
+            assert!(writer.outcome(index, LogTime(0), &elsewhere), "room was measured");
+        } else if own(&get) {
             assert!(item(shard, &mut writer, index, &get), "room was measured");
         } else {
             let part = parts.entry(shard.facts.owner(get.key.tablet())).or_default();

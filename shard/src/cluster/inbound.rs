@@ -98,7 +98,7 @@ pub(crate) fn walk(
 /// A message to the core that owns its tablet.
 fn pass(shard: &Rc<Shard>, from: u32, message: &Message<'_>) {
     let (group, tablet) = (&shard.facts.group, message.tablet);
-    if group.place(tablet).is_none() || !group.replicas(tablet).contains(&from) {
+    if !group.holds(tablet) || !group.replicas(tablet).contains(&from) {
         ioengine::sometimes!("a message is not for this node");
         return shard.counters.peer_misplaced.add(1);
     }

@@ -52,6 +52,7 @@ pub(crate) struct Peer {
 
 /// Who holds what: the same at all nodes of a map's epoch.
 pub(crate) struct Group {
+    #[allow(dead_code, reason = "for the log")]
     own: u32,
     /// `None` for a node that is its own group.
     map: Option<ClusterMap>,
@@ -60,13 +61,15 @@ pub(crate) struct Group {
     /// The same as clients try them.
     orders: Vec<Few>,
     peers: Vec<Peer>,
+    /// Tablets that this node holds, one bit each.
+    held: u64,
 }
 
 impl Group {
     /// A node that is its own group.
     pub(crate) fn alone(own: u32) -> Group {
         let all = vec![Few::of(&[own]); TABLET_COUNT];
-        Group { own, map: None, replicas: all.clone(), orders: all, peers: Vec::new() }
+        Group { own, map: None, replicas: all.clone(), orders: all, peers: Vec::new(), held: u64::MAX }
     }
 
     /// The group of node `own`, whose disk belongs to `cluster` and is cut for `shard_count`.
@@ -112,7 +115,9 @@ impl Group {
             })
             .collect();
         peers.sort_unstable_by_key(|peer| peer.node);
-        Ok(Group { own, map: Some(map), replicas, orders, peers })
+        let held = |tablet: &TabletIndex| replicas[tablet.index()].ids().contains(&own);
+        let held = TabletIndex::all().filter(held).fold(0, |held, tablet| held | 1 << tablet.index());
+        Ok(Group { own, map: Some(map), replicas, orders, peers, held })
     }
 
     /// The map; `None` for a node that is its own group.
@@ -140,7 +145,14 @@ impl Group {
         self.orders[tablet.index()].ids()
     }
 
+    /// True when this node holds the tablet.
+    #[inline]
+    pub(crate) fn holds(&self, tablet: TabletIndex) -> bool {
+        self.held & 1 << tablet.index() != 0
+    }
+
     /// The place of this node among the tablet's replicas; `None` when it holds none.
+    #[allow(dead_code, reason = "for the log")]
     pub(crate) fn place(&self, tablet: TabletIndex) -> Option<u8> {
         let place = self.replicas(tablet).iter().position(|node| *node == self.own)?;
         Some(u8::try_from(place).expect("replicas are few"))

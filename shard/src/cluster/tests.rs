@@ -8,9 +8,16 @@ use crate::limits::Limits;
 use crate::node::{Event, NodeConfig, start};
 use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, Random, World, WorldConfig};
 use ioengine::{Io, Launcher};
-use layout::units::{TabletIndex, Uuid};
+use layout::key::Key;
+use layout::units::{RequestId, Space, TabletIndex, Uuid};
+use net::frame::next_frame;
+use net::operation::Operation;
+use net::outcome::Outcome;
 use net::peer::{PeerAnswer, PeerHello, Refusal, message_head, next_answer, seal_batch};
+use net::reply::{Answer, Reply};
+use net::request::{Get, Head, Hello, Map, MultiGetBody, Put, Request, Streams};
 use net::route::{ClusterMap, Group as MapGroup, Node, Roles};
+use net::session::append_frame;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -445,4 +452,89 @@ fn who_holds_what_is_the_same_at_all_nodes() {
         (alone.replicas(TabletIndex::new(9).unwrap()), alone.place(TabletIndex::new(9).unwrap())),
         (&[4][..], Some(0))
     );
+}
+
+/// Ask node `place` as a client; the body of its answer.
+fn ask(scene: &Scene, from: &NodeHandle, place: usize, request: &Request<'_>) -> Vec<u8> {
+    let hello = Hello {
+        protocol_min: 1,
+        protocol_max: 1,
+        method: net::request::AuthMethod::None,
+        auth: &[],
+        features: 0,
+        frame_bytes: 64 << 10,
+        in_flight: 4,
+        client: 1,
+        cluster: CLUSTER,
+    };
+    let mut bytes = Vec::new();
+    append_frame(&Request::Hello(hello), 0, 0, &mut bytes);
+    append_frame(request, 1, 0, &mut bytes);
+    let address = scene.map.nodes[place].address;
+    scene.world.block_on(from, Duration::from_secs(60), move |io| async move {
+        let stream = io.connect(address).await.unwrap();
+        let mut buffer = io.buffer(64 << 10).unwrap();
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        stream.send(buffer, 0..bytes.len()).await.0.unwrap();
+        let (mut answer, mut filled) = (io.buffer(128 << 10).unwrap(), 0);
+        loop {
+            let end = answer.len();
+            let (count, back) = stream.receive(answer, filled..end).await;
+            answer = back;
+            filled += count.unwrap();
+            let Some(first) = next_frame(&answer[..filled], 64 << 10).unwrap() else { continue };
+            assert_eq!(first.header.operation, Operation::Hello);
+            if let Some(second) = next_frame(&answer[first.consumed..filled], 64 << 10).unwrap() {
+                return second.body.to_vec();
+            }
+        }
+    })
+}
+
+#[test]
+fn a_tablet_that_is_not_here_is_refused_at_every_door() {
+    let scene = Scene::new(8, map(&[1, 1, 2, 2, 3, 3], 3), WorldConfig::default());
+    let outside = scene.world.add_node(SimNode::numbered(9));
+    scene.start(0);
+    let group = Group::of(scene.map.clone(), 1, CLUSTER, CORES).unwrap();
+    let wrong = Answer::Not(Outcome::WrongGroup { epoch: 5 });
+    let names: Vec<[u8; 2]> = (0..40u16).map(u16::to_le_bytes).collect();
+    let keys: Vec<Key<'_>> = names.iter().map(|name| Key::new(Space(0), name, 7).unwrap()).collect();
+    let here = |key: &Key<'_>| group.holds(key.tablet());
+    assert!(keys.iter().any(here) && keys.iter().any(|key| !here(key)));
+    let id = RequestId { client: 1, log_time: 0, sequence: 1 };
+    let mut many = MultiGetBody::new();
+    for key in &keys {
+        let get = Get { key: *key, local: false, if_newer: None };
+        assert!(many.push(&get));
+        let body = ask(&scene, &outside, 0, &Request::Get(get));
+        let answer = Reply::decode(Operation::Get, &body).unwrap().answer;
+        assert_eq!(answer, if here(key) { Answer::Not(Outcome::NotFound) } else { wrong });
+        if here(key) {
+            continue;
+        }
+        let put = Request::Put(Put { id, key: *key, expiry: 0, value: b"x" });
+        let scan = Request::Head(Head {
+            space: key.space,
+            stream: key.stream,
+            local: true,
+            record_limit: 1,
+            byte_limit: 0,
+        });
+        let streams =
+            Request::Streams(Streams { group: 0, tablet: key.tablet(), space: None, after: None, limit: 1 });
+        for request in [put, scan, streams] {
+            let body = ask(&scene, &outside, 0, &request);
+            assert_eq!(Reply::decode(request.operation(), &body).unwrap().answer, wrong, "{request:?}");
+        }
+    }
+    let body = ask(&scene, &outside, 0, &Request::MultiGet(many.request().unwrap()));
+    let Answer::MultiGet(items) = Reply::decode(Operation::MultiGet, &body).unwrap().answer else { panic!() };
+    for item in items.items() {
+        let there = !here(&keys[usize::from(item.index)]);
+        assert_eq!(item.reply.answer, if there { wrong } else { Answer::Not(Outcome::NotFound) });
+    }
+    let body = ask(&scene, &outside, 0, &Request::Map(Map { known_epoch: 0 }));
+    let Answer::Map(bytes) = Reply::decode(Operation::Map, &body).unwrap().answer else { panic!() };
+    assert_eq!(ClusterMap::decode(bytes).unwrap(), scene.map, "who is refused finds the right node");
 }
