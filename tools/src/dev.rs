@@ -1,12 +1,17 @@
-//! `thermocline dev`: a node on a file-backed disk that it makes.
+//! `thermocline dev`: one node, or a group of them, on file-backed disks that it makes.
 //!
-//! Must never leave a disk under its name that is not formatted: it is made beside it and renamed.
+//! Must never leave a disk under its name that is not formatted: all are made beside their names and renamed when the last one is
+//! done. Invariant: the disks of a folder belong to one cluster, and all of its nodes are started or none.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use layout::units::Uuid;
+use shard::limits::Limits;
 
 use crate::config::Settings;
+use crate::config::cluster::{Cluster, member};
 use crate::disk::{self, Offline};
 use crate::failure::{Exit, Failure};
 use crate::units::size_argument;
@@ -14,85 +19,165 @@ use crate::{doctor, file, node};
 
 /// Shards of a disk made here, at most: a trial needs no more, and each lays out memory.
 const SHARD_COUNT_MAX: u16 = 4;
-/// Part of the disk that journals take, one of this many. There are no tables yet: the journal holds all.
+/// Shards of each of several disks: the nodes share the processors.
+const SHARD_COUNT_OF_MANY: u16 = 2;
+/// Part of the disk that journals take, one of this many.
 const JOURNAL_SHARE: u64 = 2;
 
 /// Arguments of `dev`.
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
-    /// Nodes; one is all there is yet
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    nodes: u32,
-    /// Where the disk is made, or found again
+    /// Nodes: 1, or a group of 3 or 5 that hold the same
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = node_count)]
+    nodes: u16,
+    /// Where the disks are made, or found again
     #[arg(long, value_name = "DIR", default_value = "dev-data")]
     dir: PathBuf,
-    /// Port on 127.0.0.1; 0 takes any that is free
+    /// Port on 127.0.0.1 of the first node, the others have those after it; 0 takes any that are free
     #[arg(long, value_name = "P", default_value_t = net::frame::PORT_DEFAULT)]
     port: u16,
-    /// Size of the disk when it is made
+    /// Size of each disk when it is made
     #[arg(long, value_name = "SIZE", value_parser = size_argument, default_value = "2 GiB")]
     disk_size: u64,
+}
+
+fn node_count(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|count| matches!(count, 1 | 3 | 5)).ok_or_else(|| "write 1, 3 or 5".to_owned())
 }
 
 /// `thermocline dev`.
 ///
 /// # Errors
-/// The disk cannot be made, the port is taken, or the node failed.
+/// A disk cannot be made, a port is taken, the folder has the disks of another number of nodes, or a node failed.
 pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
-    if args.nodes != 1 {
-        return Err(Failure::wrong_use(
-            format!("--nodes {}: replication is not there yet, a trial has one node", args.nodes),
-            "thermocline dev --nodes 1",
-        ));
-    }
     file::create_folder(&args.dir)?;
-    let path = args.dir.join("disk-1.img");
-    if !file::exists(&path) {
-        make(&path, args.disk_size)?;
-    }
+    let disks: Vec<PathBuf> = (1..=args.nodes).map(|number| disk_path(&args.dir, number)).collect();
+    make_missing(args, &disks)?;
     // They go with the folder: in shared memory they would outlive it, and fill the machine's memory trial by trial.
     ioengine::uring::keep_regions_in(&args.dir);
-    let settings = Settings {
+    let addresses = addresses(args)?;
+    let members = addresses.iter().zip(1..).map(|(address, id)| member(u32::from(id), *address, id - 1));
+    let cluster = match args.nodes {
+        1 => Cluster::default(),
+        nodes => Cluster { nodes: members.collect(), replicas: nodes as u8, ..Cluster::default() },
+    };
+    let node = |(path, listen): (&PathBuf, &SocketAddr)| Settings {
         disk_path: path.to_string_lossy().into_owned(),
-        listen: std::net::SocketAddr::from(([127, 0, 0, 1], args.port)),
+        listen: *listen,
+        cluster: cluster.clone(),
+        limits: limits(args.nodes),
         ..Settings::default()
     };
-    node::run(&settings, |address| crate::output::note!("{}", next(address, &path)))
+    let nodes: Vec<Settings> = disks.iter().zip(&addresses).map(node).collect();
+    node::run(&nodes, |address| crate::output::note!("{}", next(address, &disks)))
 }
 
-/// Makes and formats the disk under another name, then gives it its own.
-fn make(path: &Path, bytes: u64) -> Result<(), Failure> {
-    let part = path.with_extension("img.part");
-    let name = part.to_string_lossy().into_owned();
+fn disk_path(folder: &Path, number: u16) -> PathBuf {
+    folder.join(format!("disk-{number}.img"))
+}
+
+/// Bounds of a core: those of a node that has the machine for itself, or its part of them.
+fn limits(nodes: u16) -> Limits {
+    let all = Limits::default();
+    match nodes {
+        1 => all,
+        _ => Limits {
+            memtable_bytes: all.memtable_bytes / 4,
+            memtable_record_count_max: all.memtable_record_count_max / 4,
+            block_cache_bytes: all.block_cache_bytes / 4,
+            sealed_cache_bytes: all.sealed_cache_bytes / 4,
+            ..all
+        },
+    }
+}
+
+/// Where each node listens. The map of a group names the ports before anybody listens on them, so free ones are looked for.
+fn addresses(args: &DevArgs) -> Result<Vec<SocketAddr>, Failure> {
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    if args.nodes == 1 {
+        return Ok(vec![at(args.port)]);
+    }
+    if args.port == 0 {
+        let runtime = disk::runtime()?;
+        let listen = |_| runtime.io().listen(at(0)).map_err(|error| Failure::failed(error.to_string(), ""));
+        let listeners = (0..args.nodes).map(listen).collect::<Result<Vec<_>, _>>()?;
+        return Ok(listeners.iter().map(|listener| listener.address()).collect());
+    }
+    let ports = (0..args.nodes).map(|place| args.port.checked_add(place).map(at));
+    ports.collect::<Option<_>>().ok_or_else(|| {
+        let what = format!("--port {}: {} nodes need as many ports from there", args.port, args.nodes);
+        Failure::wrong_use(what, "name a lower port")
+    })
+}
+
+/// Makes and formats the disks under other names, then gives them their own.
+fn make_missing(args: &DevArgs, disks: &[PathBuf]) -> Result<(), Failure> {
+    let there = disks.iter().filter(|path| file::exists(path)).count();
+    let missing: Vec<(&PathBuf, u16)> =
+        disks.iter().zip(1..).filter(|(path, _)| !file::exists(path)).collect();
+    // Half renamed: an earlier start was ended between the last disk made and the last one named.
+    let half = there > 0 && missing.iter().all(|(path, _)| file::exists(&part(path)));
+    let more = file::exists(&disk_path(&args.dir, args.nodes + 1));
+    if more || (there > 0 && !missing.is_empty() && !half) {
+        let dir = args.dir.display();
+        return Err(Failure::wrong_use(
+            format!("{dir} has the disks of another number of nodes than {}", args.nodes),
+            "say --nodes as when they were made, or another --dir",
+        ));
+    }
+    let mut cluster = match there {
+        0 => None,
+        _ => Some(disk::superblock(&disks[0].to_string_lossy())?.cluster),
+    };
+    for (path, number) in &missing {
+        cluster = Some(make(path, args, *number, cluster)?);
+    }
+    for (path, _) in &missing {
+        file::rename(&part(path), path)?;
+    }
+    Ok(())
+}
+
+fn part(path: &Path) -> PathBuf {
+    path.with_extension("img.part")
+}
+
+fn make(path: &Path, args: &DevArgs, number: u16, cluster: Option<Uuid>) -> Result<Uuid, Failure> {
+    let part = part(path);
+    let (name, bytes) = (part.to_string_lossy().into_owned(), args.disk_size);
     crate::output::note!("making a disk of {} in {}", crate::units::size_text(bytes), path.display());
     if !file::exists(&part) {
         disk::create_file(&name, bytes)?;
     }
     // Claims the file: what an earlier start left half made is ours, what another one makes right now is not.
     let offline = Offline::open(&name, false)?;
-    let shard_count = doctor::processor_count().min(SHARD_COUNT_MAX);
+    let shards_max = if args.nodes == 1 { SHARD_COUNT_MAX } else { SHARD_COUNT_OF_MANY };
+    let shard_count = doctor::processor_count().min(shards_max);
     let journal_bytes = offline.geometry().bytes / JOURNAL_SHARE / u64::from(shard_count);
-    let cluster = disk::new_cluster(&offline);
+    let cluster = cluster.unwrap_or_else(|| disk::new_cluster(&offline));
     let segment = disk::SEGMENT_BYTES;
-    disk::format_offline(&offline, cluster, 1, shard_count, Some(journal_bytes), segment, true)?;
-    file::rename(&part, path)
+    let node = u32::from(number);
+    disk::format_offline(&offline, cluster, node, shard_count, Some(journal_bytes), segment, true)?;
+    Ok(cluster)
 }
 
 /// What to type next.
-fn next(address: &str, path: &Path) -> String {
+fn next(address: &str, disks: &[PathBuf]) -> String {
     let endpoint = if address == crate::config::LISTEN_DEFAULT {
         String::new()
     } else {
         format!(" --endpoint {address}")
     };
+    let disks: Vec<String> = disks.iter().map(|path| path.display().to_string()).collect();
+    let many = if disks.len() > 1 { "disks" } else { "disk" };
     format!(
-        "serving on {address}, disk {}. In another terminal:\n\
+        "serving on {address}, {many} {}. In another terminal:\n\
          \x20 thermocline put alice 2026-11-20T08:00:00Z \"first light\"{endpoint}\n\
          \x20 thermocline get alice 2026-11-20T08:00:00Z{endpoint}\n\
          \x20 thermocline import tools/sample/commits-sample.ndjson.zst{endpoint}\n\
          \x20 thermocline export --out all.ndjson{endpoint}\n\
          \x20 thermocline status{endpoint}\n\
          Ctrl-C ends it; the next start finds everything.",
-        path.display()
+        disks.join(", ")
     )
 }

@@ -95,7 +95,7 @@ fn memory(available: Option<u64>) -> Finding {
 /// What is to say of a disk's format; nothing when it cannot be opened, which was said already.
 fn format_of(path: &str) -> Option<Finding> {
     let topic = format!("{path}: format");
-    match disk::shard_count(path) {
+    match disk::superblock(path).map(|superblock| superblock.shard_count) {
         Ok(count) => Some(Finding {
             topic,
             verdict: Verdict::Good,

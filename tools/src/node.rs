@@ -1,7 +1,9 @@
-//! Running a node in this process: start it, say when it serves, pass signals on, wait for its end.
+//! Running nodes in this process: start them, say when they serve, pass signals on, wait for their end.
 //!
-//! Invariant: exactly one line, `ready HOST:PORT`, goes to standard output, and only once all cores serve.
+//! Invariant: exactly one line, `ready HOST:PORT` of the first node, goes to standard output, and only once all cores of all
+//! nodes serve.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,75 +21,111 @@ use crate::output;
 /// How often the main thread looks at what the cores said.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What the cores said and the main thread has not heard yet.
-type Heard = Arc<Mutex<Vec<Event>>>;
+/// What the cores of each node, by its place, said and the main thread has not heard yet.
+type Heard = Arc<Mutex<Vec<(usize, Event)>>>;
 
-/// Runs a node until it is told to end.
+/// Runs nodes until they are told to end; `when_ready` hears the address of the first.
 ///
 /// # Errors
-/// It cannot start, or failed while it ran.
-pub(crate) fn run(settings: &Settings, when_ready: impl FnOnce(&str)) -> Result<Exit, Failure> {
-    let config = NodeConfig {
-        disk: settings.disk_path.clone(),
-        listen: settings.listen,
-        advertise: settings.advertise,
-        map: None,
-        core_count: disk::shard_count(&settings.disk_path)?,
-        host: settings.host,
-        pin: settings.pin,
-        spin_us: u64::try_from(settings.spin.as_micros()).unwrap_or(u64::MAX),
-        limits: settings.limits.clone(),
-    };
+/// One cannot start, or failed while it ran: all end.
+pub(crate) fn run(nodes: &[Settings], when_ready: impl FnOnce(&str)) -> Result<Exit, Failure> {
     let failed = |what: String| Failure::failed(what, "");
+    let configs = nodes.iter().map(config).collect::<Result<Vec<_>, _>>()?;
     let runtime = Runtime::new(CoreConfig::small("main", 0)).map_err(|error| failed(error.to_string()))?;
     // Before any core starts, so that no thread takes a signal for itself.
     let signals = runtime.io().signals();
     let heard: Heard = Arc::default();
-    let tell = Arc::clone(&heard);
-    let listener = Arc::new(move |event| tell.lock().expect("nothing panics while holding it").push(event));
-    let node = start(&Launcher::Threads, &config, listener).map_err(|error| failed(error.to_string()))?;
-    let ended = runtime.block_on(async {
-        let mut signal = std::pin::pin!(signals.next());
-        let mut when_ready = Some(when_ready);
-        loop {
-            let events = std::mem::take(&mut *heard.lock().expect("nothing panics while holding it"));
-            for event in events {
-                hear(event, &mut when_ready)?;
-            }
-            match race(signal.as_mut(), runtime.io().sleep(LOOK)).await {
-                Either::First(Signal::Terminate) => return Ok(()),
-                Either::First(Signal::Reload) => {
-                    tracing::info!("nothing that can change while it runs: restart to take new settings");
-                    signal.set(signals.next());
-                }
-                Either::Second(()) => {}
+    let mut running = Vec::new();
+    let mut started = Ok(());
+    for (place, config) in configs.iter().enumerate() {
+        let tell = Arc::clone(&heard);
+        let listener = Arc::new(move |event| {
+            tell.lock().expect("nothing panics while holding it").push((place, event));
+        });
+        match start(&Launcher::Threads, config, listener) {
+            Ok(node) => running.push(node),
+            Err(error) => {
+                started = Err(failed(error.to_string()));
+                break;
             }
         }
+    }
+    let mut ready = Ready { serving: vec![None; nodes.len()], when_ready: Some(when_ready) };
+    let ended = started.and_then(|()| {
+        runtime.block_on(async {
+            let mut signal = std::pin::pin!(signals.next());
+            loop {
+                let events = std::mem::take(&mut *heard.lock().expect("nothing panics while holding it"));
+                for (place, event) in events {
+                    ready.hear(place, event)?;
+                }
+                match race(signal.as_mut(), runtime.io().sleep(LOOK)).await {
+                    Either::First(Signal::Terminate) => return Ok(()),
+                    Either::First(Signal::Reload) => {
+                        tracing::info!("nothing that can change while it runs: restart to take new settings");
+                        signal.set(signals.next());
+                    }
+                    Either::Second(()) => {}
+                }
+            }
+        })
     });
     tracing::info!("draining");
-    node.drain();
-    node.join();
+    running.iter().for_each(shard::node::Node::drain);
+    running.into_iter().for_each(shard::node::Node::join);
     ended.map(|()| Exit::Done)
 }
 
-fn hear<F: FnOnce(&str)>(event: Event, when_ready: &mut Option<F>) -> Result<(), Failure> {
-    match event {
-        Event::Recovered { shard, record_count, entry_count, damaged_tablet_count } => {
-            tracing::info!(shard, record_count, entry_count, damaged_tablet_count, "recovered");
-            Ok(())
-        }
-        Event::Serving(address) => {
-            let address = address.to_string();
-            // Before the ready line: whoever waits for that one finds the rest said.
-            if let Some(when_ready) = when_ready.take() {
-                when_ready(&address);
+/// What to start for these settings, as its disk is cut.
+fn config(settings: &Settings) -> Result<NodeConfig, Failure> {
+    let superblock = disk::superblock(&settings.disk_path)?;
+    Ok(NodeConfig {
+        disk: settings.disk_path.clone(),
+        listen: settings.listen,
+        advertise: settings.advertise,
+        map: settings.cluster.map(&superblock)?,
+        core_count: superblock.shard_count,
+        host: settings.host,
+        pin: settings.pin,
+        spin_us: u64::try_from(settings.spin.as_micros()).unwrap_or(u64::MAX),
+        limits: settings.limits.clone(),
+    })
+}
+
+/// Which nodes serve, and who waits for all of them.
+struct Ready<F> {
+    serving: Vec<Option<SocketAddr>>,
+    when_ready: Option<F>,
+}
+
+impl<F: FnOnce(&str)> Ready<F> {
+    fn hear(&mut self, place: usize, event: Event) -> Result<(), Failure> {
+        match event {
+            Event::Recovered { shard, record_count, entry_count, damaged_tablet_count } => {
+                tracing::info!(place, shard, record_count, entry_count, damaged_tablet_count, "recovered");
+                Ok(())
             }
-            output::line(&format!("ready {address}"))?;
-            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-                tracing::warn!(%error, "systemd cannot be told that the node is ready");
+            Event::Serving(address) => {
+                self.serving[place] = Some(address);
+                if self.serving.iter().all(Option::is_some) { self.say() } else { Ok(()) }
             }
-            Ok(())
+            Event::Failed(text) => Err(Failure::failed(text, "")),
         }
-        Event::Failed(text) => Err(Failure::failed(text, "")),
+    }
+
+    fn say(&mut self) -> Result<(), Failure> {
+        for address in self.serving.iter().flatten().skip(1) {
+            output::note!("serving on {address}, too");
+        }
+        let first = self.serving.first().copied().flatten().expect("all serve, and there is one");
+        // Before the ready line: whoever waits for that one finds the rest said.
+        if let Some(when_ready) = self.when_ready.take() {
+            when_ready(&first.to_string());
+        }
+        output::line(&format!("ready {first}"))?;
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::warn!(%error, "systemd cannot be told that the node is ready");
+        }
+        Ok(())
     }
 }

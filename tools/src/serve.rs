@@ -24,5 +24,5 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
             "set path in [disk] of the config file, or --set disk.path=DISK; for a trial: thermocline dev";
         return Err(Failure::wrong_use("no disk is named", mend));
     }
-    node::run(&settings, |_| ())
+    node::run(std::slice::from_ref(&settings), |_| ())
 }

@@ -29,6 +29,8 @@ const WAIT_LAST: Duration = Duration::from_secs(1);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 /// How often an answer is asked for: without it a peer that lost its power would be sent to for minutes.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+/// A link that is down for so long is worth a line in the log.
+const TELL_AFTER: Duration = Duration::from_secs(2);
 /// For hellos and answers: more than the longest frame that is looked at.
 const RECEIVE_BYTES: usize = 8192;
 const _: () = assert!(RECEIVE_BYTES > HEADER_BYTES + BODY_BYTES_BEFORE_HELLO as usize, "an answer fits");
@@ -123,6 +125,7 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     let node = link.peer.node;
     let mut wait = WAIT_FIRST;
     let mut told = String::new();
+    let mut down_since = shard.io.now();
     loop {
         let trouble = match dial(&shard, &link.peer).await {
             Ok((stream, reply)) => {
@@ -134,11 +137,15 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
                     wait = WAIT_FIRST;
                 }
                 told.clear();
+                down_since = shard.io.now();
                 None
             }
             Err(trouble) => Some(trouble),
         };
-        if let Some(text) = trouble.map(|trouble| trouble.to_string()).filter(|text| *text != told) {
+        // Nodes that start together miss each other at first: that is no news.
+        let lasts = shard.io.now().since(down_since) > TELL_AFTER;
+        let text = trouble.filter(|_| lasts).map(|trouble| trouble.to_string());
+        if let Some(text) = text.filter(|text| *text != told) {
             tracing::warn!(node, address = %link.peer.address, trouble = %text, "no link to a node of the group");
             told = text;
         }

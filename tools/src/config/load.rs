@@ -92,7 +92,11 @@ pub(crate) fn load(
     if let Err(what) = loaded.settings.limits.check() {
         wrong.add("limits", what);
     }
-    if loaded.settings.listen.ip().is_unspecified() && loaded.settings.advertise.is_none() {
+    for what in loaded.settings.cluster.wrong() {
+        wrong.add("cluster", what);
+    }
+    let told = loaded.settings.advertise.is_some() || !loaded.settings.cluster.nodes.is_empty();
+    if loaded.settings.listen.ip().is_unspecified() && !told {
         let what = "listening on all interfaces, clients need one address of them: set network.advertise";
         wrong.add("network.listen", what);
     }
@@ -184,7 +188,8 @@ fn read_file(path: &Path, text: &str, loaded: &mut Loaded, wrong: &mut Wrong) {
                     continue;
                 }
             };
-            match text_of(setting, value.get_ref()) {
+            let written = value.span();
+            match text_of(setting, value.get_ref(), &text[written.start..written.end]) {
                 Ok(text) => {
                     take(setting, &text, Origin::File { line: line_of(at) }, &place(at), loaded, wrong);
                 }
@@ -194,9 +199,12 @@ fn read_file(path: &Path, text: &str, loaded: &mut Loaded, wrong: &mut Wrong) {
     }
 }
 
-/// The text of a TOML value, when it is of the kind the setting has.
-fn text_of(setting: &Setting, value: &DeValue<'_>) -> Result<String, &'static str> {
+/// The text of a TOML value, `written` so in the file, when it is of the kind the setting has.
+fn text_of(setting: &Setting, value: &DeValue<'_>, written: &str) -> Result<String, &'static str> {
     match (setting.kind, value) {
+        (Kind::List, DeValue::Array(list)) if list.is_empty() => Ok(String::new()),
+        (Kind::List, DeValue::Array(_)) => Ok(written.to_owned()),
+        (Kind::List, _) => Err("write a list: [ ... ]"),
         (Kind::Text, DeValue::String(text)) => Ok(text.to_string()),
         // A size may be a plain integer of bytes; a duration refuses it by itself.
         (Kind::Text | Kind::Count, DeValue::Integer(number)) if number.radix() == 10 => {

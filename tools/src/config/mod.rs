@@ -1,5 +1,6 @@
 //! `thermocline config print|check`, and the settings of a node for those who start one.
 
+pub(crate) mod cluster;
 mod load;
 mod settings;
 
@@ -116,8 +117,11 @@ fn check(loaded: &Loaded, json: bool) -> Result<Exit, Failure> {
         notes.push("disk.path is not set: `serve` needs it".to_owned());
         None
     } else {
-        match disk::shard_count(&settings.disk_path) {
-            Ok(count) => Some(count),
+        match disk::superblock(&settings.disk_path) {
+            Ok(superblock) => {
+                settings.cluster.map(&superblock)?;
+                Some(superblock.shard_count)
+            }
             Err(failure) => {
                 notes.push(failure.to_string());
                 None

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ioengine::HostKind;
 use shard::limits::Limits;
 
+use super::cluster::{self, Cluster};
 use crate::units::{duration_argument, duration_text, size_argument, size_text};
 
 /// Where clients find a node unless told otherwise.
@@ -23,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
     /// What clients are told; none = where it listens.
     pub(crate) advertise: Option<SocketAddr>,
+    /// The group.
+    pub(crate) cluster: Cluster,
     /// Core i runs on processor i only.
     pub(crate) pin: bool,
     /// How long an idle core looks for work before it sleeps.
@@ -39,6 +42,7 @@ impl Default for Settings {
             disk_path: String::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], net::frame::PORT_DEFAULT)),
             advertise: None,
+            cluster: Cluster::default(),
             pin: false,
             spin: Duration::ZERO,
             host: HostKind::Own,
@@ -56,6 +60,8 @@ pub(crate) enum Kind {
     Count,
     /// true, false
     Switch,
+    /// [ ... ]
+    List,
 }
 
 /// One setting.
@@ -89,8 +95,9 @@ impl Setting {
     pub(crate) fn toml_value(&self, settings: &Settings) -> String {
         let text = (self.get)(settings);
         match self.kind {
+            Kind::List if text.is_empty() => "[]".to_owned(),
             Kind::Text => toml::Value::String(text).to_string(),
-            Kind::Count | Kind::Switch => text,
+            Kind::Count | Kind::Switch | Kind::List => text,
         }
     }
 }
@@ -245,6 +252,39 @@ pub(crate) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     },
+    Setting {
+        section: "cluster",
+        key: "nodes",
+        kind: Kind::List,
+        reason: "all nodes of the group, this one too, the same list at each; empty = a node that is its own group",
+        get: |settings| cluster::nodes_text(&settings.cluster.nodes),
+        set: |settings, text| {
+            settings.cluster.nodes = cluster::nodes(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "cluster",
+        key: "replicas",
+        kind: Kind::Count,
+        reason: "nodes that hold each record: 3 on 3, 5 or 6 nodes, 5 on 5 or 6. One may fail with 3, two with 5",
+        get: |settings| settings.cluster.replicas.to_string(),
+        set: |settings, text| {
+            settings.cluster.replicas = count(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "cluster",
+        key: "epoch",
+        kind: Kind::Count,
+        reason: "version of the list: one more with each change. Nodes with different ones do not talk to each other",
+        get: |settings| settings.cluster.epoch.to_string(),
+        set: |settings, text| {
+            settings.cluster.epoch = count(text)?;
+            Ok(())
+        },
+    },
     size!(arena_bytes, "aligned buffers of a core, for connections and journal records"),
     count!(operation_count_max, "operations of disk and network in flight per core; a connection uses two"),
     size!(memtable_bytes, "the two memtables of a core: while one is written to tables, the other is filled"),
@@ -332,7 +372,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
 ];
 
 /// The names of the sections.
-pub(crate) const SECTIONS: [&str; 4] = ["node", "disk", "network", "limits"];
+pub(crate) const SECTIONS: [&str; 5] = ["node", "disk", "network", "cluster", "limits"];
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ mod offline;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
+use layout::superblock::Superblock;
 use layout::units::Uuid;
 use layout::zone::{SEGMENT_BYTES_DEFAULT, ShardZones, plan};
 use serde_json::json;
@@ -20,7 +21,7 @@ use crate::output::{self, Output};
 use crate::units::{size_argument, size_text};
 use crate::version_caches;
 use content::{Content, END_BYTES, content};
-pub(crate) use offline::Offline;
+pub(crate) use offline::{Offline, runtime};
 
 /// Arguments of `disk`.
 #[derive(Debug, Args)]
@@ -258,7 +259,11 @@ fn say(
     out.line(&format!("{}: {}, node {}", args.path, size_text(bytes), args.node))?;
     out.line(&per_shard)?;
     if args.yes {
-        out.line(&format!("formatted; next: thermocline serve --set disk.path={}", args.path))?;
+        let cluster = cluster.expect("a disk that was formatted has its cluster");
+        out.line(&format!(
+            "formatted for cluster {cluster}; next: thermocline serve --set disk.path={}",
+            args.path
+        ))?;
     } else {
         out.line("nothing was written: say --yes to do it")?;
     }
@@ -266,10 +271,10 @@ fn say(
     Ok(Exit::Done)
 }
 
-/// The shards that a disk is cut for.
+/// What a disk says it is.
 ///
 /// # Errors
 /// It cannot be opened, or is not formatted; with the command that formats it.
-pub(crate) fn shard_count(path: &str) -> Result<u16, Failure> {
-    Ok(Offline::open(path, true)?.superblock()?.shard_count)
+pub(crate) fn superblock(path: &str) -> Result<Superblock, Failure> {
+    Offline::open(path, true)?.superblock()
 }
