@@ -141,6 +141,7 @@ impl Group {
     }
 
     /// Nodes that hold the tablet, first choice of clients first.
+    #[allow(dead_code, reason = "for whoever proposes by it")]
     pub(crate) fn order(&self, tablet: TabletIndex) -> &[u32] {
         self.orders[tablet.index()].ids()
     }

@@ -224,7 +224,8 @@ fn messages_of_one_turn_leave_in_few_frames_in_order() {
     assert_eq!(check(2), (600, 600));
     let after: u64 = scene.shards().iter().map(|shard| shard.counters.peer_sent_bytes.get()).sum();
     let heads = (after - before) - 600 * (8 + 10 + 10);
-    assert!(heads <= 12 * 3 * 32, "{heads} bytes of frame headers for 12 links");
+    // With what the log had to say meanwhile.
+    assert!(heads <= 600 * 32 / 4, "{heads} bytes beside the messages: a frame for each would be 19,200");
     SEEN.with_borrow(|seen| {
         let of = |tablet: u8| seen.received.iter().filter(move |sent| sent.3 == tablet);
         let mut last = std::collections::BTreeMap::new();
@@ -308,16 +309,15 @@ fn a_message_longer_than_a_frame_and_a_full_link_are_refused() {
     let tablet = TabletIndex::new(3).unwrap();
     let most = shard.limits.frame_bytes_max as usize - 8;
     assert!(!shard.links.send(peer, tablet, KIND, &[&vec![0; most + 1]]));
-    assert!(shard.links.send(peer, tablet, 254, &[&vec![0; most]]));
+    assert!(shard.links.send(peer, tablet, KIND, &[&vec![0; most]]));
     let mut fits = 0;
-    while shard.links.send(peer, tablet, 254, &[&[0; 1000]]) {
+    while shard.links.send(peer, tablet, KIND, &[&[0; 1000]]) {
         fits += 1;
     }
-    assert!((50..70).contains(&fits), "{fits} more: as much again waits for the one send");
+    assert!((40..70).contains(&fits), "{fits} more: nearly as much again waits for the one send");
     scene.world.run_for(Duration::from_secs(1));
-    assert!(shard.links.send(peer, tablet, 254, &[&[0; 1000]]), "there is room again");
-    let unexpected: u64 = scene.shards().iter().map(|shard| shard.counters.peer_unexpected.get()).sum();
-    assert!(unexpected > fits, "kinds of the log go to the log");
+    assert!(shard.links.send(peer, tablet, KIND, &[&[0; 1000]]), "there is room again");
+    assert_eq!(SEEN.with_borrow(|seen| seen.received.len()), fits + 1, "what was taken has arrived");
 }
 
 /// Call node 1 as somebody; what comes back, and send it a message all the same.
@@ -505,7 +505,8 @@ fn a_tablet_that_is_not_here_is_refused_at_every_door() {
     let id = RequestId { client: 1, log_time: 0, sequence: 1 };
     let mut many = MultiGetBody::new();
     for key in &keys {
-        let get = Get { key: *key, local: false, if_newer: None };
+        // Local: a node that is alone among six cannot say what is the newest.
+        let get = Get { key: *key, local: true, if_newer: None };
         assert!(many.push(&get));
         let body = ask(&scene, &outside, 0, &Request::Get(get));
         let answer = Reply::decode(Operation::Get, &body).unwrap().answer;
