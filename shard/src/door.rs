@@ -116,14 +116,8 @@ fn answer(
     tablet: Option<TabletIndex>,
     hash: Option<u64>,
 ) -> Served {
-    if let Some(tablet) = tablet.filter(|_| shard.logs.is_some()) {
-        if shard.facts.group.place(tablet).is_none() {
-            let epoch = shard.facts.map_epoch;
-            return outcome(shard, out, to, LogTime(0), &Outcome::WrongGroup { epoch });
-        }
-        if is_strong(request) {
-            return wait_for_tip(shard, out, to, request, tablet);
-        }
+    if let Some(tablet) = tablet.filter(|_| shard.logs.is_some() && is_strong(request)) {
+        return wait_for_tip(shard, out, to, request, tablet);
     }
     match request {
         Request::Get(get) => {

@@ -62,12 +62,6 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
     if !connection.outbox.borrow_mut().reserve(&shard.io) {
         return Served::NoRoom;
     }
-    let is_here = |get: Get<'_>| shard.facts.group.place(get.key.tablet()).is_some();
-    if shard.logs.is_some() && !many.gets().all(is_here) {
-        let epoch = shard.facts.map_epoch;
-        door::tell(shard, to, |out| encode_outcome(out, LogTime(0), &Outcome::WrongGroup { epoch }));
-        return Served::Done;
-    }
     let head_bytes = reply_bytes_multi_get(0, 0);
     // With one key on the disk, or of a tablet whose tip has to be asked for, all keys of this core become a part of its own.
     let group = &shard.facts.group;

@@ -137,14 +137,6 @@ impl Client {
         let Some((invoked, answered)) = self.read_on(&request, first, &mut attempt).await else { return };
         let items = match answered.heard {
             Heard::Many(items) => items,
-            // A whole multi-get is refused where one of its keys is not held.
-            Heard::Not(outcome @ Outcome::WrongGroup { .. })
-                if keys
-                    .iter()
-                    .any(|(key, _)| self.is_elsewhere(&outcome, attempt.node, self.tablet(*key))) =>
-            {
-                return self.history().count("part_elsewhere");
-            }
             Heard::Not(outcome) => return self.read_refused("a multi-get", None, &outcome, keys.len()),
             other => panic!("an answer to a multi-get is no {other:?}"),
         };
