@@ -66,6 +66,9 @@ pub(crate) fn freeze_if_due(shard: &Shard, journal: &Journal) -> bool {
     let is_due = is_full || journal.wants_trim() || shard.keeper.flush_wanted.take();
     if is_due {
         ioengine::sometimes!("a memtable is frozen");
+        if let Some(logs) = &shard.logs {
+            logs.begin_install(&mut state);
+        }
         state.memtables.freeze();
         state.begin_capture();
         shard.keeper.frozen_at.set(Some(journal.begin_memtable()));

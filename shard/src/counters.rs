@@ -65,6 +65,10 @@ pub struct Counters {
     pub reads_not_current: Counter,
     /// Tablets whose missing entries are gone at the peers.
     pub copies_needed: Counter,
+    /// Copies of tablets that were begun for peers.
+    pub copies_given: Counter,
+    /// Copies of tablets that were taken and put in place.
+    pub copies_taken: Counter,
     /// Requests passed to other cores.
     pub forwarded: Counter,
     /// Answers that found no room.

@@ -58,6 +58,8 @@ pub struct Limits {
     pub parked_count_max: usize,
     /// Bytes of requests that wait to read the disk, and of multi-gets that wait for other cores.
     pub waiting_bytes_max: usize,
+    /// Bytes of the last entries of all logs, kept for replicas that are a little behind.
+    pub log_tail_bytes: usize,
     /// Rows of 64 bytes in the version cache, 4 keys each; a power of two.
     pub version_row_count: usize,
     /// Connections.
@@ -124,6 +126,7 @@ impl Default for Limits {
             reader_count: 64,
             parked_count_max: 4096,
             waiting_bytes_max: 64 << 20,
+            log_tail_bytes: 64 << 20,
             version_row_count: 1 << 18,
             connection_count_max: 4096,
             in_flight_max: 1024,
@@ -170,6 +173,7 @@ impl Limits {
             reader_count: 4,
             parked_count_max: 32,
             waiting_bytes_max: 256 << 10,
+            log_tail_bytes: 128 << 10,
             version_row_count: 256,
             connection_count_max: 64,
             in_flight_max: 64,
@@ -302,6 +306,7 @@ impl Limits {
             ),
             ("version cache (shared memory)", self.version_row_count * 64),
             ("requests waiting for a disk or a core", self.waiting_bytes_max),
+            ("last entries of the logs of a group", self.log_tail_bytes),
             ("answers being read from the disk", self.reader_count * self.reader_bytes()),
             ("writes waiting for the journal", 2 * (self.staging_bytes + self.staging_count_max * 64)),
             ("request ids", self.requests().footprint_bytes() * TABLET_COUNT / core_count.max(1)),

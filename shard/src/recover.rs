@@ -13,8 +13,7 @@ use crate::lsm::{self, Keeper, OpenError, Opened};
 use crate::memtable::{Charge, MemtableConfig};
 use crate::memtables::Memtables;
 use crate::proof::Proofs;
-use crate::recent::RecentKeys;
-use crate::requests::RequestTable;
+
 use crate::tablet::Tablet;
 use crate::versions::{Attached, Versions, VersionsOwner};
 use ioengine::{Buf, Disk, DiskError, Io, Region};
@@ -23,7 +22,7 @@ use layout::log_entry::{Entry, EntryIter, Operation};
 use layout::log_item::{Item, ItemIter};
 use layout::superblock::Superblock;
 use layout::tip::{self, TIP_BYTES};
-use layout::units::{BLOCK_BYTES, Incarnation, LogIndex, LogTime, ShardIndex, TabletIndex, Uuid};
+use layout::units::{BLOCK_BYTES, Incarnation, LogIndex, ShardIndex, TabletIndex, Uuid};
 use paxos::ValueId;
 
 /// Why a shard cannot start.
@@ -177,7 +176,8 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
             }
         }
     }
-    let mut tails: Vec<_> = TabletIndex::all().map(|_| log::new_tail(superblock.shard_count)).collect();
+    let mut tails: Vec<_> =
+        TabletIndex::all().map(|_| log::new_tail(limits, superblock.shard_count)).collect();
     let (mut full, mut memtable_number) = (false, None);
     let replayed = if is_lost {
         // Where it begins is not known, and nothing it says could be applied.
@@ -318,17 +318,7 @@ fn charge_of(entry: &Entry<'_>) -> Charge {
 }
 
 fn tablets(io: &Io, shard: u16, shard_count: u16, limits: &Limits) -> Vec<Option<Tablet>> {
-    let requests = limits.requests();
-    let tablet = |index: TabletIndex| {
-        (index.shard(shard_count).0 == shard).then(|| Tablet {
-            applied: LogIndex(0),
-            log_time: LogTime(0),
-            stamped: (LogTime(0), io.now().ns / 1000),
-            requests: RequestTable::new(requests, io.random()),
-            recent: RecentKeys::new(limits.recent_count, LogIndex(0), io.random()),
-            damage: None,
-        })
-    };
+    let tablet = |index: TabletIndex| (index.shard(shard_count).0 == shard).then(|| Tablet::new(io, limits));
     TabletIndex::all().map(tablet).collect()
 }
 

@@ -1,9 +1,11 @@
 //! One tablet as its owner core sees it: its log's position, its log time, what it must remember to apply the next
 //! entry like every other replica would, and what of its journal is lost.
 
+use crate::limits::Limits;
 use crate::proof::Damage;
 use crate::recent::RecentKeys;
 use crate::requests::RequestTable;
+use ioengine::Io;
 use layout::units::{LogIndex, LogTime};
 
 /// State of one tablet.
@@ -25,6 +27,18 @@ pub(crate) struct Tablet {
 }
 
 impl Tablet {
+    /// It has applied nothing.
+    pub(crate) fn new(io: &Io, limits: &Limits) -> Tablet {
+        Tablet {
+            applied: LogIndex(0),
+            log_time: LogTime(0),
+            stamped: (LogTime(0), io.now().ns / 1000),
+            requests: RequestTable::new(limits.requests(), io.random()),
+            recent: RecentKeys::new(limits.recent_count, LogIndex(0), io.random()),
+            damage: None,
+        }
+    }
+
     /// The stamp that an entry would have now, `wall_us` by the wall clock and `now_us` by the monotonic one.
     ///
     /// Log time is never below what it was. Where the wall clock was set back it goes on at half the speed of the

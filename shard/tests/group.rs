@@ -109,7 +109,7 @@ impl Scene {
         M: Future<Output = T> + 'static,
     {
         let endpoints: Vec<SocketAddr> = self.stores.iter().map(|store| store.config.listen).collect();
-        self.world.block_on(&self.clients, Duration::from_secs(600), move |io| async move {
+        self.world.block_on(&self.clients, Duration::from_secs(86_400), move |io| async move {
             let config = ClientConfig { cluster: CLUSTER, frame_bytes: 256 << 10, ..ClientConfig::default() };
             main(Client::connect(&io, &endpoints, config).await.unwrap()).await
         })
@@ -122,7 +122,7 @@ impl Scene {
     /// Records 0..count as this node alone has them.
     fn local(&self, number: usize, count: u64) -> Vec<Option<Vec<u8>>> {
         let endpoint = self.stores[number].config.listen;
-        self.world.block_on(&self.clients, Duration::from_secs(600), move |io| async move {
+        self.world.block_on(&self.clients, Duration::from_secs(86_400), move |io| async move {
             let mut found = Vec::new();
             // The client tries replicas in their order: ask this node by hand.
             let mut node = by_hand::Client::connect(io, endpoint).await;
@@ -211,4 +211,31 @@ fn all_may_lose_power_at_once() {
     for number in 0..3 {
         assert_eq!(scene.local(number, 260), all(260), "node {number}");
     }
+}
+
+/// Put until the others have forgotten entries that the lost node lacks: it takes copies of its tablets.
+#[test]
+fn who_is_far_behind_takes_copies() {
+    let scene = Scene::new(4, 3, 1);
+    scene.client(|client| async move { put_all(&client, 0..100).await });
+    scene.stores[2].node.power_cut();
+    scene.client(|client| async move {
+        put_all(&client, 100..4_000).await;
+        for record in 0..50 {
+            client.delete(key(&stream(record), record)).await.unwrap();
+        }
+    });
+    scene.start(2);
+    scene.wait(Duration::from_secs(60));
+    let mut expected = all(4_000);
+    expected[..50].fill(None);
+    for number in 0..3 {
+        assert_eq!(scene.local(number, 4_000), expected, "node {number}");
+    }
+    assert!(scene.world.marks().contains_key("a copy is installed"), "{:?}", scene.world.marks());
+    // What was copied is there after a restart, too.
+    scene.stores[2].node.power_cut();
+    scene.start(2);
+    scene.wait(Duration::from_secs(5));
+    assert_eq!(scene.local(2, 4_000), expected);
 }

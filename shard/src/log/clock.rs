@@ -2,7 +2,8 @@
 
 use super::tablet::TabletLog;
 use super::{
-    ANSWER_WAIT, COMPLETE_WAIT, FETCH_WAIT, Logs, SYNC_PERIOD, TIP_GIVE_UP, drive, receive::has_room,
+    ANSWER_WAIT, COMPLETE_WAIT, FETCH_WAIT, Logs, RETURN_WAIT, SYNC_PERIOD, TIP_GIVE_UP, drive,
+    receive::has_room, take,
 };
 use crate::core::Shard;
 use crate::journal::Claim;
@@ -64,14 +65,25 @@ enum Due {
     Tip,
     Complete,
     GiveUp,
+    Return,
 }
 
 /// Do what is due for a tablet; when to look again.
-fn tick(shard: &Shard, logs: &Logs, tablet: TabletIndex, now: Instant) -> Instant {
+fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> Instant {
     let cell = logs.tablet(tablet).expect("an own tablet");
+    if cell.borrow().needs_copy {
+        cell.borrow_mut().reads.refuse(shard, logs);
+        take::begin(shard, logs, tablet);
+    }
+    if logs.is_taking(tablet) {
+        return now.after(SYNC_PERIOD);
+    }
     mind_reads(shard, logs, &mut cell.borrow_mut(), now);
     mind_fetch(shard, &mut cell.borrow_mut(), now);
-    let (due, next) = look(shard, logs, &mut cell.borrow_mut(), now);
+    let (mut due, next) = look(shard, logs, &mut cell.borrow_mut(), now);
+    if comes_back(shard, logs, &mut cell.borrow_mut(), now) {
+        due.push(Due::Return);
+    }
     for due in due {
         match due {
             Due::Timer => drive(shard, logs, tablet, Input::Timer),
@@ -81,9 +93,21 @@ fn tick(shard: &Shard, logs: &Logs, tablet: TabletIndex, now: Instant) -> Instan
                 drive(shard, logs, tablet, Input::Complete);
             }
             Due::GiveUp => drive(shard, logs, tablet, Input::GiveUp),
+            Due::Return => drive(shard, logs, tablet, Input::Return),
         }
     }
     next
+}
+
+/// Learner-only, and with all that a copy and the peers' entries give: is it time to try to vote again?
+fn comes_back(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> bool {
+    let is_due = !log.replica.state().voter && log.fetch.is_none() && log.return_at <= now;
+    if !is_due || !has_room(shard, logs, log, 0, Claim::Delete) {
+        return false;
+    }
+    log.return_at =
+        now.after(RETURN_WAIT + Duration::from_nanos(shard.io.random() % RETURN_WAIT.as_nanos() as u64));
+    true
 }
 
 fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<Due>, Instant) {

@@ -4,7 +4,7 @@
 //! anybody), told to the replicas, which then show it. While a record is on its way the next one fills.
 
 use super::queue::Queue;
-use super::{Logs, drive, propose};
+use super::{Logs, drive, part_bytes_max, propose};
 use crate::commit::{self, fail, freeze_if_due, idle, mark, stage_ticks};
 use crate::core::Shard;
 use crate::journal::{Claim, Journal};
@@ -27,9 +27,10 @@ pub(super) fn record_room(limits: &Limits) -> usize {
     body_bytes_max(limits.record_bytes_max as usize)
 }
 
-/// Bytes of operations of an entry whose vote a record holds.
+/// Bytes of operations of an entry whose vote a record holds, and which a frame can carry twice.
 pub(crate) fn entry_bytes_max(limits: &Limits) -> usize {
-    record_room(limits).saturating_sub(vote_bytes(ENTRY_HEADER_BYTES))
+    let room = record_room(limits).saturating_sub(vote_bytes(ENTRY_HEADER_BYTES));
+    room.min(part_bytes_max(limits))
 }
 
 /// Run until the core ends. `buffer` holds a record, `scratch` a record's items.
@@ -121,7 +122,8 @@ fn freeze(shard: &Shard, logs: &Logs, journal: &Journal) {
     }
     let mut first = Queue::default();
     for tablet in logs.own() {
-        logs.tablet(tablet).expect("an own tablet").borrow().restate(&mut first);
+        let log = logs.tablet(tablet).expect("an own tablet").borrow();
+        log.restate(&mut first, logs.copied(tablet));
     }
     logs.restating.set(first.mark_restated());
     logs.queue.borrow_mut().put_first(first);

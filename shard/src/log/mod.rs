@@ -11,6 +11,7 @@
 
 mod clock;
 mod commit;
+mod give;
 mod propose;
 mod queue;
 mod reads;
@@ -18,6 +19,7 @@ mod receive;
 mod start;
 mod tablet;
 mod tail;
+mod take;
 mod values;
 mod wire;
 
@@ -29,6 +31,8 @@ pub(crate) use start::{RecoveredLog, tail as new_tail};
 pub(crate) use tail::Tail;
 
 use crate::core::Shard;
+use crate::limits::Limits;
+use give::GiveSession;
 use ioengine::sync::Notify;
 use layout::log_item::vote_bytes;
 use layout::units::TabletIndex;
@@ -36,8 +40,10 @@ use paxos::{Input, Output};
 use queue::{Queue, Queued};
 use reads::Reads;
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 use tablet::TabletLog;
+use take::TakeSession;
 
 /// How far ahead of this node's clock an entry's stamp may be.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
@@ -55,12 +61,19 @@ const COMPLETE_WAIT: Duration = Duration::from_millis(250);
 const COMPLETE_WAIT_READ: Duration = Duration::from_millis(20);
 /// How long a fetch of entries may take before another peer is asked.
 const FETCH_WAIT: Duration = Duration::from_millis(200);
+/// How often, at least, a learner-only replica tries to vote again.
+const RETURN_WAIT: Duration = Duration::from_millis(200);
 /// How often a replica asks for the tip when nobody else makes it.
 const SYNC_PERIOD: Duration = Duration::from_secs(1);
 /// How long a get may wait for a majority before the client is sent to the next replica.
 const TIP_GIVE_UP: Duration = Duration::from_millis(800);
-/// Memory for the tails of all logs of a core.
-const TAIL_BYTES: usize = 64 << 20;
+/// What a message has beside its entries, at most.
+const MESSAGE_HEAD_BYTES: usize = 1024;
+
+/// Bytes of an entry, or of a part of anything, that a message may carry: two of them fit a frame.
+fn part_bytes_max(limits: &Limits) -> usize {
+    limits.frame_bytes_max as usize / 2 - MESSAGE_HEAD_BYTES
+}
 
 /// The logs of a core.
 pub(crate) struct Logs {
@@ -80,6 +93,10 @@ pub(crate) struct Logs {
     /// Votes that were said again after a freeze and are not durable yet.
     restating: Cell<usize>,
     restated: Notify,
+    /// Copies of tablets that are being given to peers.
+    giving: RefCell<Vec<Rc<GiveSession>>>,
+    /// The copy of a tablet that is being taken: one at a time.
+    taking: RefCell<Option<Rc<TakeSession>>>,
 }
 
 impl Logs {
@@ -92,9 +109,12 @@ impl Logs {
         TabletIndex::all().filter(|tablet| self.tablets[tablet.index()].is_some())
     }
 
-    /// Is a replica of this tablet here that votes?
+    /// Is a replica of this tablet here that votes, and has what it votes on?
     pub(crate) fn is_voter(&self, tablet: TabletIndex) -> bool {
-        self.tablet(tablet).is_some_and(|log| log.borrow().replica.durable().voter)
+        self.tablet(tablet).is_some_and(|log| {
+            let log = log.borrow();
+            log.replica.durable().voter && !log.needs_copy
+        })
     }
 
     /// Nothing waits for the journal, and no write for its entry.

@@ -5,8 +5,11 @@ use super::tablet::{Asker, Own};
 use super::values::Value;
 use super::{Logs, drive};
 use crate::core::Shard;
+use crate::door::tell;
 use crate::memtable::Charge;
-use layout::units::TabletIndex;
+use layout::units::{LogTime, TabletIndex};
+use net::outcome::Outcome;
+use net::reply::encode_outcome;
 use paxos::{Incarnation, Input, ValueId};
 
 /// Propose what waits.
@@ -25,8 +28,12 @@ pub(super) fn staged(shard: &Shard, logs: &Logs, scratch: &mut Vec<u8>) {
     shard.batch.swap(&shard.flying);
     shard.batch.borrow_mut().carry_over(&shard.flying.borrow(), !ready);
     for tablet in TabletIndex::all().filter(|tablet| ready & (1 << tablet.index()) != 0) {
-        let input = make(shard, logs, tablet, scratch);
-        drive(shard, logs, tablet, input);
+        if logs.is_voter(tablet) {
+            let input = make(shard, logs, tablet, scratch);
+            drive(shard, logs, tablet, input);
+        } else {
+            refuse(shard, tablet);
+        }
     }
     shard.flying.borrow_mut().clear();
 }
@@ -61,4 +68,15 @@ fn make(shard: &Shard, logs: &Logs, tablet: TabletIndex, scratch: &mut Vec<u8>) 
     log.values.add(Value::new(value, header, scratch, charge));
     log.own = Some(Own { value, askers, since });
     Input::Propose(value)
+}
+
+/// The replica votes no more since these were staged: another one may take them.
+fn refuse(shard: &Shard, tablet: TabletIndex) {
+    let flying = shard.flying.borrow();
+    for waiting in flying.line(tablet).map(|number| flying.waiting(number)) {
+        shard.state.borrow_mut().memtables.active.release(waiting.charge);
+        if let Some(to) = waiting.reply_to {
+            tell(shard, &to, |out| encode_outcome(out, LogTime(0), &Outcome::NotCurrent));
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use super::tablet::TabletLog;
 use super::values::{Value, weigh};
-use super::{CLOCK_SKEW_MAX, Logs, drive, wire};
+use super::{CLOCK_SKEW_MAX, Logs, drive, give, part_bytes_max, take, wire};
 use crate::core::Shard;
 use crate::journal::Claim;
 use crate::memtable::Charge;
@@ -26,7 +26,13 @@ pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u
     if shard.failed.get() || shard.journal.is_none() {
         return;
     }
+    // While a copy is taken nothing else may change the tablet.
+    let is_copied = logs.is_taking(tablet);
     let taken = match kind {
+        wire::COPY_ASK => give::asked(shard, tablet, place, body),
+        wire::COPY_PART => take::part(logs, tablet, body),
+        wire::COPY_NOT => take::refused(logs, tablet, body),
+        wire::MESSAGE | wire::FETCH | wire::ENTRIES | wire::GONE if is_copied => Ok(()),
         wire::MESSAGE => message(shard, logs, tablet, place, body),
         wire::FETCH => give_entries(shard, &log.borrow(), place, body),
         wire::ENTRIES => entries(shard, logs, tablet, place, body),
@@ -118,7 +124,7 @@ fn give_entries(shard: &Shard, log: &TabletLog, to: Node, body: &[u8]) -> Result
     if index > log.applied.index {
         return Ok(());
     }
-    match wire::entries_from(&log.tail, index) {
+    match wire::entries_from(&log.tail, index, part_bytes_max(&shard.limits)) {
         Some(entries) => log.tell(shard, to, wire::ENTRIES, &[&entries]),
         None => log.tell(shard, to, wire::GONE, &[]),
     }
@@ -158,8 +164,10 @@ fn entries(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[
     Ok(())
 }
 
+/// The entries are gone at one peer. If none has them, only a copy helps.
 fn gone(shard: &Shard, log: &mut TabletLog) {
-    if log.fetch.is_some() && !log.needs_copy {
+    log.gone_count += 1;
+    if log.fetch.is_some() && !log.needs_copy && log.gone_count > log.members.len() {
         ioengine::sometimes!("a replica needs a copy of its tablet");
         tracing::warn!(
             tablet = log.tablet.get(),

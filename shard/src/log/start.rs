@@ -1,13 +1,14 @@
 //! A replica's start: from what its journal proves to a log that takes part.
 
+use super::Logs;
 use super::queue::Queue;
 use super::reads::{Reads, TabletReads};
 use super::tablet::TabletLog;
 use super::tail::Tail;
 use super::values::{Value, Values, weigh};
-use super::{Logs, TAIL_BYTES};
 use crate::apply::State as Core;
 use crate::cluster::Group;
+use crate::limits::Limits;
 use crate::proof::{Damage, Pending, Proof};
 use ioengine::Io;
 use ioengine::sync::Notify;
@@ -53,9 +54,9 @@ impl RecoveredLog {
     }
 }
 
-/// Memory for the tail of one log.
-pub(crate) fn tail(shard_count: u16) -> Tail {
-    Tail::new(TAIL_BYTES / layout::units::TABLET_COUNT * usize::from(shard_count))
+/// Memory for the tail of one log: its share of a core's.
+pub(crate) fn tail(limits: &Limits, shard_count: u16) -> Tail {
+    Tail::new(limits.log_tail_bytes / layout::units::TABLET_COUNT * usize::from(shard_count))
 }
 
 /// The rules, all of them but in tests.
@@ -102,7 +103,10 @@ impl Logs {
         let mut queue = Queue::default();
         let mut restating = 0;
         if core.memtables.frozen().is_some() {
-            tablets.iter().flatten().for_each(|log: &RefCell<TabletLog>| log.borrow().restate(&mut queue));
+            tablets
+                .iter()
+                .flatten()
+                .for_each(|log: &RefCell<TabletLog>| log.borrow().restate(&mut queue, None));
             restating = queue.mark_restated();
         }
         Ok(Logs {
@@ -115,6 +119,8 @@ impl Logs {
             wake: Notify::new(),
             restating: Cell::new(restating),
             restated: Notify::new(),
+            giving: RefCell::default(),
+            taking: RefCell::default(),
         })
     }
 }
@@ -168,6 +174,8 @@ fn start(
         fetch: None,
         open_since: None,
         synced_at: io.now(),
-        needs_copy: false,
+        needs_copy: is_amnesic,
+        gone_count: 0,
+        return_at: io.now(),
     })
 }

@@ -82,6 +82,10 @@ pub(super) struct TabletLog {
     pub(super) synced_at: Instant,
     /// A peer has not what this replica lacks: only a copy of the whole tablet helps.
     pub(super) needs_copy: bool,
+    /// Answers that entries are gone since anything was fetched.
+    pub(super) gone_count: usize,
+    /// Learner-only: when to try to vote again.
+    pub(super) return_at: Instant,
 }
 
 impl TabletLog {
@@ -107,6 +111,8 @@ impl TabletLog {
                 }
                 self.send(shard, to, &message);
             }
+            // What came with a copy is applied.
+            Output::Chosen(chosen, _) if chosen.index <= self.applied.index => {}
             Output::Chosen(chosen, _) => self.apply(shard, logs, chosen),
             Output::Rejected(value, reason) => self.reject(shard, value, reason),
             Output::Behind(peer, to) => self.fetch(shard, peer, to),
@@ -136,15 +142,17 @@ impl TabletLog {
     }
 
     /// The vote as it is durable, for a journal whose earlier part is trimmed.
-    pub(super) fn restate(&self, queue: &mut Queue) {
+    /// With a copy about to be installed, `copied` is the last entry in it.
+    pub(super) fn restate(&self, queue: &mut Queue, copied: Option<Chosen>) {
         let state = *self.replica.durable();
-        let accepted = state.vote.accepted.filter(|_| state.open() > self.applied.index);
+        let applied = copied.unwrap_or(self.applied);
+        let accepted = state.vote.accepted.filter(|_| state.open() > applied.index);
         let entry = accepted.map(|accepted| {
             let value = self.values.get(accepted.value).expect("a replica holds what it shows");
             (value.header(state.open()), &*value.body)
         });
         queue.push(self.tablet, None, entry.map(|_| state.open()), |out| {
-            push_vote(out, self.tablet, self.applied, &state, entry);
+            push_vote(out, self.tablet, applied, &state, entry);
         });
     }
 
@@ -203,6 +211,7 @@ impl TabletLog {
         tell_chosen(self.tablet, chosen);
         self.tail.push(chosen, value);
         self.open_since = None;
+        self.gone_count = 0;
         self.wait_count = 0;
         if shard.marked.replace(false) {
             shard.staged.notify();

@@ -12,16 +12,26 @@ use std::collections::VecDeque;
 /// Entries at most.
 const COUNT_MAX: usize = 4096;
 
+/// How many times more are kept while a copy is given.
+const HELD_FACTOR: usize = 16;
+
 /// The tail of one tablet's log.
 pub(crate) struct Tail {
     entries: VecDeque<(Chosen, Value)>,
     bytes: usize,
     bytes_max: usize,
+    /// A copy is being given that these follow: more of them are kept.
+    is_held: bool,
 }
 
 impl Tail {
     pub(crate) fn new(bytes_max: usize) -> Tail {
-        Tail { entries: VecDeque::new(), bytes: 0, bytes_max }
+        Tail { entries: VecDeque::new(), bytes: 0, bytes_max, is_held: false }
+    }
+
+    /// Keep more while a copy is given.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
     }
 
     /// The next entry, of a replay.
@@ -40,7 +50,12 @@ impl Tail {
         }
         self.bytes += value.bytes();
         self.entries.push_back((chosen, value));
-        while self.entries.len() > COUNT_MAX || (self.bytes > self.bytes_max && self.entries.len() > 1) {
+        let more = if self.is_held { HELD_FACTOR } else { 1 };
+        let is_full = |tail: &Tail| {
+            tail.entries.len() > COUNT_MAX * more
+                || (tail.bytes > tail.bytes_max * more && tail.entries.len() > 1)
+        };
+        while is_full(self) {
             let (_, oldest) = self.entries.pop_front().expect("just seen");
             self.bytes -= oldest.bytes();
         }

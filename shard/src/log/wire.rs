@@ -17,23 +17,27 @@ pub(crate) const FETCH: u8 = 2;
 pub(crate) const ENTRIES: u8 = 3;
 /// The entries asked for are not held any more.
 pub(crate) const GONE: u8 = 4;
+/// "Give me this part of a copy of the tablet": session 8, number 4.
+pub(crate) const COPY_ASK: u8 = 5;
+/// A part of a copy: session 8, number 4, whether it is the last 1, bytes.
+pub(crate) const COPY_PART: u8 = 6;
+/// No copy can be had here: session 8.
+pub(crate) const COPY_NOT: u8 = 7;
 
-/// Bytes of entries in one answer, beside the last one.
-const ENTRIES_BYTES: usize = 256 << 10;
 const HEAD_BYTES: usize = VALUE_ID_BYTES + 4;
 
-/// The answer to a fetch from `index` on; `None` if they are gone.
-pub(crate) fn entries_from(tail: &Tail, index: LogIndex) -> Option<Vec<u8>> {
+/// The answer to a fetch from `index` on, of about `bytes_max`, and at least one entry; `None` if they are gone.
+pub(crate) fn entries_from(tail: &Tail, index: LogIndex, bytes_max: usize) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     for (chosen, value) in tail.from(index)? {
+        if !out.is_empty() && out.len() + value.bytes() > bytes_max {
+            break;
+        }
         let bytes = u32::try_from(value.bytes()).expect("an entry is bounded");
         out.extend_from_slice(&encode_value_id(chosen.value));
         out.extend_from_slice(&bytes.to_le_bytes());
         out.extend_from_slice(&value.header(chosen.index).encode());
         out.extend_from_slice(&value.body);
-        if out.len() >= ENTRIES_BYTES {
-            break;
-        }
     }
     Some(out)
 }

@@ -37,6 +37,30 @@ fn keep(index: TabletIndex, tablet: &mut Tablet) -> TabletHead {
 }
 
 impl State {
+    /// Write down what a tablet is and remembers now.
+    pub(crate) fn write_tablet(&self, index: TabletIndex, writer: &mut StateWriter) {
+        let own = self.tablet(index);
+        let recent_newest =
+            own.recent.entries().last().map_or(own.recent.floor(), |(_, log_index)| log_index);
+        writer.begin_tablet(&TabletHead {
+            tablet: index,
+            applied: own.applied,
+            log_time: own.log_time,
+            damage: None,
+            request_floor: own.requests.floor(),
+            request_count: count(own.requests.count()),
+            recent_floor: own.recent.floor(),
+            recent_newest,
+            recent_count: count(own.recent.entries().count()),
+        });
+        for &AppliedRequest { id, log_time, outcome: Outcome { status, version } } in own.requests.entries() {
+            writer.request(&StateRequest { id, log_time, status, version });
+        }
+        for (key_hash, log_index) in own.recent.entries() {
+            writer.recent(&StateRecent { key_hash, log_index });
+        }
+    }
+
     /// A memtable was frozen: the tablets as they are now are wanted.
     pub(crate) fn begin_capture(&mut self) {
         let heads = TabletIndex::all()

@@ -14,6 +14,7 @@ use super::work::is_crowded;
 use super::zone::HeldExtents;
 use crate::core::Shard;
 use crate::journal::JournalStart;
+use crate::log::Logs;
 use crate::memtable::Direction;
 use ioengine::sync::race;
 use layout::key::Key;
@@ -103,7 +104,8 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
     let keeper = &shard.keeper;
     let mut made = Vec::new();
     let (mut compressor, mut unpack) = (Compressor::new(), Decompressor::new());
-    for tablet in TabletIndex::all() {
+    let copied = shard.logs.as_ref().and_then(Logs::installing);
+    for tablet in TabletIndex::all().filter(|tablet| Some(*tablet) != copied) {
         let count = shard.state.borrow().memtables.frozen().map_or(0, |frozen| frozen.record_count(tablet));
         if count > 0 {
             let (built, back) = write_run(shard, tablet, compressor, purpose).await?;
@@ -121,16 +123,34 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
     }
     let before = keeper.state();
     let state_bytes = state.bytes;
+    let installed = shard.logs.as_ref().and_then(Logs::take_install);
     let mut edits: Vec<Edit<'_>> = made.iter().map(Made::edit).collect();
+    if let Some(install) = &installed {
+        // What the tablet had goes in the same edit: its records in the frozen memtable were not written.
+        let state = shard.state.borrow();
+        let had = state.tables.runs(install.tablet).iter().chain(state.tables.windows(install.tablet));
+        edits.extend(had.map(|table| Edit::RemoveTable(table.place.id)));
+        edits.extend(install.made.as_ref().map(Made::edit));
+    }
     edits.extend([state.edit(), start_edit(start)]);
-    keeper.commit(&edits, purpose).await?;
+    let committed = keeper.commit(&edits, purpose).await;
     drop(edits);
+    if let (Err(_), Some(logs)) = (&committed, &shard.logs) {
+        logs.give_install_back(installed);
+        return committed;
+    }
+    committed?;
     extents_of_state.set_named(true);
     let bytes = made.iter().map(|made| made.table.place.bytes).sum();
     keeper.pace.flushed(shard.io.now(), bytes);
     shard.counters.flush_written_bytes.add(bytes);
     shard.counters.state_written_bytes.add(state_bytes);
     show(shard, made);
+    let copy = installed.as_ref().map(|install| (install.tablet, install.made.as_ref()));
+    show(shard, made, copy);
+    if let (Some(logs), Some(install)) = (&shard.logs, installed) {
+        logs.installed(shard, install);
+    }
     if let Some(before) = before {
         keeper.zone.give(&before.ranges);
     }
@@ -139,8 +159,15 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
 }
 
 /// The frozen records can be found in tables from now on.
-fn show(shard: &Shard, made: Vec<Made>) {
+fn show(shard: &Shard, made: Vec<Made>, copy: Option<(TabletIndex, Option<&Made>)>) {
     let mut state = shard.state.borrow_mut();
+    if let Some((tablet, made)) = copy {
+        let table = made.map(|made| Rc::clone(&made.table));
+        table.iter().for_each(|table| table.place.extents.set_named(true));
+        let old = state.tables.install(tablet, table);
+        old.iter().for_each(|table| table.place.extents.set_named(false));
+        state.versions.raise_generation(tablet);
+    }
     for run in made {
         run.table.place.extents.set_named(true);
         state.tables.add(run.facts.tablet, run.table);

@@ -10,6 +10,7 @@
 pub(crate) mod build;
 mod cache;
 mod capture;
+pub(crate) mod copy;
 mod cursor;
 pub mod examine;
 mod expire;
@@ -203,6 +204,14 @@ impl Tables {
             ends.clone().zip(ends.skip(1)).all(|(before, behind)| before.to <= behind.from),
             "no two windows share a time"
         );
+    }
+
+    /// A copy: this run, if there is one, is all that the tablet has; what it had comes back.
+    pub(crate) fn install(&mut self, tablet: TabletIndex, new: Option<Rc<Table>>) -> Vec<Rc<Table>> {
+        let new = new.into_iter().collect();
+        let mut old = std::mem::replace(&mut self.runs[tablet.index()], new);
+        old.append(&mut self.windows[tablet.index()]);
+        old
     }
 
     /// What memory knows of a record that is in no memtable.

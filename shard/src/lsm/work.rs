@@ -37,6 +37,10 @@ pub(crate) struct Work {
     starved: Cell<u64>,
     /// The same of seals.
     seals_starved: Cell<u64>,
+    /// Tablets whose tables are about to be replaced as a whole, one bit each.
+    held: Cell<u64>,
+    /// The tablet whose windows are worked on.
+    dropping: Cell<Option<TabletIndex>>,
     /// Tablets whose log time has to go on before anything can be done.
     ticks_due: Cell<u64>,
 }
@@ -54,12 +58,27 @@ impl Work {
             starved: Cell::new(0),
             seals_starved: Cell::new(0),
             ticks_due: Cell::new(0),
+            held: Cell::new(0),
+            dropping: Cell::new(None),
         }
     }
 
     /// Tablets that want a tick so that something can be freed, one bit each. Asked once.
     pub(crate) fn take_ticks_due(&self) -> u64 {
         self.ticks_due.replace(0)
+    }
+
+    /// Nobody touches the tables of this tablet until it is released. False: somebody is at work on them, ask again.
+    pub(crate) fn hold(&self, tablet: TabletIndex) -> bool {
+        self.held.set(self.held.get() | bit(tablet));
+        let is_at = |at: Option<TabletIndex>| at == Some(tablet);
+        !is_at(self.merging.get()) && !is_at(self.dropping.get())
+    }
+
+    /// The tables may be worked on again.
+    pub(crate) fn release(&self, tablet: TabletIndex) {
+        self.held.set(self.held.get() & !bit(tablet));
+        self.unreadable.set(self.unreadable.get() & !bit(tablet));
     }
 
     /// Runs of a tablet that a seal is at.
@@ -112,6 +131,7 @@ pub(crate) async fn seals(shard: Rc<Shard>) {
             continue;
         };
         let count = shard.state.borrow().tables.runs(tablet).len();
+        work.dropping.set(Some(tablet));
         let done = match &job {
             Job::Drop(over) => drop_expired(&shard, tablet, over).await.map_err(MergeError::from),
             Job::Seal(picked) => {
@@ -120,6 +140,7 @@ pub(crate) async fn seals(shard: Rc<Shard>) {
             }
         };
         work.sealing.set(None);
+        work.dropping.set(None);
         if done.is_ok() && matches!(job, Job::Seal(_)) {
             shard.counters.seals.add(1);
         }
@@ -170,7 +191,7 @@ fn tables_of<'a>(
     let log_time = state.tablets[tablet.index()].as_ref()?.log_time;
     let (runs, windows) = (state.tables.runs(tablet), state.tables.windows(tablet));
     let is_whole = runs.iter().chain(windows).all(|table| !table.is_broken());
-    let left = shard.keeper.work.unreadable.get() | starved;
+    let left = shard.keeper.work.unreadable.get() | shard.keeper.work.held.get() | starved;
     (is_whole && left & bit(tablet) == 0).then_some((log_time, runs, windows))
 }
 

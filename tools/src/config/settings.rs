@@ -344,6 +344,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
         waiting_bytes_max,
         "requests of a core that wait for its disk, and multi-gets that wait for other cores; more are Busy"
     ),
+    size!(
+        log_tail_bytes,
+        "the last entries of a core's logs: who is further behind in a group gets a copy of the tablet instead"
+    ),
     count!(version_row_count, "rows of 64 bytes and 4 keys in the version cache of a core; a power of two"),
     count!(connection_count_max, "connections per core; more are turned away"),
     count!(in_flight_max, "requests in flight on one connection; more are Busy"),

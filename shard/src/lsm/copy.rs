@@ -1,0 +1,300 @@
+//! A tablet as a whole, for a replica that has nothing, or nothing of use: at the giving end its state and records as a
+//! stream of bytes, at the taking end a run of them.
+//!
+//! Owns the stream's bytes. The state, what the memtables have of the tablet and which tables there are is taken down in one turn: one
+//! applied index holds for all of it. Must never give a record that a newer one hides. Invariant: records come in the order of
+//! their keys, each once.
+//!
+//! ```text
+//! | head 44: bytes of the blob 4, its checksum 16, last entry 8 + 16 | state blob | record | record | ..
+//! record:  | key bytes 2, version 8, expiry 8, value bytes 4 | key | value |
+//! ```
+
+use super::build::{BuildError, Sink, TableBuilder};
+use super::cursor::{Cursors, TableCursor};
+pub(crate) use super::publish::Made;
+use super::publish::Written;
+use super::room::Purpose;
+use super::table::Table;
+use super::zone::ReadError;
+use crate::core::Shard;
+use crate::memtable::{Direction, Record};
+use crate::tablet::Tablet;
+use layout::Corrupt;
+use layout::table_key::encode_key;
+use layout::table_seal::{Compressor, Decompressor, TableIdentity};
+use layout::tablet_state::{StateIdentity, StateReader, StateWriter};
+use layout::units::{LogTime, ShardIndex, TableId, TabletIndex, Uuid, Version};
+use layout::vote::{VALUE_ID_BYTES, decode_value_id, encode_value_id};
+use paxos::{Chosen, LogIndex};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::rc::Rc;
+
+const HEAD_BYTES: usize = 4 + 16 + 8 + VALUE_ID_BYTES;
+const RECORD_BYTES: usize = 2 + 8 + 8 + 4;
+/// Level of the run: it is nobody's neighbour yet.
+const LEVEL: u8 = 1;
+/// Bytes of each table that are read at once.
+const WINDOW_BYTES: u64 = 256 << 10;
+/// Records between two looks at other work.
+const STEP_COUNT: usize = 64;
+
+fn identity(cluster: Uuid, tablet: TabletIndex) -> StateIdentity {
+    StateIdentity {
+        device: cluster,
+        shard: ShardIndex(0),
+        generation: 0,
+        blob: TableId(u64::from(tablet.get())),
+    }
+}
+
+/// A record that is in memory.
+struct Held {
+    version: Version,
+    expiry_us: u64,
+    value: Option<Box<[u8]>>,
+}
+
+/// The giving end: a tablet as it was in one turn.
+pub(crate) struct Giving {
+    held: BTreeMap<Vec<u8>, Held>,
+    cursors: Cursors,
+    log_time: LogTime,
+    unpack: Decompressor,
+    key: Vec<u8>,
+}
+
+fn push_record(out: &mut Vec<u8>, key: &[u8], version: Version, expiry_us: u64, value: &[u8]) {
+    out.extend_from_slice(&u16::try_from(key.len()).expect("a key is short").to_le_bytes());
+    out.extend_from_slice(&version.0.to_le_bytes());
+    out.extend_from_slice(&expiry_us.to_le_bytes());
+    out.extend_from_slice(&u32::try_from(value.len()).expect("a value is bounded").to_le_bytes());
+    out.extend_from_slice(key);
+    out.extend_from_slice(value);
+}
+
+impl Giving {
+    /// Take down what the tablet is now; `chosen` is the last entry applied. The stream begins in `out`.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub(crate) async fn begin(
+        shard: &Shard,
+        tablet: TabletIndex,
+        chosen: Chosen,
+        out: &mut Vec<u8>,
+    ) -> Result<Giving, ReadError> {
+        let (held, tables, log_time) = {
+            let state = shard.state.borrow();
+            let mut held = BTreeMap::new();
+            // The active memtable has the newer version of a key that both have.
+            for memtable in std::iter::once(&state.memtables.active).chain(state.memtables.frozen()) {
+                for entry in memtable.range(tablet, Bound::Unbounded, Direction::Forward) {
+                    let mut key = Vec::new();
+                    encode_key(&mut key, entry.bucket, entry.key);
+                    let Record { version, expiry_us, value } = entry.record;
+                    held.entry(key).or_insert(Held { version, expiry_us, value: value.map(Box::from) });
+                }
+            }
+            let tables: Vec<Rc<Table>> =
+                state.tables.runs(tablet).iter().chain(state.tables.windows(tablet)).cloned().collect();
+            let mut writer = StateWriter::new(&identity(shard.facts.cluster, tablet), 1);
+            state.write_tablet(tablet, &mut writer);
+            let summary = writer.finish();
+            let bytes = u32::try_from(summary.bytes).expect("what one tablet remembers is bounded");
+            out.extend_from_slice(&bytes.to_le_bytes());
+            out.extend_from_slice(&summary.checksum.to_le_bytes());
+            out.extend_from_slice(&chosen.index.0.to_le_bytes());
+            out.extend_from_slice(&encode_value_id(chosen.value));
+            out.extend_from_slice(writer.pending());
+            (held, tables, state.tablet(tablet).log_time)
+        };
+        let mut unpack = Decompressor::new();
+        let mut cursors = Cursors::new(tables.len(), Direction::Forward);
+        for table in tables {
+            let mut cursor = TableCursor::new(table, WINDOW_BYTES)?;
+            cursor.seek_first(&mut unpack).await?;
+            cursors.push(cursor);
+        }
+        Ok(Giving { held, cursors, log_time, unpack, key: Vec::new() })
+    }
+
+    /// Append the next bytes of the stream, about `bytes`. True at its end.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub(crate) async fn next(&mut self, bytes: usize, out: &mut Vec<u8>) -> Result<bool, ReadError> {
+        let mut count = 0;
+        while out.len() < bytes {
+            if !self.step(out).await? {
+                return Ok(true);
+            }
+            count += 1;
+            if count % STEP_COUNT == 0 {
+                ioengine::sync::yield_now().await;
+            }
+        }
+        Ok(false)
+    }
+
+    /// The next record; false when there are no more.
+    async fn step(&mut self, out: &mut Vec<u8>) -> Result<bool, ReadError> {
+        let in_table = self.cursors.next(&[]).and_then(TableCursor::key);
+        let in_memory = self.held.first_key_value().map(|(key, _)| key.as_slice());
+        let from_memory = match (in_memory, in_table) {
+            (None, None) => return Ok(false),
+            (Some(memory), Some(table)) => memory <= table,
+            (memory, None) => memory.is_some(),
+            (None, Some(_)) => false,
+        };
+        self.key.clear();
+        if from_memory {
+            let (key, record) = self.held.pop_first().expect("just seen");
+            if let Some(value) = record.value.filter(|_| !self.log_time.has_expired(record.expiry_us)) {
+                push_record(out, &key, record.version, record.expiry_us, &value);
+            }
+            self.key.extend_from_slice(&key);
+        } else {
+            let newest = self.cursors.next(&[]).expect("just seen");
+            let entry = newest.entry()?.expect("the least key stands at a record");
+            let Record { version, expiry_us, value } = entry.record;
+            if let Some(value) = value.filter(|_| !self.log_time.has_expired(expiry_us)) {
+                push_record(out, entry.key, version, expiry_us, value);
+            }
+            self.key.extend_from_slice(entry.key);
+        }
+        self.cursors.advance(&self.key, &mut self.unpack).await?;
+        Ok(true)
+    }
+}
+
+/// Why a copy was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeError {
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("the state in it is not whole")]
+    State,
+}
+
+/// The taking end: a run that grows, and what came before its records.
+pub(crate) struct Taking {
+    tablet: TabletIndex,
+    id: TableId,
+    identity: TableIdentity,
+    output: Option<TableBuilder>,
+    /// Bytes that are not a whole record yet.
+    rest: Vec<u8>,
+    state: Option<(Chosen, u128, Vec<u8>)>,
+    last_key: Vec<u8>,
+}
+
+/// A copy that was taken: durable, and named by nobody yet.
+pub(crate) struct Taken {
+    pub(crate) chosen: Chosen,
+    /// What the tablet remembers.
+    pub(crate) tablet: Tablet,
+    pub(crate) made: Option<Made>,
+}
+
+impl Taking {
+    /// Nothing has come yet.
+    pub(crate) fn new(shard: &Shard, tablet: TabletIndex) -> Taking {
+        let keeper = &shard.keeper;
+        let id = keeper.next_table();
+        let identity = keeper.owner.run(tablet, id);
+        let sink = Sink::new(Rc::clone(&keeper.zone), Purpose::Flush, 0);
+        let options = keeper.options(&shard.limits);
+        let output = TableBuilder::new(identity, options, Compressor::new(), sink, 0);
+        let (rest, last_key) = (Vec::new(), Vec::new());
+        Taking { tablet, id, identity, output: Some(output), rest, state: None, last_key }
+    }
+
+    /// The next bytes of the stream.
+    ///
+    /// # Errors
+    /// [`TakeError`]: what came cannot be understood, or there is no room for it.
+    pub(crate) async fn take(&mut self, bytes: &[u8]) -> Result<(), TakeError> {
+        self.rest.extend_from_slice(bytes);
+        let mut rest = std::mem::take(&mut self.rest);
+        let mut at = 0;
+        let mut count = 0;
+        while let Some(used) = self.item(&rest[at..])? {
+            at += used;
+            count += 1;
+            let output = self.output.as_mut().expect("a copy is finished once");
+            if output.is_due() {
+                output.write().await?;
+            }
+            if count % STEP_COUNT == 0 {
+                ioengine::sync::yield_now().await;
+            }
+        }
+        rest.drain(..at);
+        self.rest = rest;
+        Ok(())
+    }
+
+    /// Take the head or a record off the front; `None` when it is not whole.
+    fn item(&mut self, input: &[u8]) -> Result<Option<usize>, Corrupt> {
+        let wrong = |field| Corrupt { structure: "copy of a tablet", field, at: 0 };
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+        if self.state.is_none() {
+            let Some(head) = input.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+            let blob_bytes = number(&head[..4]) as usize;
+            let Some(blob) = input.get(HEAD_BYTES..HEAD_BYTES + blob_bytes) else { return Ok(None) };
+            let checksum = u128::from_le_bytes(head[4..20].try_into().expect("16 bytes"));
+            let value = decode_value_id(head[28..].try_into().expect("16 bytes")).ok_or(wrong("value"))?;
+            let chosen = Chosen { index: LogIndex(number(&head[20..28])), value };
+            self.state = Some((chosen, checksum, blob.to_vec()));
+            return Ok(Some(HEAD_BYTES + blob_bytes));
+        }
+        let Some(head) = input.first_chunk::<RECORD_BYTES>() else { return Ok(None) };
+        let (key_bytes, value_bytes) = (number(&head[..2]) as usize, number(&head[18..]) as usize);
+        let all = RECORD_BYTES + key_bytes + value_bytes;
+        let Some(body) = input.get(RECORD_BYTES..all) else { return Ok(None) };
+        let (key, value) = body.split_at(key_bytes);
+        if key <= self.last_key.as_slice() {
+            return Err(wrong("order of keys"));
+        }
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        let record = Record {
+            version: Version(number(&head[2..10])),
+            expiry_us: number(&head[10..18]),
+            value: Some(value),
+        };
+        self.output.as_mut().expect("a copy is finished once").push(key, &record);
+        Ok(Some(all))
+    }
+
+    /// The stream has ended: make the run durable. `fresh` has applied nothing, and becomes the tablet of the copy.
+    ///
+    /// # Errors
+    /// [`TakeError`].
+    pub(crate) async fn finish(mut self, shard: &Shard, fresh: Tablet) -> Result<Taken, TakeError> {
+        let output = self.output.take().expect("a copy is finished once");
+        let (chosen, checksum, blob) =
+            self.state.take().filter(|_| self.rest.is_empty()).ok_or(TakeError::State)?;
+        let mut tablets: Vec<Option<Tablet>> = TabletIndex::all().map(|_| None).collect();
+        tablets[self.tablet.index()] = Some(fresh);
+        let reader = StateReader::new(&identity(shard.facts.cluster, self.tablet), blob.len() as u64);
+        super::capture::restore(reader, &blob, checksum, &mut tablets).map_err(|_| TakeError::State)?;
+        let tablet = tablets[self.tablet.index()].take().ok_or(TakeError::State)?;
+        if tablet.applied.0 != chosen.index.0 {
+            return Err(TakeError::State);
+        }
+        let mut made = None;
+        if !output.is_empty() {
+            let (built, _) = output.finish().await?;
+            let Taking { id, identity, .. } = self;
+            let written = Written { id, tablet: self.tablet, level: LEVEL, identity, built };
+            made = Some(written.open(&mut Decompressor::new()).await?);
+        }
+        shard.keeper.zone.disk().flush().await.map_err(BuildError::from)?;
+        Ok(Taken { chosen, tablet, made })
+    }
+}
