@@ -35,7 +35,7 @@ pub use disk::{Disk, DiskError};
 pub use executor::{LocalFuture, Queue};
 pub use io::Io;
 pub use launch::{CoreConfig, CoreHandle, HostKind, LaunchError, Launcher};
-pub use marks::{canary, fact};
+pub use marks::{canary, collects_facts, fact};
 pub use operation::Errno;
 pub use region::Region;
 pub use stream::{Listener, NetError, Stream};

@@ -10,8 +10,8 @@ thread_local! {
     static WATCHING: Cell<bool> = const { Cell::new(false) };
     static MARKS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
     static FACTS: RefCell<Vec<Fact>> = const { RefCell::new(Vec::new()) };
-    /// The node whose task is being polled.
-    static NODE: Cell<u32> = const { Cell::new(u32::MAX) };
+    /// The node and the process whose task is being polled.
+    static AT: Cell<(u32, u32)> = const { Cell::new((u32::MAX, 0)) };
     static CANARIES: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
 }
 
@@ -35,6 +35,8 @@ pub fn hit(name: &'static str) {
 pub struct Fact {
     /// Index of the node, in the order they were added.
     pub node: u32,
+    /// Number of the process, in the order in which they were started.
+    pub process: u32,
     /// What kind of fact.
     pub name: &'static str,
     /// What it is about.
@@ -46,13 +48,20 @@ pub struct Fact {
 /// Tell a fact: `name` says which kind, `key` what it is about (the place in a log, say), `value` what holds of it.
 pub fn fact(name: &'static str, key: u64, value: u64) {
     if WATCHING.get() {
-        FACTS.with_borrow_mut(|facts| facts.push(Fact { node: NODE.get(), name, key, value }));
+        let (node, process) = AT.get();
+        FACTS.with_borrow_mut(|facts| facts.push(Fact { node, process, name, key, value }));
     }
 }
 
-/// From here on the tasks of this node are polled.
-pub(crate) fn at(node: u32) {
-    NODE.set(node);
+/// Whether somebody collects facts: asked before one is told that takes work to make.
+#[must_use]
+pub fn collects_facts() -> bool {
+    WATCHING.get()
+}
+
+/// From here on the tasks of this process are polled.
+pub(crate) fn at(node: u32, process: u32) {
+    AT.set((node, process));
 }
 
 /// The facts told since the last call.

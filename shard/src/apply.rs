@@ -121,6 +121,12 @@ pub(crate) fn apply(
         decided(outcome);
         position = position.wrapping_add(count);
     }
+    if ioengine::collects_facts() {
+        let key = (u64::from(header.tablet.get()) << 56) | header.log_index.0;
+        let stamped = header.stamp.0.to_le_bytes();
+        let value = layout::checksum::short(entry.body) ^ layout::checksum::short(&stamped);
+        ioengine::fact("applied", key, value);
+    }
     let tablet = state.tablet_mut(header.tablet);
     tablet.applied = header.log_index;
     tablet.log_time = log_time;

@@ -169,6 +169,7 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     for tablet in TabletIndex::all() {
         if let Some(own) = &state.tablets[tablet.index()] {
             proofs.begin_at(tablet, own.applied, own.damage);
+            ioengine::fact("begun", (u64::from(tablet.get()) << 56) | own.applied.0, 0);
             if known[tablet.index()] < own.applied {
                 // The cells have missed entries that no replay brings.
                 state.versions.raise_generation(tablet);

@@ -188,7 +188,7 @@ impl Shared {
         let Some(core) = self.core(id) else { return };
         loop {
             self.polling.set(Some(core.process.id));
-            crate::marks::at(core.node);
+            crate::marks::at(core.node, core.process.id);
             let next = core.step(self);
             self.polling.set(None);
             if !core.process.alive.get() {

@@ -230,6 +230,7 @@ impl Logs {
         }
         let Some(Taken { chosen, tablet, made }) = session.ready.borrow_mut().take() else { return };
         core.tablets[session.tablet.index()] = Some(tablet);
+        ioengine::fact("begun", (u64::from(session.tablet.get()) << 56) | chosen.index.0, 0);
         session.copied.set(Some(chosen));
         *session.install.borrow_mut() = Some(Install { tablet: session.tablet, made, chosen });
     }

@@ -51,21 +51,43 @@ fn differ(history: &History, one: &Page, other: &Page) -> Option<String> {
     }
     let (mine, theirs) = (part(one), part(other));
     let odd = mine.iter().find(|one| !theirs.contains(one)).or(theirs.iter().find(|one| !mine.contains(one)));
-    odd.map(|odd| format!("{} hold {} and {} records, one only {odd:?}", place(), mine.len(), theirs.len()))
+    odd.map(|odd| {
+        let write = match odd.1 {
+            Seen::Value(_, by) => Some(&history.writes[by.write as usize]),
+            _ => None,
+        };
+        let (mine, theirs) = (mine.len(), theirs.len());
+        format!("{} hold {mine} and {theirs} records, one only {odd:?} of {write:?}", place())
+    })
 }
 
-/// Every place in a log for which two values were told.
+/// Every place in a log for which two values were told, and every entry that a process left out.
 #[must_use]
-pub fn check_chosen(facts: &[Fact]) -> Vec<Violation> {
-    let mut known: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
+pub fn check_logs(facts: &[Fact]) -> Vec<Violation> {
     let mut out = Vec::new();
-    for fact in facts.iter().filter(|fact| fact.name == CHOSEN) {
-        let (value, node) = *known.entry(fact.key).or_insert((fact.value, fact.node));
+    let mut known: BTreeMap<(&str, u64), (u64, u32)> = BTreeMap::new();
+    let mut last: BTreeMap<(u32, u64), u64> = BTreeMap::new();
+    for fact in facts.iter().filter(|fact| [CHOSEN, APPLIED, BEGUN].contains(&fact.name)) {
+        let (tablet, index) = (fact.key >> INDEX_BITS, fact.key & ((1 << INDEX_BITS) - 1));
+        if fact.name == BEGUN {
+            last.insert((fact.process, tablet), index);
+            continue;
+        }
+        let (value, node) = *known.entry((fact.name, fact.key)).or_insert((fact.value, fact.node));
         if value != fact.value {
-            let (tablet, index) = (fact.key >> INDEX_BITS, fact.key & ((1 << INDEX_BITS) - 1));
             let text = format!(
-                "entry {index} of tablet {tablet}: node {node} has {value:016x}, node {} has {:016x}",
-                fact.node, fact.value
+                "entry {index} of tablet {tablet} is {} as {value:016x} at node {node}, as {:016x} at node {}",
+                fact.name, fact.value, fact.node
+            );
+            out.push(Violation { checker: NAME, text });
+        }
+        if fact.name == APPLIED
+            && let Some(before) = last.insert((fact.process, tablet), index)
+            && index != before + 1
+        {
+            let text = format!(
+                "process {} of node {} applies entry {index} of tablet {tablet} after entry {before}",
+                fact.process, fact.node
             );
             out.push(Violation { checker: NAME, text });
         }
@@ -73,10 +95,14 @@ pub fn check_chosen(facts: &[Fact]) -> Vec<Violation> {
     out
 }
 
-/// The fact that an entry is known to be chosen: key is the tablet above its index, value a checksum of the entry.
+/// The fact that an entry is known to be chosen: key is the tablet above its index, value its name.
 const CHOSEN: &str = "chosen";
+/// The fact that an entry is applied, at its time or in a replay: the same key, value a checksum of the entry.
+const APPLIED: &str = "applied";
+/// The fact that a replay begins behind this entry, which tables have: the same key.
+const BEGUN: &str = "begun";
 /// Bits of the index in the key.
-const INDEX_BITS: u32 = 48;
+const INDEX_BITS: u32 = 56;
 
 #[cfg(test)]
 mod tests {
@@ -126,8 +152,17 @@ mod tests {
 
     #[test]
     fn one_place_has_one_value() {
-        let fact = |node, key, value| Fact { node, name: CHOSEN, key, value };
-        assert!(check_chosen(&[fact(0, 1, 5), fact(1, 1, 5), fact(0, 2, 6)]).is_empty());
-        assert_eq!(check_chosen(&[fact(0, 1, 5), fact(1, 1, 6)]).len(), 1);
+        let fact = |node, key, value| Fact { node, process: node, name: CHOSEN, key, value };
+        assert!(check_logs(&[fact(0, 1, 5), fact(1, 1, 5), fact(0, 2, 6)]).is_empty());
+        assert_eq!(check_logs(&[fact(0, 1, 5), fact(1, 1, 6)]).len(), 1);
+    }
+
+    #[test]
+    fn a_process_applies_one_entry_after_the_other() {
+        let fact = |process, key| Fact { node: 0, process, name: APPLIED, key, value: key };
+        let other_tablet = 1 << INDEX_BITS;
+        assert!(check_logs(&[fact(1, 4), fact(1, other_tablet), fact(1, 5), fact(2, 3)]).is_empty());
+        assert_eq!(check_logs(&[fact(1, 4), fact(1, 6)]).len(), 1);
+        assert_eq!(check_logs(&[fact(1, 4), fact(1, 4)]).len(), 1);
     }
 }

@@ -143,7 +143,8 @@ impl<'a> Run<'a> {
         let history = self.shared.history.borrow();
         let law = Law { mode: self.plan.mode, excused: 0, core_count: 1, limits: &self.plan.limits };
         self.sum.violations.extend(checkers::judge(&history, &self.last, law));
-        self.sum.violations.extend(replicas::check_chosen(&self.scene.world.take_facts()));
+        let facts = self.scene.world.take_facts();
+        self.sum.violations.extend(replicas::check_logs(&facts));
         self.sum.operations += history.operation_count;
         for (name, count) in &history.answers {
             *self.sum.answers.entry(name).or_insert(0) += count;

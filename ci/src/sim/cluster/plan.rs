@@ -2,7 +2,7 @@
 //! whose draws of bounds, disks and load are used here on generators of their own.
 
 use crate::sim::client::Patience;
-use crate::sim::plan::{self, Load, Mode};
+use crate::sim::plan::{self, Load, Mode, Times};
 use ioengine::sim::{DiskConfig, Random, WorldConfig};
 use shard::limits::Limits;
 use std::time::Duration;
@@ -152,7 +152,7 @@ impl Plan {
             disk,
             journal_bytes,
             segment_bytes,
-            load: plan::load(&mut root.fork("load", 0), lanes, &limits, times),
+            load: load(&mut root.fork("load", 0), lanes, &limits, times),
             limits,
             machine_count,
             clients,
@@ -175,6 +175,12 @@ fn world(random: &mut Random, swarm: &mut Random) -> WorldConfig {
         world.link.loss_ppm = world.link.loss_ppm.min(2_000);
     }
     world
+}
+
+/// As for one node, but a third slower: each operation is work for three nodes or five.
+fn load(random: &mut Random, lanes: u64, limits: &Limits, times: Times) -> Load {
+    let load = plan::load(random, lanes, limits, times);
+    Load { period_us: load.period_us * 4 / 3, ..load }
 }
 
 /// The nodes, and how many of them hold a tablet.
