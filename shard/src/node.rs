@@ -338,6 +338,7 @@ async fn start_shard(
         counters,
     });
     let scratch = Vec::with_capacity(ENTRY_BODY_BYTES_MAX.min(limits.staging_bytes));
+    let buffer = log::write_queued(&shard, buffer).await.map_err(|error| error.to_string())?;
     if shard.logs.is_some() {
         io.spawn(Queue::Foreground, log::run_commit(Rc::clone(&shard), buffer, scratch));
         io.spawn(Queue::Foreground, log::run_clock(Rc::clone(&shard)));

@@ -54,6 +54,12 @@ pub struct Proof {
 }
 
 impl Proof {
+    /// The last entry whose bytes are here, be it known to be chosen or not.
+    fn last_held(&self) -> LogIndex {
+        let pending = self.pending.as_ref().map(|pending| pending.header.log_index);
+        pending.map_or(self.applied, |index| index.max(self.applied))
+    }
+
     /// Entries `applied + 1 ..= to` are lost, or may be. What was lost before stays named.
     fn lose(&mut self, to: Option<LogIndex>) {
         let from = self.damage.map_or(self.applied.next(), |damage| damage.from);
@@ -77,10 +83,12 @@ impl Proof {
             self.pending = Some(Pending { value, header: entry.header, body: entry.body.to_vec() });
         } else if let Some(accepted) = state.vote.accepted
             && state.chosen.index.0 >= self.applied.0
+            && applied.index < state.open()
             && self.pending.as_ref().is_none_or(|pending| pending.value != accepted.value)
         {
             return Err(wrong("vote without its entry"));
         }
+        // One that was applied when this was written is named by an item of its own, if it was not accepted here.
         self.state = Some(state);
         Ok(())
     }
@@ -122,8 +130,10 @@ impl Proofs {
         match record.header.fields.kind {
             RecordKind::Open | RecordKind::Mark => {
                 for tip in TipIter::new(record.body) {
-                    let taken = tip.and_then(|(tablet, index)| self.tip(tablet, index, &mut apply));
-                    taken.unwrap_or_else(|corrupt| self.strange(&corrupt));
+                    match tip {
+                        Ok((tablet, index)) => self.tip(tablet, index),
+                        Err(corrupt) => self.strange(&corrupt),
+                    }
                 }
             }
             RecordKind::Entries => {
@@ -164,25 +174,18 @@ impl Proofs {
     }
 
     /// At this point of the journal the tablet had come to `index`.
-    fn tip(
-        &mut self,
-        tablet: TabletIndex,
-        index: LogIndex,
-        apply: &mut impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
-    ) -> Result<(), Corrupt> {
+    fn tip(&mut self, tablet: TabletIndex, index: LogIndex) {
         if !self.owns(tablet) {
-            return Ok(());
+            return;
         }
-        self.all_chosen_to(tablet, index, apply)?;
         let proof = &mut self.tablets[tablet.index()];
-        if index > proof.applied {
+        if index > proof.last_held() {
             proof.lose(Some(index));
         }
         // Of votes a tip says nothing.
         if proof.state.is_none() {
             proof.unproven = false;
         }
-        Ok(())
     }
 
     fn entry(
@@ -279,9 +282,7 @@ impl Proofs {
             let proof = &mut self.tablets[tablet.index()];
             let unproven = proof.unproven && !ioengine::canary("trust_behind_gap");
             // What is known to be chosen by no more than memory is accepted in the journal all the same.
-            let pending = proof.pending.as_ref().map(|pending| pending.header.log_index);
-            let has = pending.map_or(proof.applied, |index| index.max(proof.applied));
-            let known_lost = known(tablet) > has && !ioengine::canary("forget_shared_memory");
+            let known_lost = known(tablet) > proof.last_held() && !ioengine::canary("forget_shared_memory");
             if all || unproven {
                 proof.lose(None);
             } else if known_lost {

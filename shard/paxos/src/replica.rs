@@ -412,8 +412,10 @@ impl Replica {
         let is = |vote: Vote| vote.accepted.is_some_and(|accepted| accepted.value == value);
         let index = self.now.chosen.index;
         let shown = |view: &View| view.chosen_index >= index && view.vote.is_some_and(is);
-        let flushed = self.flushed.chosen.index >= index && is(self.flushed.vote);
-        flushed || self.holds(value) || self.views.iter().any(shown)
+        // What is being written will be shown once it is flushed, whatever has been accepted since.
+        let kept = |state: &State| state.chosen.index >= index && is(state.vote);
+        let written = self.writing.as_ref().is_some_and(|(_, state)| kept(state));
+        written || kept(&self.flushed) || self.holds(value) || self.views.iter().any(shown)
     }
 
     /// Whether the caller has the bytes of a value, as far as the open index goes.

@@ -136,7 +136,9 @@ fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<D
     match log.reads.asked_at {
         Some(at) if overdue(at) => due.push(Due::Tip),
         Some(at) => next = next.min(at.after(ANSWER_WAIT)),
-        None if log.reads.wants_tip() || now.since(log.synced_at) > SYNC_PERIOD => due.push(Due::Tip),
+        None if log.reads.wants_tip() || now.since(log.synced_at) > SYNC_PERIOD || log.synced_at.ns == 0 => {
+            due.push(Due::Tip)
+        }
         None => {}
     }
     if is_open_for_long(log, now, &mut next) && has_room {

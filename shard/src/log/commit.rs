@@ -57,6 +57,19 @@ pub(crate) async fn run(shard: Rc<Shard>, mut buffer: Buf, mut scratch: Vec<u8>)
     }
 }
 
+/// Write what a start has queued, before anything else is said.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) async fn write_queued(shard: &Shard, mut buffer: Buf) -> Result<Buf, DiskError> {
+    let (Some(journal), Some(logs)) = (&shard.journal, &shard.logs) else { return Ok(buffer) };
+    let mut scratch = Vec::new();
+    while !logs.queue.borrow().is_empty() && journal.has_room(Claim::Own, 0, record_room(&shard.limits)) {
+        buffer = write(shard, logs, journal, buffer, &mut scratch).await?;
+    }
+    Ok(buffer)
+}
+
 /// Write the next items, and tell their replicas.
 async fn write(
     shard: &Shard,

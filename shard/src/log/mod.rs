@@ -10,6 +10,7 @@
 //! chosen when a majority has flushed it, applied, answered.
 
 mod clock;
+mod clocks;
 mod commit;
 mod give;
 mod propose;
@@ -24,7 +25,7 @@ mod values;
 mod wire;
 
 pub(crate) use clock::run as run_clock;
-pub(crate) use commit::{entry_bytes_max, run as run_commit};
+pub(crate) use commit::{entry_bytes_max, run as run_commit, write_queued};
 pub(crate) use reads::wait_for_tip;
 pub(crate) use receive::receive;
 pub(crate) use start::{RecoveredLog, tail as new_tail};
@@ -32,6 +33,7 @@ pub(crate) use tail::Tail;
 
 use crate::core::Shard;
 use crate::limits::Limits;
+use clocks::Clocks;
 use give::GiveSession;
 use ioengine::sync::Notify;
 use layout::log_item::vote_bytes;
@@ -97,6 +99,8 @@ pub(crate) struct Logs {
     giving: RefCell<Vec<Rc<GiveSession>>>,
     /// The copy of a tablet that is being taken: one at a time.
     taking: RefCell<Option<Rc<TakeSession>>>,
+    /// What the peers' clocks say.
+    clocks: Clocks,
 }
 
 impl Logs {

@@ -3,6 +3,7 @@
 //! A message that is not taken is as good as lost, which the protocol bears: so a replica without room simply does not
 //! vote. Must never let bytes of a peer reach a tablet unchecked.
 
+use super::clocks::CLOCK_BYTES;
 use super::tablet::TabletLog;
 use super::values::{Value, weigh};
 use super::{CLOCK_SKEW_MAX, Logs, drive, give, part_bytes_max, take, wire};
@@ -94,11 +95,17 @@ fn admit(shard: &Shard, charge: Charge) -> Result<(), NoRoom> {
 }
 
 fn message(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[u8]) -> Result<(), Corrupt> {
+    let wrong = Corrupt { structure: "log message", field: "clock", at: 0 };
+    let (clock, body) = body.split_first_chunk::<CLOCK_BYTES>().ok_or(wrong)?;
     let Received { message, accepted, proposed } = decode_message(body)?;
     let log = logs.tablet(tablet).expect("the caller has looked");
     {
         let mut log = log.borrow_mut();
-        let latest = shard.io.wall_us().saturating_add(CLOCK_SKEW_MAX.as_micros() as u64);
+        let wall_us = shard.io.wall_us();
+        logs.clocks.heard(log.members[from.place()], u64::from_le_bytes(*clock), wall_us, shard.io.now());
+        // Log time that is ahead already does not run away any further.
+        let clock = shard.clock(shard.state.borrow().tablet(tablet));
+        let latest = clock.0.max(wall_us).saturating_add(CLOCK_SKEW_MAX.as_micros() as u64);
         for (id, entry) in accepted.iter().chain(&proposed) {
             // Its maker's clock is ahead of ours: log time would run away with it.
             if entry.header.stamp.0 > latest && !ioengine::canary("believe_any_clock") {

@@ -1,6 +1,7 @@
 //! A replica's start: from what its journal proves to a log that takes part.
 
 use super::Logs;
+use super::clocks::Clocks;
 use super::queue::Queue;
 use super::reads::{Reads, TabletReads};
 use super::tablet::TabletLog;
@@ -10,8 +11,8 @@ use crate::apply::State as Core;
 use crate::cluster::Group;
 use crate::limits::Limits;
 use crate::proof::{Damage, Pending, Proof};
-use ioengine::Io;
 use ioengine::sync::Notify;
+use ioengine::{Instant, Io};
 use layout::log_entry::Entry;
 use layout::units::{Incarnation, LogIndex, TabletIndex};
 use paxos::{Chosen, Config, Guard, Guards, Node, Replica, State, ValueId, Vote};
@@ -42,7 +43,7 @@ impl RecoveredLog {
             (Some(state), Some(last)) => (State { chosen: last, vote: Vote::NONE, ..state }, true),
             (Some(state), None) => (State { chosen: nameless, vote: Vote::NONE, ..state }, false),
         };
-        let is_amnesic = proof.damage.is_some() || !known;
+        let is_amnesic = proof.damage.is_some() || !known || !state.voter;
         let open = state.open();
         let pending = proof.pending.clone().filter(|pending| pending.header.log_index.0 == open.0);
         RecoveredLog { state, pending, is_amnesic, tail }
@@ -102,11 +103,14 @@ impl Logs {
         // A replay that froze a memtable lets the journal be trimmed as much as life does.
         let mut queue = Queue::default();
         let mut restating = 0;
-        if core.memtables.frozen().is_some() {
-            tablets
-                .iter()
-                .flatten()
-                .for_each(|log: &RefCell<TabletLog>| log.borrow().restate(&mut queue, None));
+        let is_frozen = core.memtables.frozen().is_some();
+        for log in tablets.iter().flatten().map(RefCell::borrow) {
+            // And that a replica is learner-only is durable before anything is said.
+            if is_frozen || !log.replica.durable().voter {
+                log.restate(&mut queue, None);
+            }
+        }
+        if is_frozen {
             restating = queue.mark_restated();
         }
         Ok(Logs {
@@ -121,6 +125,7 @@ impl Logs {
             restated: Notify::new(),
             giving: RefCell::default(),
             taking: RefCell::default(),
+            clocks: Clocks::default(),
         })
     }
 }
@@ -173,7 +178,8 @@ fn start(
         wait_count: 0,
         fetch: None,
         open_since: None,
-        synced_at: io.now(),
+        // The tip is asked for at once: that tells what was missed, and the clocks.
+        synced_at: Instant { ns: 0 },
         needs_copy: is_amnesic,
         gone_count: 0,
         return_at: io.now(),

@@ -146,11 +146,11 @@ impl TabletLog {
     pub(super) fn restate(&self, queue: &mut Queue, copied: Option<Chosen>) {
         let state = *self.replica.durable();
         let applied = copied.unwrap_or(self.applied);
-        let accepted = state.vote.accepted.filter(|_| state.open() > applied.index);
-        let entry = accepted.map(|accepted| {
-            let value = self.values.get(accepted.value).expect("a replica holds what it shows");
-            (value.header(state.open()), &*value.body)
+        // Also of an entry that is applied: that it is chosen stands nowhere in the journal yet.
+        let value = state.vote.accepted.and_then(|accepted| {
+            self.values.get(accepted.value).or_else(|| self.tail.get(state.open(), accepted.value))
         });
+        let entry = value.map(|value| (value.header(state.open()), &*value.body));
         queue.push(self.tablet, None, entry.map(|_| state.open()), |out| {
             push_vote(out, self.tablet, applied, &state, entry);
         });
@@ -168,7 +168,8 @@ impl TabletLog {
         let proposed = proposal.and_then(|proposal| proposal.value).map(entry);
         let bytes = |of: &Option<(_, &Value)>| of.as_ref().map_or(0, |(_, value)| value.bytes());
         let head = encode_message(message, bytes(&accepted), bytes(&proposed));
-        let mut parts: Vec<&[u8]> = vec![&head];
+        let clock = shard.io.wall_us().to_le_bytes();
+        let mut parts: Vec<&[u8]> = vec![&clock, &head];
         for (head, value) in accepted.iter().chain(&proposed) {
             parts.extend([&head[..], &value.body]);
         }

@@ -61,6 +61,12 @@ impl Tail {
         }
     }
 
+    /// The entry of this index, if it has this name.
+    pub(crate) fn get(&self, index: LogIndex, value: ValueId) -> Option<&Value> {
+        let chosen = Chosen { index, value };
+        self.from(index)?.next().filter(|(entry, _)| *entry == chosen).map(|(_, value)| value)
+    }
+
     /// Entries from `index` on; `None` if that one is not held any more.
     pub(crate) fn from(&self, index: LogIndex) -> Option<impl Iterator<Item = &(Chosen, Value)>> {
         let first = self.entries.front()?.0.index;
