@@ -48,6 +48,9 @@ pub(crate) fn look<'a>(state: &'a State, tablet: TabletIndex, key: Key<'_>, aske
     if own.damage.is_some() && !asked.local {
         return Looked::Not(Outcome::Corrupt);
     }
+    if own.awaits_tables {
+        return Looked::Not(Outcome::NotCurrent);
+    }
     let hash = asked.hash.unwrap_or_else(|| state.memtables.key_hash(key));
     let record = match state.memtables.get(hash, key) {
         Some(record) => Some(record),
@@ -73,7 +76,8 @@ pub(crate) fn judge(record: Option<Record<'_>>, now: LogTime, if_newer: Option<V
 /// True if the version cell alone says that the record is unchanged. Cells hold no record that expires, so a cell
 /// never outlives what it speaks of.
 pub(crate) fn is_unmodified(state: &mut State, tablet: TabletIndex, key: Key<'_>, asked: Version) -> bool {
-    if state.tablet(tablet).damage.is_some() {
+    let own = state.tablet(tablet);
+    if own.damage.is_some() || own.awaits_tables {
         return false;
     }
     let place = state.versions.place(tablet, key);

@@ -111,6 +111,9 @@ fn page(
     if own.damage.is_some() && !span.local {
         return Some(Err(Outcome::Corrupt));
     }
+    if own.awaits_tables {
+        return Some(Err(Outcome::NotCurrent));
+    }
     let mut writer = RecordsWriter::new(out, own.log_time, own.applied);
     // Beyond what was gathered, what memory has is not all.
     let times = match (gathered.resume, span.direction) {
@@ -180,6 +183,9 @@ pub(crate) fn streams_with(
     let own = state.tablet(tablet);
     if own.damage.is_some() {
         return Err(Outcome::Corrupt);
+    }
+    if own.awaits_tables {
+        return Err(Outcome::NotCurrent);
     }
     let mut writer = StreamsWriter::new(out, own.log_time);
     let after = asked.after.map(|(space, stream)| (bucket_of(space, stream), space, stream));

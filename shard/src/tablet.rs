@@ -24,6 +24,9 @@ pub(crate) struct Tablet {
     /// written later: whether a later entry took effect may hang on a lost one (a compare-and-set on its key, a
     /// retry of its request).
     pub(crate) damage: Option<Damage>,
+    /// All this is of a copy whose tables cannot be read yet: nothing is read meanwhile, or records of before would be shown
+    /// as those of now.
+    pub(crate) awaits_tables: bool,
 }
 
 impl Tablet {
@@ -36,6 +39,7 @@ impl Tablet {
             requests: RequestTable::new(limits.requests(), io.random()),
             recent: RecentKeys::new(limits.recent_count, LogIndex(0), io.random()),
             damage: None,
+            awaits_tables: false,
         }
     }
 
@@ -82,6 +86,7 @@ mod tests {
             requests: RequestTable::new(limits, 1),
             recent: RecentKeys::new(8, LogIndex(0), 1),
             damage: None,
+            awaits_tables: false,
         }
     }
 

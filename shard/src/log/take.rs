@@ -229,6 +229,7 @@ impl Logs {
             return;
         }
         let Some(Taken { chosen, tablet, made }) = session.ready.borrow_mut().take() else { return };
+        let tablet = Tablet { awaits_tables: !ioengine::canary("read_half_a_copy"), ..tablet };
         core.tablets[session.tablet.index()] = Some(tablet);
         ioengine::fact("begun", (u64::from(session.tablet.get()) << 56) | chosen.index.0, 0);
         session.copied.set(Some(chosen));
@@ -268,7 +269,11 @@ impl Logs {
             log.gone_count = 0;
         }
         let index = units::LogIndex(chosen.index.0);
-        shard.state.borrow_mut().versions.set_coherent_index(tablet, index);
+        {
+            let mut state = shard.state.borrow_mut();
+            state.tablet_mut(tablet).awaits_tables = false;
+            state.versions.set_coherent_index(tablet, index);
+        }
         if let Some(session) = self.taking.borrow().as_ref() {
             session.copied.set(None);
             session.done.set(true);
