@@ -53,6 +53,8 @@ pub enum Input {
     Fetched(Chosen),
     /// Gets wait: ask for the tip.
     AskTip,
+    /// Answers to that question are late: ask it again of who has not answered.
+    AskAgain,
     /// An entry has been pending for long: get it chosen.
     Complete,
     /// Learner-only: try to become a voter again.
@@ -186,6 +188,7 @@ impl Replica {
             Input::Timer => self.timer(out),
             Input::Fetched(chosen) => self.fetched(chosen, out),
             Input::AskTip => self.ask_tip(out),
+            Input::AskAgain => self.ask_again(out),
             Input::Complete => self.complete(out),
             Input::Return => self.come_back(out),
             Input::GiveUp => self.give_up(out),

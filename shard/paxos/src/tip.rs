@@ -45,6 +45,16 @@ impl Replica {
         self.judge_tip(out);
     }
 
+    /// The same question: answers on their way count. A new number would make them worthless, and where answers take longer
+    /// than the wait no check would ever end.
+    pub(crate) fn ask_again(&self, out: &mut Vec<Output>) {
+        let Some(check) = self.tip_check else { return };
+        for peer in self.peers().filter(|peer| check.answers[peer.place()].is_none()) {
+            let message = Message { question: Some(check.question), ..self.message_for(peer, None) };
+            out.push(Output::Send(peer, message));
+        }
+    }
+
     pub(crate) fn take_answer(&mut self, from: Node, message: &Message, out: &mut Vec<Output>) {
         let guards = self.config.guards;
         let Some(check) = &mut self.tip_check else { return };

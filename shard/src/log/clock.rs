@@ -63,6 +63,7 @@ fn ask_tip(shard: &Shard, logs: &Logs, tablet: TabletIndex) {
 enum Due {
     Timer,
     Tip,
+    TipAgain,
     Complete,
     GiveUp,
     Return,
@@ -88,6 +89,10 @@ fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> In
         match due {
             Due::Timer => drive(shard, logs, tablet, Input::Timer),
             Due::Tip => ask_tip(shard, logs, tablet),
+            Due::TipAgain => {
+                cell.borrow_mut().reads.ask_again(now);
+                drive(shard, logs, tablet, Input::AskAgain);
+            }
             Due::Complete => {
                 ioengine::sometimes!("a replica completes what another left open");
                 drive(shard, logs, tablet, Input::Complete);
@@ -132,10 +137,10 @@ fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<D
     if log.own.is_some() {
         next = next.min(now.after(shard.limits.request_deadline / 8));
     }
-    let overdue = |asked_at: Instant| now.since(asked_at) > ANSWER_WAIT;
+    let wait = ANSWER_WAIT.saturating_mul(1 << log.reads.again_count.min(4));
     match log.reads.asked_at {
-        Some(at) if overdue(at) => due.push(Due::Tip),
-        Some(at) => next = next.min(at.after(ANSWER_WAIT)),
+        Some(at) if now.since(at) > wait => due.push(Due::TipAgain),
+        Some(at) => next = next.min(at.after(wait)),
         None if log.reads.wants_tip() || now.since(log.synced_at) > SYNC_PERIOD || log.synced_at.ns == 0 => {
             due.push(Due::Tip)
         }

@@ -66,7 +66,7 @@ const FETCH_WAIT: Duration = Duration::from_millis(200);
 /// How often, at least, a learner-only replica tries to vote again.
 const RETURN_WAIT: Duration = Duration::from_millis(200);
 /// How often a replica asks for the tip when nobody else makes it.
-const SYNC_PERIOD: Duration = Duration::from_secs(1);
+const SYNC_PERIOD: Duration = Duration::from_secs(2);
 /// How long a get may wait for a majority before the client is sent to the next replica.
 const TIP_GIVE_UP: Duration = Duration::from_millis(800);
 /// What a message has beside its entries, at most.

@@ -40,6 +40,8 @@ pub(super) struct TabletReads {
     due: Vec<(LogIndex, u64, Instant)>,
     /// A check is under way since.
     pub(super) asked_at: Option<Instant>,
+    /// How often it was asked again.
+    pub(super) again_count: u32,
     /// An entry that may be chosen is in the way: when to complete it.
     pub(super) complete_at: Option<Instant>,
 }
@@ -79,6 +81,13 @@ impl TabletReads {
     pub(super) fn ask(&mut self, now: Instant) {
         self.asked.append(&mut self.next);
         self.asked_at = Some(now);
+        self.again_count = 0;
+    }
+
+    /// Its answers are late: it is asked again now.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        self.asked_at = Some(now);
+        self.again_count += 1;
     }
 
     /// The check's outcome.
