@@ -186,11 +186,15 @@ async fn ask(shard: &Shard, session: &TakeSession, peer: Node, number: u32) -> O
 /// Wait for the freeze and the edit that put the copy in place.
 async fn install(shard: &Shard, session: &TakeSession, taken: Taken) {
     let Some(log) = shard.logs.as_ref().and_then(|logs| logs.tablet(session.tablet)) else { return };
-    if log.borrow().applied.index >= taken.chosen.index
-        && !shard.state.borrow().tablet(session.tablet).damage.is_some()
-    {
+    // A copy may be of a peer that is behind what is known here: the log never goes back. Failing history otherwise: an entry
+    // between the two is known to be chosen, and neither in the copy nor ever fetched.
+    let known = log.borrow().replica.state().chosen.index;
+    if taken.chosen.index <= known && shard.state.borrow().tablet(session.tablet).damage.is_none() {
         log.borrow_mut().needs_copy = false;
         return;
+    }
+    if taken.chosen.index < known {
+        return shard.io.sleep(AGAIN).await;
     }
     *session.ready.borrow_mut() = Some(taken);
     while !session.done.get() && !shard.failed.get() {
@@ -226,6 +230,12 @@ impl Logs {
         let log = self.tablet(session.tablet).expect("copies are of own tablets").borrow();
         // Nothing of the log may be on its way: it would be applied to what it is not for.
         if log.replica.is_writing().is_some() {
+            return;
+        }
+        let known = log.replica.state().chosen.index;
+        if session.ready.borrow().as_ref().is_some_and(|taken| taken.chosen.index < known) {
+            session.ready.borrow_mut().take();
+            session.done.set(true);
             return;
         }
         let Some(Taken { chosen, tablet, made }) = session.ready.borrow_mut().take() else { return };
