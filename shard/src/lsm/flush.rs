@@ -145,7 +145,6 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
     keeper.pace.flushed(shard.io.now(), bytes);
     shard.counters.flush_written_bytes.add(bytes);
     shard.counters.state_written_bytes.add(state_bytes);
-    show(shard, made);
     let copy = installed.as_ref().map(|install| (install.tablet, install.made.as_ref()));
     show(shard, made, copy);
     if let (Some(logs), Some(install)) = (&shard.logs, installed) {
