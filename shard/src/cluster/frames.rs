@@ -46,11 +46,13 @@ impl Frames {
         let payload: usize = parts.iter().map(|part| part.len()).sum();
         let message = MESSAGE_HEAD_BYTES + payload;
         if message > self.frame_bytes {
+            ioengine::sometimes!("a message is longer than a frame");
             return false;
         }
         let is_open = self.open_at < self.bytes;
         let fits = is_open && self.bytes + message <= self.open_at + HEADER_BYTES + self.frame_bytes;
         if !self.make_room(io, message + if fits { 0 } else { HEADER_BYTES }) {
+            ioengine::sometimes!("a link has no room");
             return false;
         }
         if !fits {

@@ -133,6 +133,7 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
                 tracing::info!(node, incarnation = reply.incarnation, "link up");
                 let since = shard.io.now();
                 let trouble = carry(&shard, place, &stream, &reply).await;
+                ioengine::sometimes!("a link goes down");
                 tracing::info!(node, %trouble, "link down");
                 if shard.io.now().since(since) > WAIT_LAST {
                     wait = WAIT_FIRST;
