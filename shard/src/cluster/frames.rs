@@ -1,5 +1,6 @@
 //! What waits to be sent to one peer: messages, written straight into frames in one buffer of the arena. Must never grow
-//! beyond its bound: what does not fit is not taken. Invariant: every frame before the open one is sealed.
+//! beyond its bound: what does not fit is not taken. Nor more than the link carries in a tenth of a second: on a slow link the log would
+//! get answers so old that it has asked again long ago, and send more of them. Invariant: every frame before the open one is sealed.
 //!
 //! ```text
 //! | frame, sealed | frame, sealed | header (later) · message · message … room
@@ -10,9 +11,15 @@ use ioengine::{Buf, Io};
 use layout::units::TabletIndex;
 use net::frame::HEADER_BYTES;
 use net::peer::{MESSAGE_HEAD_BYTES, message_head, seal_batch};
+use std::time::Duration;
 
 /// First size of a buffer, and the largest that an idle link keeps.
 const FIRST_BYTES: usize = 4096;
+
+/// How old what waits may become, as far as the last sends tell.
+const AGE_MAX: Duration = Duration::from_millis(100);
+/// What may always wait: a message to each of a few tablets.
+const WINDOW_MIN: usize = 4096;
 
 /// Frames to one peer.
 pub(super) struct Frames {
@@ -22,6 +29,8 @@ pub(super) struct Frames {
     /// Longest body of a frame, as agreed.
     frame_bytes: usize,
     bytes_max: usize,
+    /// Bytes that the link carries in [`AGE_MAX`], at most `bytes_max`.
+    window: usize,
     map_epoch: u32,
 }
 
@@ -29,7 +38,7 @@ impl Frames {
     /// Frames with bodies of at most `frame_bytes`; one, and nearly as much again, may wait.
     pub(super) fn new(frame_bytes: usize, map_epoch: u32) -> Frames {
         let bytes_max = (frame_bytes + HEADER_BYTES).next_power_of_two();
-        Frames { filling: None, bytes: 0, open_at: 0, frame_bytes, bytes_max, map_epoch }
+        Frames { filling: None, bytes: 0, open_at: 0, frame_bytes, bytes_max, window: bytes_max, map_epoch }
     }
 
     /// Nothing waits any more, and frames have this bound from now on.
@@ -47,6 +56,11 @@ impl Frames {
         let message = MESSAGE_HEAD_BYTES + payload;
         if message > self.frame_bytes {
             ioengine::sometimes!("a message is longer than a frame");
+            return false;
+        }
+        // One message is always taken, however long: else the longest would never be sent.
+        if self.bytes > 0 && self.bytes + message > self.window {
+            ioengine::sometimes!("a slow link takes no more");
             return false;
         }
         let is_open = self.open_at < self.bytes;
@@ -110,6 +124,16 @@ impl Frames {
         self.open_at = 0;
         let bytes = std::mem::take(&mut self.bytes);
         (bytes > 0).then(|| (self.filling.take().expect("bytes stand in a buffer"), bytes))
+    }
+
+    /// `bytes` were sent, which took so long.
+    pub(super) fn sent(&mut self, bytes: usize, took: Duration) {
+        if took > AGE_MAX {
+            let carried = bytes as u128 * AGE_MAX.as_nanos() / took.as_nanos();
+            self.window = (carried as usize).max(WINDOW_MIN);
+        } else if took < AGE_MAX / 2 {
+            self.window = (2 * self.window).min(self.bytes_max);
+        }
     }
 
     /// A sent buffer comes back. Kept if it is small; a large one goes back to the arena.

@@ -278,7 +278,9 @@ async fn write(shard: &Shard, link: &Link, stream: &Stream) -> Result<Never, Tro
             shard.io.timeout(ANSWER_DEADLINE, sending).await.map_err(|_| Trouble::Silent)?;
         result?;
         shard.counters.peer_sent_bytes.add(bytes as u64);
-        link.frames.borrow_mut().give_back(buffer);
+        let mut frames = link.frames.borrow_mut();
+        frames.give_back(buffer);
+        frames.sent(bytes, shard.io.now().since(now));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::core::Shard;
 use crate::format::{FormatPlan, format};
 use crate::limits::Limits;
 use crate::node::{Event, NodeConfig, start};
-use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, Random, World, WorldConfig};
+use ioengine::sim::{DiskConfig, LinkConfig, NodeConfig as SimNode, NodeHandle, Random, World, WorldConfig};
 use ioengine::{Io, Launcher};
 use layout::key::Key;
 use layout::units::{RequestId, Space, TabletIndex, Uuid};
@@ -318,6 +318,32 @@ fn a_message_longer_than_a_frame_and_a_full_link_are_refused() {
     scene.world.run_for(Duration::from_secs(1));
     assert!(shard.links.send(peer, tablet, KIND, &[&[0; 1000]]), "there is room again");
     assert_eq!(SEEN.with_borrow(|seen| seen.received.len()), fits + 1, "what was taken has arrived");
+}
+
+#[test]
+fn what_waits_on_a_slow_link_stays_fresh() {
+    let scene = Scene::new(9, map(&[1, 2, 3], 3), WorldConfig::default());
+    (0..3).for_each(|place| scene.start(place));
+    scene.heal(9);
+    // 8 KiB in 40 ms or so.
+    let slow = LinkConfig {
+        delay_ns: 20_000_000..21_000_000,
+        send_buffer_bytes: 8 << 10,
+        receive_buffer_bytes: 8 << 10,
+        ..LinkConfig::default()
+    };
+    scene.world.set_links(&slow);
+    // Far more than the links carry, for long.
+    for number in 0..3000 {
+        send_round(number, 1500);
+        scene.world.run_for(Duration::from_millis(1));
+    }
+    assert_eq!(scene.links().0, scene.links().1, "a busy link is no dead one");
+    let newest = 3000;
+    send_round(newest, 1500);
+    let late = SEEN.with_borrow(|seen| seen.received.iter().map(|sent| sent.4).max().unwrap());
+    assert!(newest - late < 500, "the newest that has arrived was sent {} ms ago", newest - late);
+    check(9);
 }
 
 /// Call node 1 as somebody; what comes back, and send it a message all the same.
