@@ -93,6 +93,11 @@ impl Connections {
         self.count.get()
     }
 
+    /// Those of other nodes.
+    pub(crate) fn peer_count(&self) -> usize {
+        self.all().filter(|connection| connection.peer.borrow().is_some()).count()
+    }
+
     /// The connection that a late answer is for, if it is still the same.
     pub(crate) fn find(&self, to: &ReplyTo) -> Option<Rc<Connection>> {
         let slots = self.slots.borrow();

@@ -184,6 +184,13 @@ impl Shard {
             counters.journal_written_bytes.set(written);
         }
         counters.connections.set(self.connections.count() as u64);
+        counters.peer_connections.set(self.connections.peer_count() as u64);
+        if let Some(logs) = &self.logs {
+            let (held, voting, behind) = logs.counts();
+            counters.tablets_held.set(held);
+            counters.tablets_voting.set(voting);
+            counters.tablets_behind.set(behind);
+        }
         counters.arena_used_bytes.set(self.io.arena_bytes().1 as u64);
         let damaged = state.tablets.iter().flatten().filter(|tablet| tablet.damage.is_some());
         let wall_us = self.io.wall_us();

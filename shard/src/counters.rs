@@ -177,6 +177,12 @@ pub struct Counters {
     pub scrub_mended: Counter,
     /// Aligned buffers in use, bytes.
     pub arena_used_bytes: Counter,
+    /// Tablets of the group that this core holds.
+    pub tablets_held: Counter,
+    /// Of them, those whose replica here votes.
+    pub tablets_voting: Counter,
+    /// Of them, those that lack entries and fetch them.
+    pub tablets_behind: Counter,
     /// Messages put on links to other nodes.
     pub peer_sent: Counter,
     /// Bytes of the frames sent to other nodes.

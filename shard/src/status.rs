@@ -2,6 +2,7 @@
 
 use crate::core::Shard;
 use crate::counters::Counters;
+use net::route::Node;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -13,12 +14,25 @@ struct Status<'a> {
     map_epoch: u32,
     version: &'static str,
     host: &'static str,
+    /// The nodes of the group, this one too; none for a node that is its own group.
+    nodes: Vec<Member>,
+    /// Replicas of each tablet.
+    replicas: u8,
     cores: &'a [Arc<Counters>],
+}
+
+#[derive(Serialize)]
+struct Member {
+    id: u32,
+    address: String,
+    zone: u16,
 }
 
 /// The status of the node as one core sees it; the figures of other cores are at most a moment old.
 pub(crate) fn text(shard: &Shard) -> String {
     shard.publish_counters();
+    let map = shard.facts.group.map();
+    let member = |node: &Node| Member { id: node.id, address: node.address.to_string(), zone: node.zone };
     let status = Status {
         node: shard.facts.node,
         cluster: shard.facts.cluster.to_string(),
@@ -26,6 +40,8 @@ pub(crate) fn text(shard: &Shard) -> String {
         map_epoch: shard.facts.map_epoch,
         version: env!("CARGO_PKG_VERSION"),
         host: shard.io.host_name(),
+        nodes: map.map_or_else(Vec::new, |map| map.nodes.iter().map(member).collect()),
+        replicas: map.and_then(|map| map.groups.first()).map_or(1, |group| group.replicas),
         cores: &shard.facts.counters,
     };
     serde_json::to_string(&status).expect("numbers and plain strings become JSON")

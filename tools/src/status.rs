@@ -1,4 +1,4 @@
-//! `thermocline status`: the counters of a node, core by core.
+//! `thermocline status`: the group of a node, its links, and its counters, core by core.
 
 use clap::Args;
 use serde_json::{Map, Value};
@@ -32,8 +32,11 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         )
     })?;
     let mut out = Output::new();
-    for (name, value) in status.iter().filter(|(name, _)| *name != "cores") {
+    for (name, value) in status.iter().filter(|(name, _)| !["cores", "nodes"].contains(&name.as_str())) {
         out.line(&format!("{name:<28} {}", plain(value)))?;
+    }
+    for line in group(&status) {
+        out.line(&line)?;
     }
     if let Some(line) = status.get("cores").and_then(Value::as_array).and_then(|cores| ahead(cores)) {
         out.line(&line)?;
@@ -56,6 +59,38 @@ fn shown(name: &str, value: u64) -> String {
     value.to_string()
 }
 
+/// A line per node of the group, with the links to it; nothing for a node that is its own group.
+fn group(status: &Map<String, Value>) -> Vec<String> {
+    let list = |of: &Map<String, Value>, name: &str| of.get(name).and_then(Value::as_array).cloned();
+    let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let own = status.get("node").and_then(Value::as_u64);
+    let cores: Vec<Map<String, Value>> = list(status, "cores")
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|core| core.as_object().cloned())
+        .collect();
+    let of_node = |node: &Value| {
+        let id = number(node, "id");
+        let address = node.get("address").and_then(Value::as_str).unwrap_or("?");
+        let head = format!("  node {id:<6} {address:<24} zone {:<5}", number(node, "zone"));
+        if own == Some(id) {
+            return format!("{head} this node");
+        }
+        let links: Vec<Value> = cores
+            .iter()
+            .filter_map(|core| list(core, "peers")?.into_iter().find(|peer| number(peer, "node") == id))
+            .collect();
+        let sum = |name: &str| links.iter().map(|link| number(link, name)).sum::<u64>();
+        let incarnation = links.iter().map(|link| number(link, "incarnation")).max().unwrap_or(0);
+        let state = match sum("up") {
+            0 => "NO LINK".to_owned(),
+            up => format!("{up} of {} links up, start {incarnation}", links.len()),
+        };
+        format!("{head} {state}, lost {} times", sum("downs"))
+    };
+    list(status, "nodes").unwrap_or_default().iter().map(of_node).collect()
+}
+
 /// What to know of a log time that is a second ahead of the clock, or more.
 fn ahead(cores: &[Value]) -> Option<String> {
     let of = |core: &Value| core.get("log_time_ahead_us").and_then(Value::as_u64);
@@ -73,7 +108,7 @@ fn table(cores: &[Value]) -> Vec<String> {
     let Some(names) = cores.first().and_then(Value::as_object) else { return Vec::new() };
     let heads = (0..cores.len()).map(|core| format!("{:>12}", format!("core {core}")));
     let mut lines = vec![format!("{:<28} {:>12} {}", "", "node", heads.collect::<Vec<_>>().join(" "))];
-    for name in names.keys() {
+    for name in names.iter().filter(|(_, value)| value.is_number()).map(|(name, _)| name) {
         let of = |core: &Value| core.get(name).and_then(Value::as_u64).unwrap_or(0);
         let sum = cores.iter().map(of).fold(0, u64::wrapping_add);
         let each: Vec<String> = cores.iter().map(|core| format!("{:>12}", shown(name, of(core)))).collect();
@@ -104,5 +139,31 @@ mod tests {
         let told = |ahead: u64| ahead_of(&[1, ahead, 0]);
         assert_eq!(told(999_999), None);
         assert!(told(7_200_000_000).unwrap().contains("7200 s ahead"));
+    }
+
+    #[test]
+    fn a_line_per_node_of_the_group_says_how_its_links_are() {
+        let status = serde_json::json!({
+            "node": 2,
+            "nodes": [
+                {"id": 1, "address": "10.0.0.1:7420", "zone": 1},
+                {"id": 2, "address": "10.0.0.2:7420", "zone": 2},
+                {"id": 3, "address": "10.0.0.3:7420", "zone": 3},
+            ],
+            "cores": [
+                {"peers": [{"node": 1, "up": 1, "incarnation": 4, "downs": 1}, {"node": 3, "up": 0, "downs": 2}]},
+                {"peers": [{"node": 1, "up": 1, "incarnation": 4, "downs": 0}, {"node": 3, "up": 0, "downs": 3}]},
+            ],
+        });
+        let lines = group(status.as_object().unwrap());
+        assert!(
+            lines[0].contains("10.0.0.1:7420")
+                && lines[0].ends_with("2 of 2 links up, start 4, lost 1 times")
+        );
+        assert!(lines[1].ends_with("this node"));
+        assert!(lines[2].ends_with("NO LINK, lost 5 times"));
+        assert_eq!(group(&Map::new()), Vec::<String>::new());
+        let cores = status["cores"].as_array().unwrap();
+        assert_eq!(table(cores).len(), 1, "links are no counter of their own");
     }
 }

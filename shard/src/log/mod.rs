@@ -113,6 +113,15 @@ impl Logs {
         TabletIndex::all().filter(|tablet| self.tablets[tablet.index()].is_some())
     }
 
+    /// Of the tablets of this core in the group: those held here, those whose replica votes, those known to lack entries.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        let logs = self.own().map(|tablet| (self.is_voter(tablet), self.tablet(tablet)));
+        logs.fold((0, 0, 0), |(held, voting, behind), (votes, log)| {
+            let lacks = log.is_some_and(|log| log.borrow().fetch.is_some());
+            (held + 1, voting + u64::from(votes), behind + u64::from(lacks))
+        })
+    }
+
     /// Is a replica of this tablet here that votes, and has what it votes on?
     pub(crate) fn is_voter(&self, tablet: TabletIndex) -> bool {
         self.tablet(tablet).is_some_and(|log| {

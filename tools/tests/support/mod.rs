@@ -195,18 +195,19 @@ pub(crate) fn sample() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("sample/commits-sample.ndjson.zst").display().to_string()
 }
 
+/// Memtables that hold little.
+pub(crate) const SMALL: [&str; 6] = [
+    "limits.staging_bytes=32KiB",
+    "limits.record_bytes_max=64KiB",
+    "limits.memtable_bytes=512KiB",
+    "limits.memtable_record_count_max=600",
+    "limits.staging_count_max=100",
+    "limits.arena_bytes=32MiB",
+];
+
 /// `serve` on a disk of its folder with memtables that hold little, and these settings besides.
 pub(crate) fn serve_small(settings: &[&'static str]) -> Vec<&'static str> {
-    let small = [
-        "disk.path=disk",
-        "network.listen=127.0.0.1:0",
-        "limits.staging_bytes=32KiB",
-        "limits.record_bytes_max=64KiB",
-        "limits.memtable_bytes=512KiB",
-        "limits.memtable_record_count_max=600",
-        "limits.staging_count_max=100",
-        "limits.arena_bytes=32MiB",
-    ];
-    let all = small.iter().chain(settings);
+    let place = ["disk.path=disk", "network.listen=127.0.0.1:0"];
+    let all = place.iter().chain(&SMALL).chain(settings);
     std::iter::once("serve").chain(all.flat_map(|setting| ["--set", setting])).collect()
 }

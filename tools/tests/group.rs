@@ -1,0 +1,105 @@
+//! Three nodes as an operator makes them: disks of one cluster, one section for all, three processes. And a group in one process.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+
+mod support;
+
+use support::{Folder, Server, run};
+
+const SIZE: [&str; 2] = ["--disk-size", "256 MiB"];
+
+/// Formats the disk of a node; its cluster.
+fn format(folder: &Folder, node: &str, cluster: Option<&str>) -> String {
+    let disk = format!("disk-{node}.img");
+    let mut arguments =
+        vec!["disk", "format", &disk, "--create", "64 MiB", "--shards", "1", "--segment", "1 MiB"];
+    arguments.extend(["--node", node, "--yes", "--json"]);
+    arguments.extend(cluster.into_iter().flat_map(|cluster| ["--cluster", cluster]));
+    run(folder, &arguments).json()["cluster"].as_str().unwrap().to_owned()
+}
+
+/// Ports that were free a moment ago.
+fn ports() -> Vec<u16> {
+    let listeners: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+#[test]
+fn three_processes_are_one_store() {
+    let folder = Folder::new();
+    let cluster = format(&folder, "1", None);
+    assert_eq!(format(&folder, "2", Some(&cluster)), cluster);
+    format(&folder, "3", Some(&cluster));
+    let ports = ports();
+    let node =
+        |(id, port): (usize, &u16)| format!("{{ id = {id}, address = \"127.0.0.1:{port}\", zone = {id} }}");
+    let nodes: Vec<String> = (1..).zip(&ports).map(node).collect();
+    let nodes = format!("[{}]", nodes.join(", "));
+    let serve = |id: usize, nodes: &str| {
+        let mut command = support::thermocline(&folder);
+        command.env("THERMOCLINE_CLUSTER_NODES", nodes).arg("serve");
+        for setting in support::SMALL {
+            command.args(["--set", setting]);
+        }
+        command.args(["--set", &format!("disk.path=disk-{id}.img")]);
+        command.args(["--set", &format!("network.listen=127.0.0.1:{}", ports[id - 1])]);
+        command
+    };
+    let refused = serve(1, &nodes.replace("id = 1", "id = 4")).output().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("the disk belongs to node 1"), "{error}");
+    assert_eq!(refused.status.code(), Some(2));
+    let start = |id| Server::start_command(&folder, &mut serve(id, &nodes));
+    let (first, second, third) = (start(1), start(2), start(3));
+    assert!(first.run(&folder, &["put", "alice", "5", "everywhere"]).done().starts_with("version "));
+    for server in [&first, &second, &third] {
+        assert_eq!(server.run(&folder, &["get", "alice", "5"]).done(), "everywhere\n");
+    }
+    let status = second.run(&folder, &["status"]).done();
+    assert_eq!(status.matches("1 of 1 links up").count(), 2, "{status}");
+    third.kill();
+    assert!(first.run(&folder, &["put", "bob", "6", "two are enough"]).done().starts_with("version "));
+    assert_eq!(second.run(&folder, &["get", "bob", "6"]).done(), "two are enough\n");
+    let third = start(3);
+    assert_eq!(
+        third.run(&folder, &["get", "bob", "6"]).done(),
+        "two are enough\n",
+        "who comes back catches up"
+    );
+    for server in [first, second, third] {
+        assert_eq!(server.stop(), (String::new(), 0), "one line on standard output, and a clean end");
+    }
+}
+
+#[test]
+fn a_trial_has_as_many_nodes_as_its_folder_has_disks() {
+    let folder = Folder::new();
+    let dev = |nodes| ["dev", "--dir", "data", "--port", "0", SIZE[0], SIZE[1], "--nodes", nodes];
+    let server = Server::start(&folder, &dev("3"));
+    assert_eq!(folder.text("server.log").matches(", too").count(), 2, "the others are named");
+    server.run(&folder, &["put", "alice", "5", "kept"]).done();
+    assert_eq!(server.stop().1, 0);
+    for other in ["1", "5"] {
+        let error = run(&folder, &dev(other)).error(2);
+        assert!(error.contains("another number of nodes"), "{error}");
+    }
+    let server = Server::start(&folder, &dev("3"));
+    assert_eq!(server.run(&folder, &["get", "alice", "5"]).done(), "kept\n");
+    server.kill();
+}
+
+#[test]
+fn a_first_start_that_ended_between_two_names_is_finished() {
+    let folder = Folder::new();
+    let dev = ["dev", "--dir", "data", "--port", "0", SIZE[0], SIZE[1], "--nodes", "3"];
+    Server::start(&folder, &dev).kill();
+    std::fs::rename(folder.path("data/disk-3.img"), folder.path("data/disk-3.img.part")).unwrap();
+    let server = Server::start(&folder, &dev);
+    server.run(&folder, &["put", "alice", "5", "x"]).done();
+    assert_eq!(server.stop().1, 0);
+    std::fs::remove_file(folder.path("data/disk-3.img")).unwrap();
+    assert!(
+        run(&folder, &dev).error(2).contains("another number of nodes"),
+        "a disk that is lost is not made anew"
+    );
+}
