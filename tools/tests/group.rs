@@ -19,6 +19,7 @@ fn format(folder: &Folder, node: &str, cluster: Option<&str>) -> String {
 }
 
 /// Ports that were free a moment ago.
+#[expect(clippy::disallowed_methods, reason = "the config names ports before any node listens on them")]
 fn ports() -> Vec<u16> {
     let listeners: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
