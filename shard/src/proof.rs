@@ -5,7 +5,7 @@
 //! gap in the journal a later entry, or a tip, of the tablet says whether one is missing; behind a damaged tail nothing
 //! can say so. Whoever knows from elsewhere how far a tablet had come says that, too.
 
-use crate::journal::{Record, Replayed, Tail};
+use crate::journal::{JournalStart, Record, Replayed, Tail};
 use layout::Corrupt;
 use layout::journal_record::RecordKind;
 use layout::log_entry::{Entry, EntryHeader, EntryIter};
@@ -32,6 +32,8 @@ pub struct Pending {
     pub header: EntryHeader,
     /// Its operations.
     pub body: Vec<u8>,
+    /// Where a replay would begin with the record that has it.
+    pub before: JournalStart,
 }
 
 /// What is proven of one tablet.
@@ -69,7 +71,13 @@ impl Proof {
 
 impl Proof {
     /// A vote of the replica: all that it had said before is in it.
-    fn vote(&mut self, applied: Chosen, state: State, entry: Option<Entry<'_>>) -> Result<(), Corrupt> {
+    fn vote(
+        &mut self,
+        applied: Chosen,
+        state: State,
+        entry: Option<Entry<'_>>,
+        before: JournalStart,
+    ) -> Result<(), Corrupt> {
         let wrong = |field| Corrupt { structure: "log item", field, at: 0 };
         self.unproven = false;
         if state.chosen.index.0 > self.applied.0 {
@@ -80,7 +88,7 @@ impl Proof {
         }
         if let Some(entry) = entry {
             let value = state.vote.accepted.ok_or(wrong("entry of no vote"))?.value;
-            self.pending = Some(Pending { value, header: entry.header, body: entry.body.to_vec() });
+            self.pending = Some(Pending { value, header: entry.header, body: entry.body.to_vec(), before });
         } else if let Some(accepted) = state.vote.accepted
             && state.chosen.index.0 >= self.applied.0
             && applied.index < state.open()
@@ -144,7 +152,8 @@ impl Proofs {
             }
             RecordKind::Items => {
                 for item in ItemIter::new(record.body) {
-                    let taken = item.and_then(|(tablet, item)| self.item(tablet, &item, &mut apply));
+                    let before = record.before;
+                    let taken = item.and_then(|(tablet, item)| self.item(tablet, &item, before, &mut apply));
                     taken.unwrap_or_else(|corrupt| self.strange(&corrupt));
                 }
             }
@@ -240,6 +249,7 @@ impl Proofs {
         &mut self,
         tablet: TabletIndex,
         item: &Item<'_>,
+        before: JournalStart,
         apply: &mut impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
     ) -> Result<(), Corrupt> {
         if !self.owns(tablet) {
@@ -248,7 +258,7 @@ impl Proofs {
         match *item {
             Item::Vote { applied, state, entry } => {
                 self.all_chosen_to(tablet, LogIndex(state.chosen.index.0), apply)?;
-                self.tablets[tablet.index()].vote(applied, state, entry)
+                self.tablets[tablet.index()].vote(applied, state, entry, before)
             }
             Item::Chosen { chosen, entry } => {
                 self.all_chosen_to(tablet, LogIndex(chosen.index.0.saturating_sub(1)), apply)?;
@@ -290,6 +300,19 @@ impl Proofs {
                 proof.lose(Some(known(tablet)));
             }
         }
+    }
+
+    /// Where a replay has to begin so that it meets all that is accepted and not applied, and the record that begins
+    /// `here`. Failing history: a vote with its entry, the entry applied, the memtable frozen, a record that tells so; a
+    /// replay freezes before that record, when the entry is not applied yet. Were the next replay to begin there, it would
+    /// be told that the entry is chosen, and have it no more.
+    #[must_use]
+    pub fn begin_next(&self, here: JournalStart) -> JournalStart {
+        let open = self.tablets.iter().filter_map(|proof| {
+            let pending = proof.pending.as_ref()?;
+            (pending.header.log_index > proof.applied).then_some(pending.before)
+        });
+        open.chain([here]).min_by_key(|start| start.sequence).expect("there is one")
     }
 
     /// What is proven of a tablet.

@@ -151,7 +151,7 @@ fn start(
     let replica = Replica::start(config, life, state, is_amnesic);
     ioengine::fact("voter", u64::from(tablet.get()), u64::from(replica.durable().voter));
     let mut values = Values::default();
-    if let Some(Pending { value, header, body }) = pending {
+    if let Some(Pending { value, header, body, .. }) = pending {
         let entry = Entry { header, body: &body, body_at: 0 };
         let (charge, _) = weigh(tablet, &entry).map_err(|corrupt| corrupt.to_string())?;
         core.memtables.active.admit(charge).map_err(|_| {
