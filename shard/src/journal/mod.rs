@@ -192,8 +192,13 @@ impl Journal {
         let limit = (self.limit()).saturating_sub(reserve * self.zone.segment_bytes);
         let mut end = self.end.get();
         for body_bytes in [ahead, body_bytes].into_iter().filter(|&bytes| bytes > 0) {
-            let bytes = record_bytes(body_bytes);
-            end = self.zone.place(end, bytes) + bytes;
+            // More than a record holds goes into several: what the logs of a group have to say at once.
+            let mut left = record_bytes(body_bytes);
+            while left > 0 {
+                let bytes = left.min(self.zone.segment_bytes);
+                end = self.zone.place(end, bytes) + bytes;
+                left -= bytes;
+            }
         }
         end <= limit
     }

@@ -50,12 +50,25 @@ impl Watch {
     }
 }
 
+/// Nodes that end at once, as soon as most of their disks are writing: what is said too early is lost only then.
+struct Aim {
+    stores: Vec<usize>,
+    power: bool,
+    until: Instant,
+}
+
+/// How often the disks are looked at then.
+const AIM_STEP: Duration = Duration::from_micros(100);
+/// How long.
+const AIM_WAIT: Duration = Duration::from_millis(300);
+
 pub(super) struct Nemesis<'a> {
     plan: &'a Plan,
     random: Random,
     shared: Rc<Shared>,
     undo: Vec<(Instant, Undo)>,
     watches: Vec<Watch>,
+    aim: Option<Aim>,
     next: Instant,
     pub(super) lives: Lives,
     /// What failed starts said.
@@ -77,6 +90,7 @@ impl<'a> Nemesis<'a> {
             shared,
             undo: Vec::new(),
             watches: plan.stores.iter().map(|_| Watch::new()).collect(),
+            aim: None,
             next: now.after(plan.trouble_every),
             lives: Lives::default(),
             failures: Vec::new(),
@@ -96,7 +110,8 @@ impl<'a> Nemesis<'a> {
     pub(super) fn due(&self, now: Instant) -> Instant {
         let mut due = now.after(Duration::from_millis(50)).min(self.next);
         let watched = self.watches.iter().flat_map(|watch| watch.start_at.into_iter().chain(watch.end_by));
-        for at in self.undo.iter().map(|one| one.0).chain(watched) {
+        let aimed = self.aim.as_ref().map(|_| now.after(AIM_STEP));
+        for at in self.undo.iter().map(|one| one.0).chain(watched).chain(aimed) {
             due = due.min(at);
         }
         due.max(now)
@@ -114,6 +129,7 @@ impl<'a> Nemesis<'a> {
         for (_, undo) in over {
             self.end(scene, undo);
         }
+        self.shoot(scene, now);
         if now >= self.next {
             let pause = self.plan.trouble_every.as_nanos() as u64;
             self.next = now.after(Duration::from_nanos(pause / 2 + self.random.below(pause)));
@@ -138,6 +154,24 @@ impl<'a> Nemesis<'a> {
             let at = now.after(Duration::from_nanos(self.random.below(most)));
             let end = if self.random.coin() { Undo::Kill(store) } else { Undo::PowerCut(store) };
             self.undo.push((at, end));
+        }
+    }
+
+    /// End the nodes aimed at, if it is time.
+    fn shoot(&mut self, scene: &Scene, now: Instant) {
+        let writes = |&store: &usize| scene.stores[store].disk.in_flight() > 0;
+        let hits = |aim: &Aim| {
+            let writing = aim.stores.iter().copied().filter(|store| writes(store)).count();
+            writing > aim.stores.len() / 2 || aim.until <= now
+        };
+        let Some(aim) = self.aim.take_if(|aim| hits(aim)) else { return };
+        self.fell(scene, &aim.stores, aim.power);
+    }
+
+    fn fell(&self, scene: &Scene, stores: &[usize], power: bool) {
+        for &store in stores {
+            let node = scene.stores[store].node;
+            if power { node.power_cut() } else { node.kill() }
         }
     }
 
@@ -221,14 +255,20 @@ impl<'a> Nemesis<'a> {
     fn begin(&mut self, scene: &mut Scene, trouble: Trouble, now: Instant) {
         let long = Duration::from_secs(6);
         match trouble {
-            Trouble::Kill => self.some().iter().for_each(|&store| scene.stores[store].node.kill()),
+            Trouble::Kill | Trouble::PowerCut => {
+                let (stores, power) = (self.some(), trouble == Trouble::PowerCut);
+                if self.random.coin() {
+                    self.aim = Some(Aim { stores, power, until: now.after(AIM_WAIT) });
+                } else {
+                    self.fell(scene, &stores, power);
+                }
+            }
             Trouble::KillInStores => {
                 let most = 1 << self.random.below(9);
                 let (store, count) = (self.one(), self.random.below(most));
                 scene.stores[store].node.kill_after_stores(count);
                 self.watches[store].armed = true;
             }
-            Trouble::PowerCut => self.some().iter().for_each(|&store| scene.stores[store].node.power_cut()),
             Trouble::Drain => {
                 let store = self.one();
                 let watch = &mut self.watches[store];
@@ -355,6 +395,7 @@ impl<'a> Nemesis<'a> {
     /// End every trouble: what is down is started at once, clocks are right again.
     pub(super) fn end_all(&mut self, scene: &mut Scene) {
         self.undo.clear();
+        self.aim = None;
         self.next = Instant { ns: u64::MAX };
         self.pause_max = Duration::from_millis(20);
         self.end(scene, Undo::Network);
