@@ -3,6 +3,8 @@
 
 # Minutes of processor time for each of two stretches of simulated worlds.
 : "${SIM_MINUTES:=5}"
+# The same of simulated clusters.
+: "${CLUSTER_MINUTES:=3}"
 # Times kill -9 on each kind of device.
 : "${KILL_ROUNDS:=8}"
 # Crash states to open: of the proof, for each of its journals; and of the engine.
@@ -10,16 +12,21 @@
 
 # Seeds that once found something come first, then one process per core from this commit's seeds on.
 sim() {
-  local first folder pids=() seed failed=0 stretch
+  local first folder pids=() seed failed=0 stretch mode minutes
   folder=$(work_folder sim)
   "$programs/sim" --regressions || failed=1
   first=$(fresh_seed)
-  for stretch in 0 1000000; do
-    "$programs/sim" --seeds "$((first + stretch))..$((first + stretch + 999999))" \
-      --minutes "$SIM_MINUTES" >"$folder/from-$((first + stretch))" &
-    pids+=($!)
+  for mode in all cluster; do
+    pids=()
+    minutes=$SIM_MINUTES
+    [[ $mode == cluster ]] && minutes=$CLUSTER_MINUTES
+    for stretch in 0 1000000; do
+      "$programs/sim" --seeds "$((first + stretch))..$((first + stretch + 999999))" --mode "$mode" \
+        --minutes "$minutes" >"$folder/from-$mode-$((first + stretch))" &
+      pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
   done
-  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
   cat "$folder"/from-*
   # What is wrong, once more at the end, under its seed.
   awk '/^seed/ { seed = $0 } /WRONG/ { if (seed) print seed; seed = ""; print }' "$folder"/from-*
