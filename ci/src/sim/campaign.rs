@@ -34,6 +34,8 @@ pub struct Campaign {
     formats: u64,
     excused: u64,
     crashed_runs: u64,
+    sealed_runs: u64,
+    caught_up_runs: u64,
     faults: BTreeMap<&'static str, u64>,
     marks: BTreeMap<&'static str, u64>,
     answers: BTreeMap<&'static str, u64>,
@@ -114,6 +116,9 @@ impl Campaign {
         self.excused += report.sum.excused;
         let crashed = ["kill", "power_cut"].iter().any(|kind| report.faults.contains_key(kind));
         self.crashed_runs += u64::from(crashed);
+        let reached = |names: &[&str]| u64::from(names.iter().any(|name| report.marks.contains_key(name)));
+        self.sealed_runs += reached(&["a window is sealed"]);
+        self.caught_up_runs += reached(&["entries are fetched", "a copy is installed"]);
         add(&mut self.faults, &report.faults);
         add(&mut self.marks, &report.marks);
         add(&mut self.answers, &report.sum.answers);
@@ -149,7 +154,8 @@ impl Campaign {
             out,
             "{} runs, {} wrong; {} operations in {:.1} h of simulated time ({:.0}/s); {:.0} s of processor time\n\
              speed {:.0} x real time; {:.0} x counting only runs of {DENSE} operations/s and more ({:.0} % of the time)\n\
-             {} starts, {} failed starts, {} formats, {:.0} % of runs with a crash; {} losses excused (FORMAT.md, journal)\n\
+             {} starts, {} failed starts, {} formats, {:.0} % of runs with a crash, {:.0} % with a seal, \
+             {:.0} % with a catch-up; {} losses excused (FORMAT.md, journal)\n\
              faults: {}\nanswers: {}\nmarks: {}\nrequired marks that never fired: {:?}\n",
             self.runs,
             self.wrong.len(),
@@ -164,6 +170,8 @@ impl Campaign {
             self.failed_starts,
             self.formats,
             per(100.0 * self.crashed_runs as f64, self.runs as f64),
+            per(100.0 * self.sealed_runs as f64, self.runs as f64),
+            per(100.0 * self.caught_up_runs as f64, self.runs as f64),
             self.excused,
             list(&self.faults),
             list(&self.answers),

@@ -150,6 +150,21 @@ impl std::fmt::Display for SeedReport {
             self.sum.starts,
             self.sum.failed_starts,
         )?;
+        if self.mode.is_cluster() {
+            let mark = |name: &str| self.marks.get(name).copied().unwrap_or(0);
+            write!(
+                f,
+                "\n  {} faults, {} freezes, {} seals, {} prepares, {} completions, {} fetches, {} copies, {} returns",
+                self.faults.values().sum::<u64>(),
+                mark("a memtable is frozen"),
+                mark("a window is sealed"),
+                mark("a prepare is sent"),
+                mark("a replica completes what another left open"),
+                mark("entries are fetched"),
+                mark("a copy is installed"),
+                mark("a learner returns"),
+            )?;
+        }
         for violation in self.sum.violations.iter().take(10) {
             write!(f, "\n  WRONG {violation}")?;
         }

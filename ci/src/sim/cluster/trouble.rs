@@ -55,6 +55,9 @@ struct Aim {
     stores: Vec<usize>,
     power: bool,
     until: Instant,
+    /// From the moment at which they write: what was said before then is on its way.
+    delay: Duration,
+    at: Option<Instant>,
 }
 
 /// How often the disks are looked at then.
@@ -164,7 +167,13 @@ impl<'a> Nemesis<'a> {
             let writing = aim.stores.iter().copied().filter(|store| writes(store)).count();
             writing > aim.stores.len() / 2 || aim.until <= now
         };
-        let Some(aim) = self.aim.take_if(|aim| hits(aim)) else { return };
+        let is_time = |aim: &mut Aim| {
+            if aim.at.is_none() && hits(aim) {
+                aim.at = Some(now.after(aim.delay));
+            }
+            aim.at.is_some_and(|at| at <= now)
+        };
+        let Some(aim) = self.aim.take_if(is_time) else { return };
         self.fell(scene, &aim.stores, aim.power);
     }
 
@@ -258,7 +267,11 @@ impl<'a> Nemesis<'a> {
             Trouble::Kill | Trouble::PowerCut => {
                 let (stores, power) = (self.some(), trouble == Trouble::PowerCut);
                 if self.random.coin() {
-                    self.aim = Some(Aim { stores, power, until: now.after(AIM_WAIT) });
+                    let most = 16 << self.random.below(8);
+                    let delay = Duration::from_micros(self.random.below(most));
+                    let all = (0..self.watches.len()).collect();
+                    let stores = if self.random.coin() { all } else { stores };
+                    self.aim = Some(Aim { stores, power, until: now.after(AIM_WAIT), delay, at: None });
                 } else {
                     self.fell(scene, &stores, power);
                 }
