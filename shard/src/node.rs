@@ -183,7 +183,7 @@ async fn serve(io: &Io, config: &NodeConfig, boot: &Boot, port: MeshPort) -> Res
         io.attach_disk(&share).map_err(|error| error.to_string())?
     };
     let opened = boot.opened.get().expect("just waited for");
-    let shard = start_shard(io, config, boot, opened, disk, index, port).await?;
+    let shard = Box::pin(start_shard(io, config, boot, opened, disk, index, port)).await?;
     // AcqRel: the last one to count sees what the others did before.
     let ready = boot.ready_count.fetch_add(1, Ordering::AcqRel) + 1;
     tracing::debug!(shard = index, ready, "shard ready");

@@ -1,6 +1,8 @@
 //! A group of three nodes in one simulated world, with the client that people use: writes are read everywhere, one node may be lost,
 //! and comes back with what it missed.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
 use ioengine::{Io, Launcher};
 use layout::key::Key;
