@@ -149,7 +149,7 @@ impl Run<'_> {
 
     /// A put and a get are answered in time, on every tablet.
     fn progress(&mut self) -> bool {
-        let todo: Vec<StreamIndex> = {
+        let left_over: Vec<StreamIndex> = {
             let mut history = self.shared.history.borrow_mut();
             let stream = |name: &String| history.keys.stream(Space(0), name.as_bytes());
             progress_streams().iter().map(stream).collect()
@@ -157,7 +157,7 @@ impl Run<'_> {
         let began = self.scene.world.now();
         let until = began.after(PROGRESS);
         let stuck = self.at_peace(1_000, 0, move |client, _| {
-            side_by_side(client, todo, move |client, stream| async move {
+            side_by_side(client, left_over, move |client, stream| async move {
                 // A write may end unknown, when a replica that was behind took it up.
                 let put = loop {
                     let does = [(1, Does::Put { bytes: 40, expiry: 0 })];
@@ -185,12 +185,13 @@ impl Run<'_> {
     /// All replicas come to hold the same, of every stream that was ever touched.
     fn converge(&mut self) {
         let streams = self.shared.history.borrow().keys.streams.len();
-        let todo = (0..streams).map(|number| StreamIndex(u32::try_from(number).expect("streams are few")));
-        let todo: Vec<StreamIndex> = todo.collect();
+        let left_over =
+            (0..streams).map(|number| StreamIndex(u32::try_from(number).expect("streams are few")));
+        let left_over: Vec<StreamIndex> = left_over.collect();
         let until = self.scene.world.now().after(PROGRESS);
         let shared = Rc::clone(&self.shared);
         let unequal = self.at_peace(1_001, 0, move |client, routes| {
-            side_by_side(client, todo, move |client, stream| {
+            side_by_side(client, left_over, move |client, stream| {
                 equal(client, routes.clone(), Rc::clone(&shared), stream, until)
             })
         });
@@ -207,12 +208,12 @@ impl Run<'_> {
     fn read_back(&mut self, first: usize) {
         self.last.since = self.shared.history.borrow_mut().tick();
         let keys = self.shared.history.borrow().keys.clone();
-        let todo: Vec<(KeyIndex, StreamIndex, u64)> = (0u32..)
+        let left_over: Vec<(KeyIndex, StreamIndex, u64)> = (0u32..)
             .zip(&keys.keys)
             .map(|(number, &(stream, time))| (KeyIndex(number), stream, time))
             .collect();
         let unanswered = self.at_peace(1_002, first, move |client, _| {
-            side_by_side(client, todo, |client, (key, stream, time)| async move {
+            side_by_side(client, left_over, |client, (key, stream, time)| async move {
                 client.get(stream, time, None).await.err().map(|_unseen| (key, false))
             })
         });
@@ -267,20 +268,20 @@ impl Run<'_> {
 /// Do it for everything there is to do, a few at a time; what came of it.
 async fn side_by_side<I: 'static, T: 'static, F>(
     client: Rc<Client>,
-    todo: Vec<I>,
+    left_over: Vec<I>,
     ask: impl Fn(Rc<Client>, I) -> F + 'static,
 ) -> Vec<T>
 where
     F: Future<Output = Option<T>> + 'static,
 {
-    let (todo, ask): (Todo<I>, _) = (Rc::new(RefCell::new(todo)), Rc::new(ask));
+    let (left_over, ask): (Todo<I>, _) = (Rc::new(RefCell::new(left_over)), Rc::new(ask));
     let (found, busy) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(LANES)));
     for _ in 0..LANES {
-        let (client, todo, ask) = (Rc::clone(&client), Rc::clone(&todo), Rc::clone(&ask));
+        let (client, left_over, ask) = (Rc::clone(&client), Rc::clone(&left_over), Rc::clone(&ask));
         let (found, busy) = (Rc::clone(&found), Rc::clone(&busy));
         client.io.clone().spawn(Queue::Foreground, async move {
             loop {
-                let next = todo.borrow_mut().pop();
+                let next = left_over.borrow_mut().pop();
                 let Some(next) = next else { break };
                 let came = ask(Rc::clone(&client), next).await;
                 found.borrow_mut().extend(came);
