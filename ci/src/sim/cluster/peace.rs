@@ -4,7 +4,7 @@
 use super::Run;
 use super::scene::Scene;
 use super::trouble::Nemesis;
-use super::work::{Routes, Todo};
+use super::work::{LeftOver, Routes};
 use crate::sim::client::{Client, Patience, Shared};
 use crate::sim::history::{Does, KeyIndex, Seen, StreamIndex};
 use crate::sim::one_node::PROGRESS;
@@ -274,7 +274,7 @@ async fn side_by_side<I: 'static, T: 'static, F>(
 where
     F: Future<Output = Option<T>> + 'static,
 {
-    let (left_over, ask): (Todo<I>, _) = (Rc::new(RefCell::new(left_over)), Rc::new(ask));
+    let (left_over, ask): (LeftOver<I>, _) = (Rc::new(RefCell::new(left_over)), Rc::new(ask));
     let (found, busy) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(LANES)));
     for _ in 0..LANES {
         let (client, left_over, ask) = (Rc::clone(&client), Rc::clone(&left_over), Rc::clone(&ask));

@@ -143,4 +143,4 @@ async fn peek(
 }
 
 /// Shared by those who do something on a machine at peace, one tablet after the other.
-pub(super) type Todo<T> = Rc<RefCell<Vec<T>>>;
+pub(super) type LeftOver<T> = Rc<RefCell<Vec<T>>>;
