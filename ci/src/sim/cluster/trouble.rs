@@ -58,6 +58,8 @@ struct Aim {
     /// From the moment at which they write: what was said before then is on its way.
     delay: Duration,
     at: Option<Instant>,
+    /// Not before a client hears an answer while they write: how many it had heard when last looked at.
+    heard: Option<u64>,
 }
 
 /// How often the disks are looked at then.
@@ -162,15 +164,18 @@ impl<'a> Nemesis<'a> {
 
     /// End the nodes aimed at, if it is time.
     fn shoot(&mut self, scene: &Scene, now: Instant) {
+        let answers = self.shared.history.borrow().answers.get("Ok").copied().unwrap_or(0);
         let writes = |&store: &usize| scene.stores[store].disk.in_flight() > 0;
         let hits = |aim: &Aim| {
             let writing = aim.stores.iter().copied().filter(|store| writes(store)).count();
-            writing > aim.stores.len() / 2 || aim.until <= now
+            let heard = aim.heard.is_none_or(|before| before < answers);
+            (heard && writing > aim.stores.len() / 2) || aim.until <= now
         };
         let is_time = |aim: &mut Aim| {
             if aim.at.is_none() && hits(aim) {
                 aim.at = Some(now.after(aim.delay));
             }
+            aim.heard = aim.heard.map(|_| answers);
             aim.at.is_some_and(|at| at <= now)
         };
         let Some(aim) = self.aim.take_if(is_time) else { return };
@@ -271,7 +276,15 @@ impl<'a> Nemesis<'a> {
                     let delay = Duration::from_micros(self.random.below(most));
                     let all = (0..self.watches.len()).collect();
                     let stores = if self.random.coin() { all } else { stores };
-                    self.aim = Some(Aim { stores, power, until: now.after(AIM_WAIT), delay, at: None });
+                    let hears = self.random.coin();
+                    self.aim = Some(Aim {
+                        stores,
+                        power,
+                        until: now.after(AIM_WAIT),
+                        delay: if hears { Duration::ZERO } else { delay },
+                        at: None,
+                        heard: hears.then_some(u64::MAX),
+                    });
                 } else {
                     self.fell(scene, &stores, power);
                 }
