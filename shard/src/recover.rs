@@ -279,12 +279,7 @@ fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Recor
         note_damage(state, proofs);
         state.memtables.freeze();
         state.begin_capture();
-        let start = if ioengine::canary("skip_open_votes") {
-            record.before
-        } else {
-            proofs.begin_next(record.before)
-        };
-        keeper.frozen_at.set(Some(start));
+        keeper.frozen_at.set(Some(proofs.begin_next(record.before)));
     }
 }
 

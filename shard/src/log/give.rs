@@ -3,7 +3,7 @@
 //! A session is a task and a part that may be asked for again. Bounded in number and in time. Must never begin at a replica
 //! whose own tablet is not whole.
 
-use super::{part_bytes_max, wire};
+use super::{bulk_bytes, wire};
 use crate::core::Shard;
 use crate::lsm::copy::Giving;
 use ioengine::Queue;
@@ -112,7 +112,7 @@ async fn give(shard: &Shard, session: &GiveSession) -> Result<(), crate::lsm::Re
     let mut bytes = Vec::new();
     let mut giving = Giving::begin(shard, session.tablet, chosen, &mut bytes).await?;
     let mut number = 0;
-    let part_bytes = part_bytes_max(&shard.limits);
+    let part_bytes = bulk_bytes(&shard.limits);
     loop {
         let is_last = giving.next(part_bytes, &mut bytes).await?;
         // A large state, or record, is more than one part.

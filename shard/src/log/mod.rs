@@ -49,6 +49,8 @@ use take::TakeSession;
 
 /// How far ahead of this node's clock an entry's stamp may be.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
+/// The same beyond log time that is ahead of the clock already.
+const AHEAD_SLACK: Duration = Duration::from_secs(60);
 /// How long an answer may take before what was not answered is sent again; doubled each time.
 const ANSWER_WAIT: Duration = Duration::from_millis(40);
 /// Longest such wait.
@@ -72,9 +74,14 @@ const TIP_GIVE_UP: Duration = Duration::from_millis(800);
 /// What a message has beside its entries, at most.
 const MESSAGE_HEAD_BYTES: usize = 1024;
 
-/// Bytes of an entry, or of a part of anything, that a message may carry: two of them fit a frame.
+/// Bytes of an entry that a message may carry: two of them fit a frame.
 fn part_bytes_max(limits: &Limits) -> usize {
     limits.frame_bytes_max as usize / 2 - MESSAGE_HEAD_BYTES
+}
+
+/// Bytes of entries, or of a copy, that are sent at once to who is behind: little enough that others find their turn.
+fn bulk_bytes(limits: &Limits) -> usize {
+    (limits.frame_bytes_max as usize / 8).clamp(4 << 10, 128 << 10)
 }
 
 /// The logs of a core.
@@ -148,7 +155,7 @@ impl Logs {
     pub(crate) async fn restated(&self) {
         loop {
             let done = self.restated.notified();
-            if self.restating.get() == 0 || ioengine::canary("trim_open_votes") {
+            if self.restating.get() == 0 {
                 return;
             }
             done.await;

@@ -29,7 +29,10 @@ pub(super) fn staged(shard: &Shard, logs: &Logs, scratch: &mut Vec<u8>) {
     shard.batch.borrow_mut().carry_over(&shard.flying.borrow(), !ready);
     for tablet in TabletIndex::all().filter(|tablet| ready & (1 << tablet.index()) != 0) {
         let log = logs.tablet(tablet).expect("only own tablets are ready");
-        let is_on_time = logs.clocks.agree(&log.borrow().members, shard.facts.node, shard.io.now());
+        let is_on_time = {
+            let (own, wall_us) = (shard.facts.node, shard.io.wall_us());
+            logs.clocks.agree(&log.borrow().members, own, wall_us, shard.io.now())
+        };
         if logs.is_voter(tablet) && is_on_time {
             let input = make(shard, logs, tablet, scratch);
             drive(shard, logs, tablet, input);

@@ -6,7 +6,7 @@
 use super::clocks::CLOCK_BYTES;
 use super::tablet::TabletLog;
 use super::values::{Value, weigh};
-use super::{CLOCK_SKEW_MAX, Logs, drive, give, part_bytes_max, take, wire};
+use super::{AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, give, take, wire};
 use crate::core::Shard;
 use crate::journal::Claim;
 use crate::memtable::Charge;
@@ -97,22 +97,28 @@ fn admit(shard: &Shard, charge: Charge) -> Result<(), NoRoom> {
 fn message(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[u8]) -> Result<(), Corrupt> {
     let wrong = Corrupt { structure: "log message", field: "clock", at: 0 };
     let (clock, body) = body.split_first_chunk::<CLOCK_BYTES>().ok_or(wrong)?;
-    let Received { message, accepted, proposed } = decode_message(body)?;
+    let Received { mut message, accepted, proposed } = decode_message(body)?;
     let log = logs.tablet(tablet).expect("the caller has looked");
     {
         let mut log = log.borrow_mut();
         let wall_us = shard.io.wall_us();
         logs.clocks.heard(log.members[from.place()], u64::from_le_bytes(*clock), wall_us, shard.io.now());
-        // Log time that is ahead already does not run away any further.
-        let clock = shard.clock(shard.state.borrow().tablet(tablet));
-        let latest = clock.0.max(wall_us).saturating_add(CLOCK_SKEW_MAX.as_micros() as u64);
-        for (id, entry) in accepted.iter().chain(&proposed) {
-            // Its maker's clock is ahead of ours: log time would run away with it.
-            if entry.header.stamp.0 > latest {
+        // Its maker's clock is ahead of ours: log time would run away with it. What else the message says counts: were it lost
+        // as a whole, its sender would be as good as dead to us for as long as it holds the entry.
+        let latest = latest_stamp(shard, tablet, wall_us);
+        let is_ahead = |entry: &Option<(ValueId, Entry<'_>)>| {
+            let is_ahead = entry.as_ref().is_some_and(|(_, entry)| entry.header.stamp.0 > latest);
+            if is_ahead {
                 ioengine::sometimes!("an entry's stamp is too far ahead");
                 shard.counters.entries_ahead.add(1);
-                return Ok(());
             }
+            is_ahead
+        };
+        let (accepted_is_ahead, proposed_is_ahead) = (is_ahead(&accepted), is_ahead(&proposed));
+        message.vote_attached &= !accepted_is_ahead;
+        message.proposal = message.proposal.filter(|_| !proposed_is_ahead);
+        let taken = accepted.iter().filter(|_| !accepted_is_ahead);
+        for (id, entry) in taken.chain(proposed.iter().filter(|_| !proposed_is_ahead)) {
             if let Err(NoRoom) = keep(shard, logs, &mut log, *id, entry)? {
                 return Ok(());
             }
@@ -125,13 +131,24 @@ fn message(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[
     Ok(())
 }
 
+/// The highest stamp that is taken. Where log time is ahead of the clock already, because clocks were set back, it does not run
+/// away any further with what its makers give: they go on at half the speed of time from their own last stamps.
+fn latest_stamp(shard: &Shard, tablet: TabletIndex, wall_us: u64) -> u64 {
+    let state = shard.state.borrow();
+    let own = state.tablet(tablet);
+    let skew_us = CLOCK_SKEW_MAX.as_micros() as u64;
+    let is_ahead = own.log_time.0 > wall_us;
+    let slack_us = if is_ahead { AHEAD_SLACK.as_micros() as u64 } else { skew_us };
+    shard.clock(own).0.max(wall_us).saturating_add(slack_us)
+}
+
 fn give_entries(shard: &Shard, log: &TabletLog, to: Node, body: &[u8]) -> Result<(), Corrupt> {
     let wrong = Corrupt { structure: "fetch", field: "index", at: 0 };
     let index = LogIndex(u64::from_le_bytes(body.try_into().map_err(|_| wrong)?));
     if index > log.applied.index {
         return Ok(());
     }
-    match wire::entries_from(&log.tail, index, part_bytes_max(&shard.limits)) {
+    match wire::entries_from(&log.tail, index, bulk_bytes(&shard.limits)) {
         Some(entries) => log.tell(shard, to, wire::ENTRIES, &[&entries]),
         None => log.tell(shard, to, wire::GONE, &[]),
     }
