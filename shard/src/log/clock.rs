@@ -9,7 +9,7 @@ use crate::core::Shard;
 use crate::journal::Claim;
 use ioengine::Instant;
 use ioengine::sync::race;
-use layout::units::TabletIndex;
+use layout::units::{TABLET_COUNT, TabletIndex};
 use paxos::{Input, Node};
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,15 +21,18 @@ const GRAIN: Duration = Duration::from_millis(1);
 pub(crate) async fn run(shard: Rc<Shard>) {
     let Some(logs) = &shard.logs else { return };
     let mut next = shard.io.now();
+    let mut first = 0;
     loop {
+        // Each time another tablet comes first: a link that is nearly full takes from the first ones only.
+        first += 1;
         let woken = logs.wake.notified();
         if !shard.failed.get() {
-            ask_tips(&shard, logs);
+            ask_tips(&shard, logs, first);
             let now = shard.io.now();
-            next = logs
-                .own()
-                .map(|tablet| tick(&shard, logs, tablet, now))
-                .fold(now.after(SYNC_PERIOD), Instant::min);
+            next = now.after(SYNC_PERIOD);
+            for tablet in tablets_from(first).filter(|tablet| logs.tablet(*tablet).is_some()) {
+                next = next.min(tick(&shard, logs, tablet, now));
+            }
         }
         let now = shard.io.now();
         let sleep = if next > now { next.since(now).max(GRAIN) } else { GRAIN };
@@ -37,10 +40,16 @@ pub(crate) async fn run(shard: Rc<Shard>) {
     }
 }
 
+/// All tablets, beginning with the `first`, counted round.
+fn tablets_from(first: usize) -> impl Iterator<Item = TabletIndex> {
+    let at = first % TABLET_COUNT;
+    TabletIndex::all().skip(at).chain(TabletIndex::all().take(at))
+}
+
 /// One question for all gets of a tablet that wait, one frame to each peer for all tablets.
-fn ask_tips(shard: &Shard, logs: &Logs) {
+fn ask_tips(shard: &Shard, logs: &Logs, first: usize) {
     let wanted = logs.tips_wanted.replace(0);
-    for tablet in TabletIndex::all().filter(|tablet| wanted & (1 << tablet.index()) != 0) {
+    for tablet in tablets_from(first).filter(|tablet| wanted & (1 << tablet.index()) != 0) {
         if let Some(log) = logs.tablet(tablet)
             && log.borrow().reads.asked_at.is_none()
         {
