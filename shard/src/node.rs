@@ -20,9 +20,9 @@ use crate::scrub;
 use crate::staging::Batch;
 use crate::versions::Versions;
 use ioengine::disk::{DiskOpen, DiskShare};
-use ioengine::ring::{self, MeshPort};
+use ioengine::ring::{self, MeshPort, Receiver, Sender};
 use ioengine::sync::{Either, Notify, race};
-use ioengine::{CoreConfig, CoreHandle, Disk, HostKind, Io, LaunchError, Launcher, Queue};
+use ioengine::{Buf, CoreConfig, CoreHandle, Disk, HostKind, Io, LaunchError, Launcher, Queue};
 use layout::superblock::Superblock;
 use layout::units::{ENTRY_BODY_BYTES_MAX, Incarnation};
 use net::route::ClusterMap;
@@ -255,7 +255,10 @@ fn tell(shard: u16, report: &Report, counters: &Counters) {
         "shard recovered"
     );
     for tablet in &report.damaged {
-        tracing::error!(tablet = tablet.get(), "tablet lost part of its log: it answers `Corrupt`");
+        tracing::error!(
+            tablet = tablet.get(),
+            "tablet lost part of its log: it answers `Corrupt`, or in a group takes a copy from a peer"
+        );
     }
     counters.replayed_records.set(report.replayed.record_count);
     counters.replayed_entries.set(report.entry_count);
@@ -284,13 +287,7 @@ async fn start_shard(
         recover(io, from).await.map_err(|e| e.to_string())?;
     let counters = Arc::clone(&opened.facts.counters[usize::from(index)]);
     tell(index, &report, &counters);
-    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
-    for (peer, ends) in (0u16..).zip(port.attach(io)) {
-        let (sender, receiver) =
-            ends.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
-        senders.push(sender);
-        receivers.extend(receiver.map(|receiver| (peer, receiver)));
-    }
+    let (senders, receivers) = rings(io, port);
     let logs = if group.is_alone() {
         None
     } else {
@@ -337,32 +334,8 @@ async fn start_shard(
         ),
         counters,
     });
-    let scratch = Vec::with_capacity(ENTRY_BODY_BYTES_MAX.min(limits.staging_bytes));
     let buffer = log::write_queued(&shard, buffer).await.map_err(|error| error.to_string())?;
-    if shard.logs.is_some() {
-        io.spawn(Queue::Foreground, log::run_commit(Rc::clone(&shard), buffer, scratch));
-        io.spawn(Queue::Foreground, log::run_clock(Rc::clone(&shard)));
-    } else {
-        io.spawn(Queue::Foreground, commit::run(Rc::clone(&shard), buffer, scratch));
-    }
-    if shard.journal.is_some() {
-        io.spawn(Queue::Maintenance, lsm::flush::run(Rc::clone(&shard)));
-        io.spawn(Queue::Maintenance, lsm::work::merges(Rc::clone(&shard)));
-        io.spawn(Queue::Maintenance, lsm::work::seals(Rc::clone(&shard)));
-    }
-    if !limits.scrub_period.is_zero() {
-        io.spawn(Queue::Scrub, scrub::run(Rc::clone(&shard)));
-    }
-    io.spawn(Queue::Foreground, connection::watch(Rc::clone(&shard)));
-    for reader in 0..limits.reader_count {
-        io.spawn(Queue::Foreground, parked::work(Rc::clone(&shard), reader));
-    }
-    for (peer, receiver) in receivers {
-        io.spawn(Queue::Foreground, mesh::receive(Rc::clone(&shard), peer, receiver));
-    }
-    for place in 0..opened.facts.group.peers().len() {
-        io.spawn(Queue::Foreground, cluster::run(Rc::clone(&shard), place));
-    }
+    spawn(&shard, buffer, receivers);
     #[cfg(test)]
     cluster::started(&shard);
     // Before anyone can ask: a status answered by another core says what this one found.
@@ -374,6 +347,48 @@ async fn start_shard(
         damaged_tablet_count: report.damaged.len(),
     });
     Ok(shard)
+}
+
+/// The ends of the rings between this core and the others: one to each of them, and those that there are from them.
+fn rings(io: &Io, port: MeshPort) -> (Vec<Option<Sender>>, Vec<(u16, Receiver)>) {
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for (peer, ends) in (0u16..).zip(port.attach(io)) {
+        let (sender, receiver) =
+            ends.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
+        senders.push(sender);
+        receivers.extend(receiver.map(|receiver| (peer, receiver)));
+    }
+    (senders, receivers)
+}
+
+/// Start the tasks of a core. `buffer` holds a journal record.
+fn spawn(shard: &Rc<Shard>, buffer: Buf, receivers: Vec<(u16, Receiver)>) {
+    let (io, limits) = (&shard.io, &shard.limits);
+    let scratch = Vec::with_capacity(ENTRY_BODY_BYTES_MAX.min(limits.staging_bytes));
+    if shard.logs.is_some() {
+        io.spawn(Queue::Foreground, log::run_commit(Rc::clone(shard), buffer, scratch));
+        io.spawn(Queue::Foreground, log::run_clock(Rc::clone(shard)));
+    } else {
+        io.spawn(Queue::Foreground, commit::run(Rc::clone(shard), buffer, scratch));
+    }
+    if shard.journal.is_some() {
+        io.spawn(Queue::Maintenance, lsm::flush::run(Rc::clone(shard)));
+        io.spawn(Queue::Maintenance, lsm::work::merges(Rc::clone(shard)));
+        io.spawn(Queue::Maintenance, lsm::work::seals(Rc::clone(shard)));
+    }
+    if !limits.scrub_period.is_zero() {
+        io.spawn(Queue::Scrub, scrub::run(Rc::clone(shard)));
+    }
+    io.spawn(Queue::Foreground, connection::watch(Rc::clone(shard)));
+    for reader in 0..limits.reader_count {
+        io.spawn(Queue::Foreground, parked::work(Rc::clone(shard), reader));
+    }
+    for (peer, receiver) in receivers {
+        io.spawn(Queue::Foreground, mesh::receive(Rc::clone(shard), peer, receiver));
+    }
+    for place in 0..shard.facts.group.peers().len() {
+        io.spawn(Queue::Foreground, cluster::run(Rc::clone(shard), place));
+    }
 }
 
 /// Listen once all cores are ready, and accept until the node drains.

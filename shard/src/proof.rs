@@ -6,6 +6,7 @@
 //! can say so. Whoever knows from elsewhere how far a tablet had come says that, too.
 
 use crate::journal::{JournalStart, Record, Replayed, Tail};
+use crate::memtable::Charge;
 use layout::Corrupt;
 use layout::journal_record::RecordKind;
 use layout::log_entry::{Entry, EntryHeader, EntryIter};
@@ -32,6 +33,8 @@ pub struct Pending {
     pub header: EntryHeader,
     /// Its operations.
     pub body: Vec<u8>,
+    /// Room that they take in a memtable at most: asked for with each record of a replay.
+    pub charge: Charge,
     /// Where a replay would begin with the record that has it.
     pub before: JournalStart,
 }
@@ -88,7 +91,9 @@ impl Proof {
         }
         if let Some(entry) = entry {
             let value = state.vote.accepted.ok_or(wrong("entry of no vote"))?.value;
-            self.pending = Some(Pending { value, header: entry.header, body: entry.body.to_vec(), before });
+            let charge = Charge::of_entry(&entry);
+            self.pending =
+                Some(Pending { value, header: entry.header, body: entry.body.to_vec(), charge, before });
         } else if let Some(accepted) = state.vote.accepted
             && state.chosen.index.0 >= self.applied.0
             && applied.index < state.open()

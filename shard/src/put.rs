@@ -94,9 +94,8 @@ fn check(
 ) -> Result<Checked, Admitted> {
     let tablet = wanted.tablet();
     let own = state.tablet_mut(tablet);
-    // A tablet that lost part of its log cannot know what it promised: it takes no writes.
-    let is_learner = shard.logs.as_ref().is_some_and(|logs| !logs.is_voter(tablet));
-    if is_learner {
+    // A tablet that lost part of its log cannot know what it promised: it takes no writes. In a group another replica may.
+    if shard.logs.as_ref().is_some_and(|logs| !logs.is_voter(tablet)) {
         return Err(Admitted::Refused(Outcome::NotCurrent));
     }
     if own.damage.is_some() {
@@ -211,7 +210,7 @@ fn charge(state: &State, write: &Write<'_>) -> Charge {
     let key = write.key;
     match write.value() {
         None if state.memtables.active.get(state.memtables.key_hash(key), key).is_some() => Charge::NONE,
-        value => Charge::write(key.stream.len(), value.unwrap_or_default().len()),
+        _ => Charge::of(write),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::tablet::Tablet;
 use crate::versions::{Attached, Versions, VersionsOwner};
 use ioengine::{Buf, Disk, DiskError, Io, Region};
 use layout::journal_record::RecordKind;
-use layout::log_entry::{Entry, EntryIter, Operation};
+use layout::log_entry::{Entry, EntryIter};
 use layout::log_item::{Item, ItemIter};
 use layout::superblock::Superblock;
 use layout::tip::{self, TIP_BYTES};
@@ -166,17 +166,7 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     let arena = |bytes: u64| io.buffer(bytes as usize).ok_or(RecoverError::Arena { bytes });
     let (window, block) = (arena(limits.record_bytes_max)?, arena(BLOCK_BYTES as u64)?);
     let mut proofs = Proofs::new(shard, superblock.shard_count);
-    for tablet in TabletIndex::all() {
-        if let Some(own) = &state.tablets[tablet.index()] {
-            proofs.begin_at(tablet, own.applied, own.damage);
-            ioengine::fact("begun", (u64::from(tablet.get()) << 56) | own.applied.0, 0);
-            if known[tablet.index()] < own.applied {
-                // The cells have missed entries that no replay brings.
-                state.versions.raise_generation(tablet);
-                state.versions.set_coherent_index(tablet, own.applied);
-            }
-        }
-    }
+    begin(&mut state, &mut proofs, &known);
     let mut tails: Vec<_> =
         TabletIndex::all().map(|_| log::new_tail(limits, superblock.shard_count)).collect();
     let (mut full, mut memtable_number) = (false, None);
@@ -234,6 +224,21 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     Ok(Recovered { state, keeper, journal, buffer, report, logs })
 }
 
+/// Where the replay begins: what the tables hold, beside what shared memory knows.
+fn begin(state: &mut State, proofs: &mut Proofs, known: &[LogIndex]) {
+    for tablet in TabletIndex::all() {
+        if let Some(own) = &state.tablets[tablet.index()] {
+            proofs.begin_at(tablet, own.applied, own.damage);
+            ioengine::fact("begun", (u64::from(tablet.get()) << 56) | own.applied.0, 0);
+            if known[tablet.index()] < own.applied {
+                // The cells have missed entries that no replay brings.
+                state.versions.raise_generation(tablet);
+                state.versions.set_coherent_index(tablet, own.applied);
+            }
+        }
+    }
+}
+
 fn note_damage(state: &mut State, proofs: &Proofs) {
     for tablet in TabletIndex::all() {
         if let Some(own) = &mut state.tablets[tablet.index()] {
@@ -286,7 +291,7 @@ fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Recor
 /// Room that the entries of a record may need.
 fn charge(record: &Record<'_>) -> Charge {
     let sum = |entries: &mut dyn Iterator<Item = Entry<'_>>| {
-        entries.fold(Charge::NONE, |sum, entry| sum.plus(charge_of(&entry)))
+        entries.fold(Charge::NONE, |sum, entry| sum.plus(Charge::of_entry(&entry)))
     };
     match record.header.fields.kind {
         RecordKind::Entries => sum(&mut EntryIter::new(record.body).filter_map(Result::ok)),
@@ -301,21 +306,7 @@ fn charge(record: &Record<'_>) -> Charge {
 /// Room that entries need whose fate the record may tell.
 fn open_charge(proofs: &Proofs) -> Charge {
     let pending = TabletIndex::all().filter_map(|tablet| proofs.tablet(tablet).pending.as_ref());
-    pending.fold(Charge::NONE, |sum, pending| {
-        let entry = Entry { header: pending.header, body: &pending.body, body_at: 0 };
-        sum.plus(charge_of(&entry))
-    })
-}
-
-fn charge_of(entry: &Entry<'_>) -> Charge {
-    let mut charge = Charge::NONE;
-    for operation in entry.operations().filter_map(Result::ok) {
-        if let Operation::Write(write) = operation {
-            let value_bytes = write.value().map_or(0, <[u8]>::len);
-            charge = charge.plus(Charge::write(write.key.stream.len(), value_bytes));
-        }
-    }
-    charge
+    pending.fold(Charge::NONE, |sum, pending| sum.plus(pending.charge))
 }
 
 fn tablets(io: &Io, shard: u16, shard_count: u16, limits: &Limits) -> Vec<Option<Tablet>> {

@@ -62,7 +62,7 @@ fn ask_tip(shard: &Shard, logs: &Logs, tablet: TabletIndex) {
     if let Some(log) = logs.tablet(tablet) {
         let (mut log, now) = (log.borrow_mut(), shard.io.now());
         log.reads.ask(now);
-        log.synced_at = now;
+        log.synced_at = Some(now);
     }
     shard.counters.tip_checks.add(1);
     drive(shard, logs, tablet, Input::AskTip);
@@ -150,8 +150,8 @@ fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<D
     match log.reads.asked_at {
         Some(at) if now.since(at) > wait => due.push(Due::TipAgain),
         Some(at) => next = next.min(at.after(wait)),
-        None if log.reads.wants_tip() || now.since(log.synced_at) > SYNC_PERIOD || log.synced_at.ns == 0 => {
-            due.push(Due::Tip)
+        None if log.reads.wants_tip() || log.synced_at.is_none_or(|at| now.since(at) > SYNC_PERIOD) => {
+            due.push(Due::Tip);
         }
         None => {}
     }

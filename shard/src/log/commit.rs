@@ -4,7 +4,7 @@
 //! anybody), told to the replicas, which then show it. While a record is on its way the next one fills.
 
 use super::queue::Queue;
-use super::{Logs, drive, part_bytes_max, propose};
+use super::{Logs, drive, message_entry_bytes, propose};
 use crate::commit::{self, fail, freeze_if_due, idle, mark, stage_ticks};
 use crate::core::Shard;
 use crate::journal::{Claim, Journal};
@@ -30,7 +30,7 @@ pub(super) fn record_room(limits: &Limits) -> usize {
 /// Bytes of operations of an entry whose vote a record holds, and which a frame can carry twice.
 pub(crate) fn entry_bytes_max(limits: &Limits) -> usize {
     let room = record_room(limits).saturating_sub(vote_bytes(ENTRY_HEADER_BYTES));
-    room.min(part_bytes_max(limits))
+    room.min(message_entry_bytes(limits))
 }
 
 /// Run until the core ends. `buffer` holds a record, `scratch` a record's items.

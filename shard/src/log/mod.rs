@@ -75,7 +75,7 @@ const TIP_GIVE_UP: Duration = Duration::from_millis(800);
 const MESSAGE_HEAD_BYTES: usize = 1024;
 
 /// Bytes of an entry that a message may carry: two of them fit a frame.
-fn part_bytes_max(limits: &Limits) -> usize {
+fn message_entry_bytes(limits: &Limits) -> usize {
     limits.frame_bytes_max as usize / 2 - MESSAGE_HEAD_BYTES
 }
 

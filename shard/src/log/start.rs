@@ -11,8 +11,8 @@ use crate::apply::State as Core;
 use crate::cluster::Group;
 use crate::limits::Limits;
 use crate::proof::{Damage, Pending, Proof};
+use ioengine::Io;
 use ioengine::sync::Notify;
-use ioengine::{Instant, Io};
 use layout::log_entry::Entry;
 use layout::units::{Incarnation, LogIndex, TabletIndex};
 use paxos::{Chosen, Config, Guard, Guards, Node, Replica, State, ValueId, Vote};
@@ -179,7 +179,7 @@ fn start(
         fetch: None,
         open_since: None,
         // The tip is asked for at once: that tells what was missed, and the clocks.
-        synced_at: Instant { ns: 0 },
+        synced_at: None,
         needs_copy: is_amnesic,
         gone_count: 0,
         return_at: io.now(),

@@ -79,7 +79,7 @@ pub(super) struct TabletLog {
     /// Since when an entry is accepted here and not known to be chosen.
     pub(super) open_since: Option<(LogIndex, Instant)>,
     /// When the tip was asked for last.
-    pub(super) synced_at: Instant,
+    pub(super) synced_at: Option<Instant>,
     /// A peer has not what this replica lacks: only a copy of the whole tablet helps.
     pub(super) needs_copy: bool,
     /// Answers that entries are gone since anything was fetched.
@@ -169,9 +169,10 @@ impl TabletLog {
         let bytes = |of: &Option<(_, &Value)>| of.as_ref().map_or(0, |(_, value)| value.bytes());
         let head = encode_message(message, bytes(&accepted), bytes(&proposed));
         let clock = shard.io.wall_us().to_le_bytes();
-        let mut parts: Vec<&[u8]> = vec![&clock, &head];
-        for (head, value) in accepted.iter().chain(&proposed) {
-            parts.extend([&head[..], &value.body]);
+        let mut parts: [&[u8]; 6] = [&[]; 6];
+        parts[..2].copy_from_slice(&[&clock, &head]);
+        for (place, (head, value)) in accepted.iter().chain(&proposed).enumerate() {
+            parts[2 + 2 * place..][..2].copy_from_slice(&[&head[..], &value.body]);
         }
         self.tell(shard, to, wire::MESSAGE, &parts);
     }

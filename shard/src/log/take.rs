@@ -59,16 +59,16 @@ pub(crate) struct Install {
     chosen: Chosen,
 }
 
-fn session_of(body: &[u8]) -> Result<(u64, &[u8]), Corrupt> {
+/// The session that a message names first.
+fn session_of(body: &[u8]) -> Result<u64, Corrupt> {
     let wrong = Corrupt { structure: "part of a copy", field: "session", at: 0 };
-    let (id, rest) = body.split_first_chunk::<8>().ok_or(wrong)?;
-    Ok((u64::from_le_bytes(*id), rest))
+    body.first_chunk::<8>().map(|id| u64::from_le_bytes(*id)).ok_or(wrong)
 }
 
 /// A part has come.
 pub(super) fn part(logs: &Logs, tablet: TabletIndex, body: &[u8]) -> Result<(), Corrupt> {
     let wrong = Corrupt { structure: "part of a copy", field: "number", at: 0 };
-    let (id, _) = session_of(body)?;
+    let id = session_of(body)?;
     let (head, bytes) = body.split_first_chunk::<PART_HEAD_BYTES>().ok_or(wrong)?;
     let number = u32::from_le_bytes(head[8..12].try_into().expect("4 bytes"));
     if let Some(session) = logs.taking_of(tablet, id) {
@@ -80,7 +80,7 @@ pub(super) fn part(logs: &Logs, tablet: TabletIndex, body: &[u8]) -> Result<(), 
 
 /// The peer gives no copy.
 pub(super) fn refused(logs: &Logs, tablet: TabletIndex, body: &[u8]) -> Result<(), Corrupt> {
-    let (id, _) = session_of(body)?;
+    let id = session_of(body)?;
     if let Some(session) = logs.taking_of(tablet, id) {
         session.refused.set(true);
         session.called.notify();

@@ -83,8 +83,7 @@ pub(crate) fn weigh(tablet: TabletIndex, entry: &Entry<'_>) -> Result<(Charge, b
                 return Err(wrong("key of another tablet"));
             }
             frees &= write.value().is_none();
-            let value_bytes = write.value().map_or(0, <[u8]>::len);
-            charge = charge.plus(Charge::write(write.key.stream.len(), value_bytes));
+            charge = charge.plus(Charge::of(&write));
         }
         open = operation.atomic_with_next();
     }

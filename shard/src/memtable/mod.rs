@@ -19,6 +19,7 @@ mod range;
 mod tests;
 
 use layout::key::Key;
+use layout::log_entry::{Entry as LogEntry, Operation, Write};
 use layout::units::{BucketIndex, STREAM_BYTES_MAX, TABLET_COUNT, TabletIndex, VALUE_BYTES_MAX, Version};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -79,6 +80,19 @@ impl Charge {
     #[must_use]
     pub const fn write(stream_bytes: usize, value_bytes: usize) -> Charge {
         Charge { bytes: node_units(LEVEL_COUNT, stream_bytes, value_bytes) * UNIT_BYTES, record_count: 1 }
+    }
+
+    /// What a write that was logged takes at most.
+    pub(crate) fn of(write: &Write<'_>) -> Charge {
+        Charge::write(write.key.stream.len(), write.value().map_or(0, <[u8]>::len))
+    }
+
+    /// What the operations of an entry take at most, those that can be understood.
+    pub(crate) fn of_entry(entry: &LogEntry<'_>) -> Charge {
+        entry.operations().filter_map(Result::ok).fold(Charge::NONE, |sum, operation| match operation {
+            Operation::Write(write) => sum.plus(Charge::of(&write)),
+            Operation::Tick => sum,
+        })
     }
 
     /// Both together.
