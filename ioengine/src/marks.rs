@@ -1,10 +1,17 @@
 //! Marks of rare paths (`sometimes!`), facts for checkers and planted bugs (canaries). All live in the simulator's thread
-//! only: outside a simulated world a mark or a fact costs one thread-local look and a canary is always off.
+//! only: outside a simulated world a mark or a fact costs one thread-local look. A canary is off there, but for one that a program
+//! built for checks takes from its environment, so that harnesses of real processes can show that they complain.
 //!
 //! Must never change what the code does that says them: a fact is told, nothing comes back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+/// Names the planted bug of a real process. Looked at only where debug assertions are on: what people run has none.
+pub const CANARY_VARIABLE: &str = "THERMOCLINE_CANARY";
+
+static OF_PROCESS: OnceLock<Option<String>> = OnceLock::new();
 
 thread_local! {
     static WATCHING: Cell<bool> = const { Cell::new(false) };
@@ -69,10 +76,14 @@ pub(crate) fn take_facts() -> Vec<Fact> {
     FACTS.with_borrow_mut(std::mem::take)
 }
 
-/// Whether the planted bug `name` was chosen for the world that runs on this thread. Always false on real cores.
+/// Whether the planted bug `name` was chosen for the world that runs on this thread; on a real core, for the process.
 #[must_use]
 pub fn canary(name: &str) -> bool {
-    WATCHING.get() && CANARIES.with_borrow(|canaries| canaries.contains(name))
+    if WATCHING.get() {
+        return CANARIES.with_borrow(|canaries| canaries.contains(name));
+    }
+    cfg!(debug_assertions)
+        && OF_PROCESS.get_or_init(|| std::env::var(CANARY_VARIABLE).ok()).as_deref() == Some(name)
 }
 
 /// A world begins on this thread: count marks from zero, with these planted bugs.

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// The streams of a run: hot ones first.
-pub(super) struct Streams {
-    pub(super) hot: Vec<StreamIndex>,
-    pub(super) cold: Vec<StreamIndex>,
+pub(crate) struct Streams {
+    pub(crate) hot: Vec<StreamIndex>,
+    pub(crate) cold: Vec<StreamIndex>,
 }
 
 enum Kind {
@@ -53,16 +53,16 @@ fn kind(weights: &Weights, random: &mut Random) -> Kind {
 }
 
 /// One lane: works until told to stop.
-pub(super) struct Lane {
-    pub(super) client: Rc<Client>,
-    pub(super) shared: Rc<Shared>,
-    pub(super) load: Rc<Load>,
-    pub(super) streams: Rc<Streams>,
-    pub(super) random: Random,
+pub(crate) struct Lane {
+    pub(crate) client: Rc<Client>,
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) load: Rc<Load>,
+    pub(crate) streams: Rc<Streams>,
+    pub(crate) random: Random,
 }
 
 impl Lane {
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let period_ns = self.load.period_us * 1000;
         while !self.shared.stop.get() {
             let now = self.client.io.now().ns;

@@ -5,16 +5,16 @@
 
 pub mod campaign;
 pub mod checkers;
-mod client;
+pub(crate) mod client;
 pub mod cluster;
 pub mod crash_states;
 pub mod history;
 mod hostile;
 mod lies;
-mod load;
+pub(crate) mod load;
 pub mod one_node;
 pub mod plan;
 pub mod report;
 mod scene;
 mod trouble;
-mod wire;
+pub(crate) mod wire;

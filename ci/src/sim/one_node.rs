@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Longest time, in the simulated world, for a node without trouble to serve, and to answer.
-pub(super) const PROGRESS: Duration = Duration::from_secs(30);
+pub(crate) const PROGRESS: Duration = Duration::from_secs(30);
 
 /// What to run besides the seed.
 #[derive(Clone, Debug, Default)]

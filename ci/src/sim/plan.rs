@@ -46,23 +46,23 @@ impl Mode {
 
 /// How often each operation comes, in relation to the others.
 #[derive(Clone, Debug)]
-pub(super) struct Weights {
-    pub(super) put: u64,
-    pub(super) delete: u64,
-    pub(super) compare_and_set: u64,
-    pub(super) batch: u64,
-    pub(super) get: u64,
-    pub(super) get_if_newer: u64,
-    pub(super) multi_get: u64,
-    pub(super) scan: u64,
-    pub(super) head: u64,
-    pub(super) streams: u64,
-    pub(super) other: u64,
+pub(crate) struct Weights {
+    pub(crate) put: u64,
+    pub(crate) delete: u64,
+    pub(crate) compare_and_set: u64,
+    pub(crate) batch: u64,
+    pub(crate) get: u64,
+    pub(crate) get_if_newer: u64,
+    pub(crate) multi_get: u64,
+    pub(crate) scan: u64,
+    pub(crate) head: u64,
+    pub(crate) streams: u64,
+    pub(crate) other: u64,
 }
 
 /// How the times of a stream's records lie. Number 0, 1, .. of a stream is a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Times {
+pub(crate) enum Times {
     /// All in one day long ago, close together and far apart.
     OneDay,
     /// A record every so many microseconds, from long ago on.
@@ -73,7 +73,7 @@ pub(super) enum Times {
 
 impl Times {
     /// A time.
-    pub(super) fn of(self, number: u64) -> u64 {
+    pub(crate) fn of(self, number: u64) -> u64 {
         match self {
             // Far apart and close together.
             Times::OneDay if number.is_multiple_of(3) => number * 1_000_000_007,
@@ -86,28 +86,28 @@ impl Times {
 
 /// What clients do.
 #[derive(Clone, Debug)]
-pub(super) struct Load {
-    pub(super) weights: Weights,
+pub(crate) struct Load {
+    pub(crate) weights: Weights,
     /// Every lane does so many operations in a row, all lanes together, and then rests.
-    pub(super) burst: u64,
+    pub(crate) burst: u64,
     /// From one burst to the next, in microseconds.
-    pub(super) period_us: u64,
+    pub(crate) period_us: u64,
     /// Longest pause between two operations of a burst, in microseconds.
-    pub(super) gap_us: u64,
-    pub(super) hot_stream_count: u64,
-    pub(super) cold_stream_count: u64,
-    pub(super) hot_time_count: u64,
-    pub(super) cold_time_count: u64,
+    pub(crate) gap_us: u64,
+    pub(crate) hot_stream_count: u64,
+    pub(crate) cold_stream_count: u64,
+    pub(crate) hot_time_count: u64,
+    pub(crate) cold_time_count: u64,
     /// How the times of records lie.
-    pub(super) times: Times,
+    pub(crate) times: Times,
     /// Chance of a hot stream, in parts per million.
-    pub(super) hot_ppm: u32,
+    pub(crate) hot_ppm: u32,
     /// Largest value, in bytes.
-    pub(super) value_bytes_max: u64,
+    pub(crate) value_bytes_max: u64,
     /// Chance that a put has an expiry, in parts per million.
-    pub(super) expiry_ppm: u32,
+    pub(crate) expiry_ppm: u32,
     /// How far ahead expiries lie, in microseconds.
-    pub(super) expiry_us: Range<u64>,
+    pub(crate) expiry_us: Range<u64>,
 }
 
 /// Kinds of trouble.

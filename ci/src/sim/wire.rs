@@ -20,15 +20,15 @@ use std::time::Duration;
 
 /// A record, as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Came {
-    pub(super) version: Version,
-    pub(super) expiry: u64,
-    pub(super) value: Vec<u8>,
+pub(crate) struct Came {
+    pub(crate) version: Version,
+    pub(crate) expiry: u64,
+    pub(crate) value: Vec<u8>,
 }
 
 /// What an answer says, owned.
 #[derive(Clone, Debug)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     Not(Outcome),
     Record(Came),
     Many(Vec<(u16, LogTime, Result<Came, Outcome>)>),
@@ -41,14 +41,14 @@ pub(super) enum Heard {
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub(super) struct Answered {
-    pub(super) log_time: LogTime,
-    pub(super) heard: Heard,
+pub(crate) struct Answered {
+    pub(crate) log_time: LogTime,
+    pub(crate) heard: Heard,
 }
 
 /// Why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
+pub(crate) enum Lost {
     /// The request never left.
     NotSent,
     /// It may have arrived.
@@ -57,13 +57,13 @@ pub(super) enum Lost {
 
 /// How a client behaves on the wire.
 #[derive(Clone, Debug)]
-pub(super) struct WireLimits {
-    pub(super) in_flight: u32,
-    pub(super) frame_bytes: u32,
+pub(crate) struct WireLimits {
+    pub(crate) in_flight: u32,
+    pub(crate) frame_bytes: u32,
     /// How long to wait for a connection and its hello.
-    pub(super) connect: Duration,
+    pub(crate) connect: Duration,
     /// Pause between two looks at what came.
-    pub(super) read_pause: Duration,
+    pub(crate) read_pause: Duration,
 }
 
 struct Connection {
@@ -89,7 +89,7 @@ impl Connection {
 }
 
 /// A client's way to the node.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     io: Io,
     address: SocketAddr,
     limits: WireLimits,
@@ -104,7 +104,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(
+    pub(crate) fn new(
         io: Io,
         address: SocketAddr,
         limits: WireLimits,
@@ -126,19 +126,19 @@ impl Wire {
     }
 
     /// Longest body that may be sent or come: what was agreed on last.
-    pub(super) fn frame_bytes(&self) -> usize {
+    pub(crate) fn frame_bytes(&self) -> usize {
         self.agreed.get()
     }
 
     /// Drop the connection; the next request makes another.
-    pub(super) fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         if let Some(connection) = self.connection.borrow_mut().take() {
             connection.end();
         }
     }
 
     /// Ask once and wait so long for the answer. A connection is made first if there is none.
-    pub(super) async fn ask(&self, request: &Request<'_>, wait: Duration) -> Result<Answered, Lost> {
+    pub(crate) async fn ask(&self, request: &Request<'_>, wait: Duration) -> Result<Answered, Lost> {
         let until = self.io.now().after(wait);
         let connection = match self.get(until).await {
             Some(connection) => connection,

@@ -15,8 +15,6 @@ pub(crate) struct Queued {
     pub(crate) token: Option<Token>,
     /// The entry in it.
     pub(crate) entry: Option<LogIndex>,
-    /// It says that the log is applied up to here.
-    pub(crate) applied: LogIndex,
     /// It says again what the journal has before a freeze.
     pub(crate) restated: bool,
 }
@@ -43,7 +41,6 @@ impl Queue {
         tablet: TabletIndex,
         token: Option<Token>,
         entry: Option<LogIndex>,
-        applied: LogIndex,
         fill: impl FnOnce(&mut Vec<u8>),
     ) {
         let from = self.bytes.len();
@@ -53,7 +50,6 @@ impl Queue {
             bytes: self.bytes.len() - from,
             token,
             entry,
-            applied,
             restated: false,
         });
     }

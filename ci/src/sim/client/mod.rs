@@ -7,8 +7,8 @@ mod peek;
 mod read;
 mod write;
 
-pub(super) use peek::Unpeeked;
-pub(super) use read::Unseen;
+pub(crate) use peek::Unpeeked;
+pub(crate) use read::Unseen;
 
 use super::history::{History, KeyIndex, Order, StreamIndex, Told};
 use super::wire::{Answered, Heard, Lost, Wire};
@@ -24,50 +24,50 @@ use std::time::Duration;
 
 /// How patient a client is.
 #[derive(Clone, Debug)]
-pub(in crate::sim) struct Patience {
+pub(crate) struct Patience {
     /// For the answer to one sending.
-    pub(in crate::sim) attempt: Duration,
+    pub(crate) attempt: Duration,
     /// For an operation with all its retries.
-    pub(in crate::sim) whole: Duration,
+    pub(crate) whole: Duration,
     /// Whether it hangs up when an answer does not come in time; else it asks again over the same connection.
-    pub(in crate::sim) hangs_up: bool,
+    pub(crate) hangs_up: bool,
     /// Whether its request ids carry the log time it knows.
-    pub(in crate::sim) tells_log_time: bool,
+    pub(crate) tells_log_time: bool,
     /// Whether it waits until the node may forget old request ids.
-    pub(in crate::sim) insists: bool,
+    pub(crate) insists: bool,
     /// Whether it takes its time to read what came.
-    pub(in crate::sim) reads_slowly: bool,
+    pub(crate) reads_slowly: bool,
 }
 
 /// What all clients of a scenario share.
-pub(in crate::sim) struct Shared {
-    pub(in crate::sim) history: Rc<RefCell<History>>,
+pub(crate) struct Shared {
+    pub(crate) history: Rc<RefCell<History>>,
     /// Nodes that answered that their device has failed, one bit each: they need a restart.
-    pub(in crate::sim) device_failed: Cell<u64>,
+    pub(crate) device_failed: Cell<u64>,
     /// `Corrupt` is an answer that this world may give.
-    pub(in crate::sim) may_be_corrupt: bool,
+    pub(crate) may_be_corrupt: bool,
     /// No new operations.
-    pub(in crate::sim) stop: Cell<bool>,
+    pub(crate) stop: Cell<bool>,
     /// Clients at work.
-    pub(in crate::sim) busy: Cell<usize>,
+    pub(crate) busy: Cell<usize>,
 }
 
 /// The ways of a client to the nodes that it may ask.
-pub(in crate::sim) struct Ways {
+pub(crate) struct Ways {
     /// One per node.
-    pub(in crate::sim) wires: Vec<Wire>,
+    pub(crate) wires: Vec<Wire>,
     /// By tablet, the nodes that hold it, first choice first; `None` when there is one node and nothing to choose.
-    pub(in crate::sim) orders: Option<Rc<Orders>>,
+    pub(crate) orders: Option<Rc<Orders>>,
     /// Which of them it asks first: clients that begin at different ones make replicas compete.
-    pub(in crate::sim) first: usize,
+    pub(crate) first: usize,
 }
 
 /// By tablet, places of nodes in the order in which clients try them.
-pub(in crate::sim) type Orders = Vec<Vec<usize>>;
+pub(crate) type Orders = Vec<Vec<usize>>;
 
 impl Ways {
     /// To one node.
-    pub(in crate::sim) fn one(wire: Wire) -> Ways {
+    pub(crate) fn one(wire: Wire) -> Ways {
         Ways { wires: vec![wire], orders: None, first: 0 }
     }
 
@@ -107,11 +107,13 @@ struct Attempt {
     replica: usize,
     /// The node asked last.
     node: usize,
+    /// Replicas that said that they cannot read what they hold.
+    corrupt: usize,
 }
 
-pub(in crate::sim) struct Client {
-    pub(in crate::sim) number: u16,
-    pub(in crate::sim) io: Io,
+pub(crate) struct Client {
+    pub(crate) number: u16,
+    pub(crate) io: Io,
     ways: Ways,
     shared: Rc<Shared>,
     ids: RefCell<RequestIds>,
@@ -149,7 +151,7 @@ enum Turn {
 }
 
 impl Client {
-    pub(in crate::sim) fn new(
+    pub(crate) fn new(
         number: u16,
         io: Io,
         ways: Ways,
@@ -172,21 +174,21 @@ impl Client {
         self.shared.history.borrow_mut()
     }
 
-    pub(in crate::sim) fn known_version(&self, key: KeyIndex) -> Option<Version> {
+    pub(crate) fn known_version(&self, key: KeyIndex) -> Option<Version> {
         self.versions.borrow().get(&key).copied()
     }
 
     /// The stream of this name.
-    pub(in crate::sim) fn stream(&self, space: Space, name: &[u8]) -> StreamIndex {
+    pub(crate) fn stream(&self, space: Space, name: &[u8]) -> StreamIndex {
         self.history().keys.stream(space, name)
     }
 
-    pub(in crate::sim) fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         self.ways.wires.iter().for_each(Wire::hang_up);
     }
 
     /// The way to one node.
-    pub(in crate::sim) fn wire(&self, node: usize) -> &Wire {
+    pub(crate) fn wire(&self, node: usize) -> &Wire {
         &self.ways.wires[node]
     }
 
@@ -202,11 +204,11 @@ impl Client {
     /// An operation begins.
     fn attempt(&self) -> Attempt {
         let until = self.io.now().after(self.patience.whole);
-        Attempt { until, unsure: false, backoff: 0, replica: 0, node: 0 }
+        Attempt { until, unsure: false, backoff: 0, replica: 0, node: 0, corrupt: 0 }
     }
 
     /// Longest value that fits a frame now, in bytes.
-    pub(in crate::sim) fn value_bytes_max(&self) -> usize {
+    pub(crate) fn value_bytes_max(&self) -> usize {
         self.frame_bytes().saturating_sub(256)
     }
 
@@ -242,6 +244,11 @@ impl Client {
                 };
                 self.history().count(outcome_name(outcome));
                 match *outcome {
+                    // The others have it, unless all say so.
+                    Outcome::Corrupt if self.shared.may_be_corrupt && attempt.corrupt + 1 < count => {
+                        attempt.corrupt += 1;
+                        Turn::Again
+                    }
                     Outcome::Corrupt => {
                         // A tablet that lost entries cannot prove its log time either.
                         answered.log_time = LogTime(0);

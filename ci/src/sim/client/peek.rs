@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Why a node showed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sim) enum Unpeeked {
+pub(crate) enum Unpeeked {
     /// No answer in time.
     Silence,
     /// It says that it cannot, now.
@@ -22,7 +22,7 @@ pub(in crate::sim) enum Unpeeked {
 
 impl Client {
     /// A page of a stream as `node` holds it, from a time on: the index at which it was read, and where the next begins.
-    pub(in crate::sim) async fn peek(
+    pub(crate) async fn peek(
         &self,
         node: usize,
         stream: StreamIndex,
@@ -84,7 +84,7 @@ impl Client {
     }
 
     /// Status text of one node.
-    pub(in crate::sim) async fn status_of(&self, node: usize, wait: Duration) -> Option<String> {
+    pub(crate) async fn status_of(&self, node: usize, wait: Duration) -> Option<String> {
         let answered = self.wire(node).ask(&Request::Status, wait).await.ok()?;
         match answered.heard {
             Heard::Status(text) => Some(text),

@@ -11,7 +11,7 @@ use net::request::{Get, Head, MultiGetBody, Request, Scan, Streams};
 
 /// Why a get showed nothing, not even that there is nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sim) enum Unseen {
+pub(crate) enum Unseen {
     /// The node cannot prove what the record is.
     Corrupt,
     /// No answer while patience lasted.
@@ -46,7 +46,7 @@ impl Client {
     }
 
     /// Get one key: what was seen, or why nothing was.
-    pub(in crate::sim) async fn get(
+    pub(crate) async fn get(
         &self,
         stream: StreamIndex,
         time: u64,
@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// Get several keys at once.
-    pub(in crate::sim) async fn multi_get(&self, wanted: &[(StreamIndex, u64, Option<Version>)]) {
+    pub(crate) async fn multi_get(&self, wanted: &[(StreamIndex, u64, Option<Version>)]) {
         let mut body = MultiGetBody::new();
         let mut keys: Vec<(KeyIndex, Option<Version>)> = Vec::new();
         // Some ask a node for what it does not hold.
@@ -174,7 +174,7 @@ impl Client {
     }
 
     /// One page of a scan. Where the next begins, when there is one; `None` inside at the end.
-    pub(in crate::sim) async fn scan(
+    pub(crate) async fn scan(
         &self,
         stream: StreamIndex,
         times: (u64, u64),
@@ -196,7 +196,7 @@ impl Client {
     }
 
     /// The newest records of a stream.
-    pub(in crate::sim) async fn head(&self, stream: StreamIndex, limits: (u32, u32)) -> Option<Option<u64>> {
+    pub(crate) async fn head(&self, stream: StreamIndex, limits: (u32, u32)) -> Option<Option<u64>> {
         let (space, name) = self.stream_name(stream);
         let request = Request::Head(Head {
             space,
@@ -260,7 +260,7 @@ impl Client {
     }
 
     /// One page of the streams of a tablet. The last stream, when more follow; `None` inside at the end.
-    pub(in crate::sim) async fn streams(
+    pub(crate) async fn streams(
         &self,
         tablet: TabletIndex,
         space: Option<Space>,
@@ -307,7 +307,7 @@ impl Client {
     }
 
     /// Status text of the node.
-    pub(in crate::sim) async fn status(&self) -> Option<String> {
+    pub(crate) async fn status(&self) -> Option<String> {
         let (_, answered) = self.read(&Request::Status, None).await?;
         self.history().operation_count += 1;
         match answered.heard {
@@ -317,7 +317,7 @@ impl Client {
     }
 
     /// A ping of so many bytes.
-    pub(in crate::sim) async fn ping(&self, bytes: usize) {
+    pub(crate) async fn ping(&self, bytes: usize) {
         let body = vec![0x5a; bytes];
         if self.read(&Request::Ping(&body), None).await.is_some() {
             self.history().operation_count += 1;

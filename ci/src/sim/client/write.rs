@@ -19,7 +19,7 @@ enum Wrote {
 impl Client {
     /// Write: one change, or several at once. True if it is known to have happened. An id that is too old, and was sent
     /// once, did nothing: the same is sent again under a new one, which to the history is another write.
-    pub(in crate::sim) async fn write(
+    pub(crate) async fn write(
         &self,
         stream: StreamIndex,
         does: &[(u64, Does)],

@@ -3,9 +3,10 @@
 
 mod peace;
 mod plan;
+pub(crate) mod quiet;
 mod scene;
 mod trouble;
-mod work;
+pub(crate) mod work;
 
 use super::checkers::{self, Final, Law, replicas};
 use super::client::Shared;

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 /// Where the nodes are and which tablets they hold, as clients know it.
 #[derive(Clone)]
-pub(super) struct Routes {
-    pub(super) addresses: Vec<SocketAddr>,
-    pub(super) orders: Rc<crate::sim::client::Orders>,
+pub(crate) struct Routes {
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) orders: Rc<crate::sim::client::Orders>,
 }
 
 impl Routes {
@@ -30,7 +30,7 @@ impl Routes {
     }
 
     /// A client that goes these ways.
-    pub(super) fn client(
+    pub(crate) fn client(
         &self,
         io: &Io,
         shared: &Rc<Shared>,
@@ -101,8 +101,8 @@ pub(super) fn launch(
                 }
             }
             if let Some(every) = peek_every {
-                let patience = super::peace::patience();
-                let client = routes.client(&io, &shared, 900, 0, patience, super::peace::FRAME_BYTES);
+                let patience = super::quiet::patience();
+                let client = routes.client(&io, &shared, 900, 0, patience, super::quiet::FRAME_BYTES);
                 let peeks = peek(client, Rc::clone(&shared), streams, routes, every, root.fork("peek", 0));
                 io.spawn(Queue::Foreground, peeks);
             }
@@ -143,4 +143,4 @@ async fn peek(
 }
 
 /// Shared by those who do something on a machine at peace, one tablet after the other.
-pub(super) type LeftOver<T> = Rc<RefCell<Vec<T>>>;
+pub(crate) type LeftOver<T> = Rc<RefCell<Vec<T>>>;

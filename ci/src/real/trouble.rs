@@ -1,0 +1,232 @@
+//! What goes wrong, drawn from a seed: processes are killed, alone, a minority of them or all at once; they stand still; they are
+//! drained; nodes are cut off from each other, one way or both; disks are damaged while their node is down.
+//!
+//! Must never leave a node down for good: each trouble carries the moment of its end. The draws are those of the seed, the
+//! moments are those of the machine.
+
+use super::damage::{self, Damage};
+use super::scene::{LOOK, Scene};
+use super::{Options, RealError, Report};
+use crate::sim::history::Violation;
+use ioengine::sim::Random;
+use ioengine::{Instant, Io};
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+/// What ends a trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Start(usize),
+    Resume(usize),
+    Heal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Kill,
+    KillMinority,
+    KillAll,
+    Pause,
+    Drain,
+    Split,
+    OneWay,
+    Damage,
+}
+
+/// Each with its weight.
+const TROUBLES: [(Trouble, u64); 8] = [
+    (Trouble::Kill, 5),
+    (Trouble::KillMinority, 1),
+    (Trouble::KillAll, 1),
+    (Trouble::Pause, 3),
+    (Trouble::Drain, 1),
+    (Trouble::Split, 3),
+    (Trouble::OneWay, 2),
+    (Trouble::Damage, 4),
+];
+
+pub(super) struct Nemesis {
+    io: Io,
+    random: Random,
+    life: Duration,
+    damage: bool,
+    due: Vec<(Instant, Step)>,
+}
+
+impl Nemesis {
+    pub(super) fn new(io: &Io, options: &Options, random: Random) -> Nemesis {
+        Nemesis { io: io.clone(), random, life: options.life, damage: options.damage, due: Vec::new() }
+    }
+
+    fn ms(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.random.within(&range))
+    }
+
+    fn later(&mut self, wait: Duration, step: Step) {
+        self.due.push((self.io.now().after(wait), step));
+    }
+
+    /// Trouble after trouble, until life is over.
+    pub(super) async fn rage(&mut self, scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
+        let end = self.io.now().after(self.life);
+        let mut next = self.io.now().after(self.ms(500..1_500));
+        while self.io.now() < end {
+            self.io.sleep(LOOK).await;
+            watch(scene, report)?;
+            self.take_due(scene)?;
+            if self.io.now() >= next {
+                self.strike(scene, report)?;
+                next = self.io.now().after(self.ms(300..3_000));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_due(&mut self, scene: &mut Scene) -> Result<(), RealError> {
+        let now = self.io.now();
+        let (due, later) = self.due.drain(..).partition(|(at, _)| *at <= now);
+        self.due = later;
+        let due: Vec<(Instant, Step)> = due;
+        for (at, step) in due {
+            match step {
+                Step::Start(node) if scene.nodes[node].process.is_none() => scene.start(node)?,
+                // Killed and started by another trouble meanwhile.
+                Step::Start(_) => {}
+                Step::Resume(node) => scene.resume(node),
+                Step::Heal => {
+                    let newest = self.due.iter().any(|(later, step)| *step == Step::Heal && *later > at);
+                    if !newest {
+                        scene.cuts.heal(self.random.coin());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Trouble {
+        let fits = |trouble: Trouble| self.damage || trouble != Trouble::Damage;
+        let all: Vec<(Trouble, u64)> = TROUBLES.into_iter().filter(|one| fits(one.0)).collect();
+        let mut left = self.random.below(all.iter().map(|one| one.1).sum());
+        for (trouble, weight) in all {
+            if left < weight {
+                return trouble;
+            }
+            left -= weight;
+        }
+        Trouble::Kill
+    }
+
+    fn strike(&mut self, scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
+        let count = scene.nodes.len();
+        let trouble = self.draw();
+        let first = self.random.index(count);
+        let name = match trouble {
+            Trouble::Kill => {
+                self.kill(scene, &[first])?;
+                "kill one"
+            }
+            Trouble::KillMinority => {
+                let minority: Vec<usize> = (0..(count - 1) / 2).map(|more| (first + more) % count).collect();
+                self.kill(scene, &minority)?;
+                "kill a minority"
+            }
+            Trouble::KillAll => {
+                let all: Vec<usize> = (0..count).collect();
+                self.kill(scene, &all)?;
+                "kill all"
+            }
+            Trouble::Pause => {
+                scene.pause(first);
+                // Mostly short, sometimes longer than anybody is patient.
+                let wait = self.ms(100..200) * (1 << self.random.below(6)) as u32;
+                self.later(wait, Step::Resume(first));
+                "stand still"
+            }
+            Trouble::Drain => {
+                scene.drain(first);
+                "drain"
+            }
+            Trouble::Split | Trouble::OneWay => self.cut(scene, trouble == Trouble::OneWay),
+            Trouble::Damage => self.harm(scene, report)?,
+        };
+        *report.troubles.entry(name).or_insert(0) += 1;
+        Ok(())
+    }
+
+    fn kill(&mut self, scene: &mut Scene, nodes: &[usize]) -> Result<(), RealError> {
+        // Memory that outlives a process tells of a tail that the disk lost; without it nothing may be missing, either.
+        let forget = self.random.chance(300_000);
+        for &node in nodes {
+            let was_up = scene.nodes[node].process.is_some();
+            scene.nodes[node].kill();
+            if forget && was_up && scene.rotten & 1 << node == 0 {
+                let memory = &scene.nodes[node].memory;
+                std::fs::remove_dir_all(memory).map_err(RealError::io(format!("{}", memory.display())))?;
+            }
+            let wait = self.ms(0..3_000);
+            self.later(wait, Step::Start(node));
+        }
+        Ok(())
+    }
+
+    /// Some nodes do not hear others.
+    fn cut(&mut self, scene: &Scene, one_way: bool) -> &'static str {
+        let count = scene.nodes.len();
+        // At least one on each side.
+        let side = 1 + self.random.below((1 << count) - 2);
+        for from in 0..count {
+            for to in 0..count {
+                let (here, there) = (side >> from & 1, side >> to & 1);
+                if here == 1 && there == 0 || !one_way && here == 0 && there == 1 {
+                    scene.cuts.set(from, to, true);
+                }
+            }
+        }
+        let wait = self.ms(200..6_000);
+        self.later(wait, Step::Heal);
+        if one_way { "cut one way" } else { "cut both ways" }
+    }
+
+    /// Damage to the disk of a node that is down.
+    fn harm(&mut self, scene: &mut Scene, report: &mut Report) -> Result<&'static str, RealError> {
+        let node = self.random.index(scene.rotten.count_ones() as usize);
+        scene.nodes[node].kill();
+        let damage = Damage::draw(&mut self.random);
+        let before = scene.nodes[node].disk.with_extension("before");
+        damage::copy(&scene.nodes[node].disk, &before)?;
+        let what = damage.hurt(&scene.nodes[node].disk, &mut self.random)?;
+        report.story.push(format!("node {}: {what}", node + 1));
+        scene.nodes[node].before = Some(before);
+        let wait = self.ms(0..1_000);
+        self.later(wait, Step::Start(node));
+        Ok(damage.name())
+    }
+}
+
+/// Who has ended: after a drain as it should; a damaged disk may be refused, and gets its bytes back; else something is wrong.
+pub(super) fn watch(scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
+    for node in 0..scene.nodes.len() {
+        let Some(status) = scene.nodes[node].process.as_mut().and_then(super::process::Process::ended) else {
+            continue;
+        };
+        let one = &mut scene.nodes[node];
+        one.process = None;
+        let drained = std::mem::take(&mut one.draining) && status.code() == Some(0);
+        let refused = matches!(status.code(), Some(2 | 3));
+        if let (true, Some(before)) = (refused, one.before.take()) {
+            damage::copy(&before, &one.disk)?;
+            *report.troubles.entry("start refused after damage").or_insert(0) += 1;
+        } else if !drained {
+            let (code, signal) = (status.code(), status.signal());
+            let text = format!(
+                "node {} ended by itself, code {code:?}, signal {signal:?}, see {}",
+                node + 1,
+                one.log.display()
+            );
+            report.violations.push(Violation { checker: "run", text });
+        }
+        scene.start(node)?;
+    }
+    Ok(())
+}
