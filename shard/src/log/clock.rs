@@ -10,7 +10,7 @@ use crate::journal::Claim;
 use ioengine::Instant;
 use ioengine::sync::race;
 use layout::units::{TABLET_COUNT, TabletIndex};
-use paxos::{Input, Node};
+use paxos::Input;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -143,6 +143,9 @@ fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<D
         Some(at) => next = next.min(at),
         None => {}
     }
+    if let Some(fetch) = &log.fetch {
+        next = next.min(fetch.since.after(FETCH_WAIT));
+    }
     if log.own.is_some() {
         next = next.min(now.after(shard.limits.request_deadline / 8));
     }
@@ -200,18 +203,7 @@ fn mind_reads(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) {
 
 /// A fetch without an answer: another peer may have what is missing.
 fn mind_fetch(shard: &Shard, log: &mut TabletLog, now: Instant) {
-    let member_count = u8::try_from(log.members.len()).expect("members are few");
-    let own = log.replica.node();
-    let Some(fetch) = &mut log.fetch else { return };
-    if now.since(fetch.since) <= FETCH_WAIT {
-        return;
+    if log.fetch.as_ref().is_some_and(|fetch| now.since(fetch.since) >= FETCH_WAIT) {
+        log.ask_another(shard);
     }
-    fetch.since = now;
-    let after = |node: Node| Node((node.0 + 1) % member_count);
-    fetch.from = after(fetch.from);
-    if fetch.from == own {
-        fetch.from = after(own);
-    }
-    let from = fetch.from;
-    log.ask_entries(shard, from);
 }

@@ -39,6 +39,7 @@ pub(crate) async fn run(shard: Rc<Shard>, mut buffer: Buf, mut scratch: Vec<u8>)
     loop {
         stage_ticks(&shard);
         propose::staged(&shard, logs, &mut scratch);
+        tell_applied(logs);
         let wrote = if logs.queue.borrow().is_empty() {
             if !idle(&shard).await {
                 freeze(&shard, logs, journal);
@@ -108,8 +109,10 @@ async fn write(
 fn tell(shard: &Shard, logs: &Logs) {
     let written = std::mem::take(&mut *logs.writing.borrow_mut());
     for item in &written {
+        let cell = logs.tablet(item.tablet).expect("only own tablets queue items");
+        let told = cell.borrow().told.max(item.applied);
+        cell.borrow_mut().told = told;
         if let Some(index) = item.entry {
-            let cell = logs.tablet(item.tablet).expect("only own tablets queue items");
             let mut log = cell.borrow_mut();
             log.durable = log.durable.max(index);
             let coherent = units::LogIndex(log.durable.min(log.applied.index).0);
@@ -123,9 +126,23 @@ fn tell(shard: &Shard, logs: &Logs) {
             logs.restated.notify();
         }
     }
+    logs.told.notify();
     let mut written = written;
     written.clear();
     *logs.writing.borrow_mut() = written;
+}
+
+/// Between two records, with nothing waiting for the next: say how far the logs are applied that somebody waits for.
+fn tell_applied(logs: &Logs) {
+    let mut queue = logs.queue.borrow_mut();
+    if logs.tells_wanted.get() == 0 || !queue.is_empty() {
+        return;
+    }
+    let wanted = logs.tells_wanted.replace(0);
+    for tablet in logs.own().filter(|tablet| wanted & (1 << tablet.index()) != 0) {
+        let log = logs.tablet(tablet).expect("an own tablet").borrow();
+        log.restate(&mut queue, logs.copied(tablet));
+    }
 }
 
 /// Between two records: freeze if it is time, and say all votes again behind the freeze.

@@ -102,6 +102,9 @@ pub(crate) struct Logs {
     /// Votes that were said again after a freeze and are not durable yet.
     restating: Cell<usize>,
     restated: Notify,
+    /// Tablets whose progress the journal shall tell, one bit each.
+    tells_wanted: Cell<u64>,
+    told: Notify,
     /// Copies of tablets that are being given to peers.
     giving: RefCell<Vec<Rc<GiveSession>>>,
     /// The copy of a tablet that is being taken: one at a time.
@@ -160,6 +163,23 @@ impl Logs {
             }
             done.await;
         }
+    }
+}
+
+/// The journal tells that the log of the tablet is applied as far as it is now. For whoever makes something durable by the
+/// log time of an entry. Failing history otherwise: an entry is applied that a majority has and this journal does not tell
+/// of, a merge drops what has expired by it, power is cut: the replica shows its tablet at the entry before, without a
+/// record that had not expired then.
+pub(crate) async fn until_told(shard: &Shard, tablet: TabletIndex) {
+    let Some(logs) = &shard.logs else { return };
+    let Some(log) = logs.tablet(tablet) else { return };
+    let applied = log.borrow().applied.index;
+    while log.borrow().told < applied && !ioengine::canary("drop_before_told") {
+        ioengine::sometimes!("a merge waits until its log time is durable");
+        let told = logs.told.notified();
+        logs.tells_wanted.set(logs.tells_wanted.get() | 1 << tablet.index());
+        shard.staged.notify();
+        told.await;
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) struct Queued {
     pub(crate) token: Option<Token>,
     /// The entry in it.
     pub(crate) entry: Option<LogIndex>,
+    /// It says that the log is applied up to here.
+    pub(crate) applied: LogIndex,
     /// It says again what the journal has before a freeze.
     pub(crate) restated: bool,
 }
@@ -41,6 +43,7 @@ impl Queue {
         tablet: TabletIndex,
         token: Option<Token>,
         entry: Option<LogIndex>,
+        applied: LogIndex,
         fill: impl FnOnce(&mut Vec<u8>),
     ) {
         let from = self.bytes.len();
@@ -50,6 +53,7 @@ impl Queue {
             bytes: self.bytes.len() - from,
             token,
             entry,
+            applied,
             restated: false,
         });
     }

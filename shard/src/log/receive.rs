@@ -38,7 +38,7 @@ pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u
         wire::FETCH => give_entries(shard, &log.borrow(), place, body),
         wire::ENTRIES => entries(shard, logs, tablet, place, body),
         wire::GONE => {
-            gone(shard, &mut log.borrow_mut());
+            gone(shard, &mut log.borrow_mut(), place);
             Ok(())
         }
         _ => Err(Corrupt { structure: "peer message", field: "kind", at: 0 }),
@@ -158,6 +158,7 @@ fn give_entries(shard: &Shard, log: &TabletLog, to: Node, body: &[u8]) -> Result
 /// Chosen entries that were asked for.
 fn entries(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[u8]) -> Result<(), Corrupt> {
     let cell = logs.tablet(tablet).expect("the caller has looked");
+    let before = cell.borrow().applied.index;
     for taken in wire::entries(body) {
         let (chosen, entry) = taken?;
         {
@@ -177,6 +178,10 @@ fn entries(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[
         drive(shard, logs, tablet, Input::Fetched(chosen));
     }
     let mut log = cell.borrow_mut();
+    // Nothing new: the same question would get the same answer. The clock asks somebody else.
+    if log.applied.index == before {
+        return Ok(());
+    }
     let now = shard.io.now();
     let more = log.fetch.as_mut().map(|fetch| {
         fetch.since = now;
@@ -189,9 +194,13 @@ fn entries(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[
 }
 
 /// The entries are gone at one peer. If none has them, only a copy helps.
-fn gone(shard: &Shard, log: &mut TabletLog) {
+fn gone(shard: &Shard, log: &mut TabletLog, from: Node) {
     log.gone_count += 1;
-    if log.fetch.is_some() && !log.needs_copy && log.gone_count > log.members.len() {
+    if log.gone_count <= log.members.len() {
+        if log.fetch.as_ref().is_some_and(|fetch| fetch.from == from) {
+            log.ask_another(shard);
+        }
+    } else if log.fetch.is_some() && !log.needs_copy {
         ioengine::sometimes!("a replica needs a copy of its tablet");
         tracing::warn!(
             tablet = log.tablet.get(),

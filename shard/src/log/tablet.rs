@@ -70,6 +70,8 @@ pub(super) struct TabletLog {
     pub(super) journaled: Option<(LogIndex, ValueId)>,
     /// Highest entry whose bytes are durable here.
     pub(super) durable: LogIndex,
+    /// A start finds the log applied up to here.
+    pub(super) told: LogIndex,
     pub(super) tail: Tail,
     pub(super) reads: TabletReads,
     pub(super) timer: Option<Instant>,
@@ -97,7 +99,7 @@ impl TabletLog {
                 let index = entry.is_some().then_some(state.open());
                 let (tablet, applied) = (self.tablet, self.applied);
                 let pushed = entry.as_ref().map(|value| (value.header(state.open()), &*value.body));
-                logs.queue.borrow_mut().push(tablet, Some(token), index, |out| {
+                logs.queue.borrow_mut().push(tablet, Some(token), index, applied.index, |out| {
                     push_vote(out, tablet, applied, &state, pushed);
                 });
                 if let Some(value) = entry {
@@ -151,7 +153,7 @@ impl TabletLog {
             self.values.get(accepted.value).or_else(|| self.tail.get(state.open(), accepted.value))
         });
         let entry = value.map(|value| (value.header(state.open()), &*value.body));
-        queue.push(self.tablet, None, entry.map(|_| state.open()), |out| {
+        queue.push(self.tablet, None, entry.map(|_| state.open()), applied.index, |out| {
             push_vote(out, self.tablet, applied, &state, entry);
         });
     }
@@ -199,7 +201,7 @@ impl TabletLog {
         applied.expect("an entry is checked when it comes, and its room is reserved");
         if self.journaled != Some((chosen.index, chosen.value)) {
             ioengine::sometimes!("an entry is chosen that was not accepted here");
-            logs.queue.borrow_mut().push(self.tablet, None, Some(chosen.index), |out| {
+            logs.queue.borrow_mut().push(self.tablet, None, Some(chosen.index), chosen.index, |out| {
                 push_chosen(out, chosen, &header, &value.body);
             });
             self.journaled = None;
@@ -266,6 +268,21 @@ impl TabletLog {
     pub(super) fn ask_entries(&self, shard: &Shard, from: Node) {
         shard.counters.entry_fetches.add(1);
         self.tell(shard, from, wire::FETCH, &[&self.applied.index.next().0.to_le_bytes()]);
+    }
+
+    /// Who was asked has not got what is missing, or says nothing.
+    pub(super) fn ask_another(&mut self, shard: &Shard) {
+        let member_count = u8::try_from(self.members.len()).expect("members are few");
+        let own = self.replica.node();
+        let Some(fetch) = &mut self.fetch else { return };
+        let after = |node: Node| Node((node.0 + 1) % member_count);
+        fetch.since = shard.io.now();
+        fetch.from = after(fetch.from);
+        if fetch.from == own {
+            fetch.from = after(own);
+        }
+        let from = fetch.from;
+        self.ask_entries(shard, from);
     }
 
     /// After a step: what is not needed any more goes, what has become possible is done.

@@ -67,10 +67,50 @@ impl Tail {
         self.from(index)?.next().filter(|(entry, _)| *entry == chosen).map(|(_, value)| value)
     }
 
-    /// Entries from `index` on; `None` if that one is not held any more.
+    /// Entries from `index` on; `None` if that one is not held: it is gone, or behind the last one, as after a copy.
     pub(crate) fn from(&self, index: LogIndex) -> Option<impl Iterator<Item = &(Chosen, Value)>> {
         let first = self.entries.front()?.0.index;
-        let skip = index.0.checked_sub(first.0)?;
-        Some(self.entries.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)))
+        let skip = usize::try_from(index.0.checked_sub(first.0)?).ok()?;
+        (skip < self.entries.len()).then(|| self.entries.iter().skip(skip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use layout::log_entry::EntryHeader;
+    use layout::units::{LogIndex as Index, LogTime, TabletIndex};
+    use paxos::{Incarnation, Node};
+
+    fn push(tail: &mut Tail, index: u64) {
+        let value = ValueId { node: Node(0), incarnation: Incarnation(1), sequence: index };
+        let header = EntryHeader {
+            tablet: TabletIndex::new(7).expect("a tablet"),
+            log_index: Index(index),
+            stamp: LogTime(index),
+            operation_count: 0,
+            body_bytes: 0,
+        };
+        tail.push(Chosen { index: LogIndex(index), value }, Value::new(value, header, &[], Charge::NONE));
+    }
+
+    fn indexes(tail: &Tail, from: u64) -> Option<Vec<u64>> {
+        Some(tail.from(LogIndex(from))?.map(|(chosen, _)| chosen.index.0).collect())
+    }
+
+    #[test]
+    fn what_is_not_held_is_not_an_empty_answer() {
+        let mut tail = Tail::new(1 << 20);
+        assert_eq!(indexes(&tail, 1), None);
+        for index in 2..=4 {
+            push(&mut tail, index);
+        }
+        assert_eq!(indexes(&tail, 1), None, "gone");
+        assert_eq!(indexes(&tail, 3), Some(vec![3, 4]));
+        // A copy has taken the tablet on to 9: what lies behind 4 is not held, though it is applied.
+        assert_eq!(indexes(&tail, 5), None);
+        push(&mut tail, 10);
+        assert_eq!(indexes(&tail, 4), None, "there is a gap before 10");
+        assert_eq!(indexes(&tail, 10), Some(vec![10]));
     }
 }

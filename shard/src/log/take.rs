@@ -273,6 +273,7 @@ impl Logs {
             let mut log = self.tablet(tablet).expect("copies are of own tablets").borrow_mut();
             log.applied = chosen;
             log.durable = chosen.index;
+            log.told = chosen.index;
             log.journaled = None;
             log.fetch = None;
             log.needs_copy = false;

@@ -45,6 +45,7 @@ pub(super) async fn drop_expired(
     over: &[Rc<Table>],
 ) -> Result<(), BuildError> {
     let edits: Vec<Edit<'_>> = over.iter().map(|table| Edit::RemoveTable(table.place.id)).collect();
+    crate::log::until_told(shard, tablet).await;
     shard.keeper.commit(&edits, Purpose::Merge).await?;
     ioengine::sometimes!("expired windows are dropped");
     shard.state.borrow_mut().tables.seal(tablet, (&[], over), (None, Vec::new()));

@@ -69,6 +69,7 @@ pub(super) async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick)
     keeper.zone.disk().flush().await.map_err(BuildError::from)?;
     let mut edits: Vec<Edit<'_>> = inputs.iter().map(|table| Edit::RemoveTable(table.place.id)).collect();
     edits.extend(made.as_ref().filter(|_| !ioengine::canary("forget_a_run")).map(Made::edit));
+    crate::log::until_told(shard, tablet).await;
     keeper.commit(&edits, Purpose::Merge).await?;
     drop(edits);
     ioengine::sometimes!("runs are merged");

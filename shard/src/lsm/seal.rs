@@ -105,6 +105,7 @@ pub(super) async fn seal(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) 
     let gone = || inputs.runs.iter().chain(&inputs.taken);
     let mut edits: Vec<Edit<'_>> = gone().map(|table| Edit::RemoveTable(table.place.id)).collect();
     edits.extend(made.iter().chain(&rest).map(Made::edit));
+    crate::log::until_told(shard, tablet).await;
     keeper.commit(&edits, Purpose::Merge).await?;
     drop(edits);
     mark(picked, &inputs, &made);
