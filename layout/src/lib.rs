@@ -28,6 +28,7 @@ pub mod manifest_record;
 pub mod operation;
 pub mod superblock;
 pub mod superblock_copies;
+pub mod superblock_peers;
 pub mod table;
 pub mod table_block;
 pub mod table_check;

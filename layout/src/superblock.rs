@@ -11,6 +11,7 @@ use crate::field::{Corrupt, Field, Table, byte_table, is_zero};
 pub use crate::superblock_copies::{
     ChooseError, Copies, CopyState, UpdatePlan, choose, incarnation_next, sequence_next,
 };
+use crate::superblock_peers::{self, LIVES_BYTES, Lives, Origin, PEER_TABLE, PEERS_BYTES, PeerDisks};
 use crate::units::{BLOCK_BYTES, DiskOffset, Incarnation, SHARD_COUNT_MAX, Uuid};
 use crate::zone::{self, Range, ShardZones, TableGeometry};
 
@@ -40,14 +41,18 @@ byte_table! {
     F_GENERATION = "generation", 72, 4;
     F_INCARNATION = "incarnation", 76, 4;
     F_BLOCK_BYTES = "block_bytes", 80, 4;
-    F_RESERVED = "reserved", 84, 4;
+    F_ORIGIN = "origin", 84, 4;
     F_DEVICE_BYTES = "device_bytes", 88, 8;
     F_SEGMENT_BYTES = "segment_bytes", 96, 8;
     F_EXTENT_BYTES = "extent_bytes", 104, 4;
     F_MANIFEST_HALF_BYTES = "manifest_half_bytes", 108, 4;
-    F_RESERVED_2 = "reserved_2", 112, 16;
+    F_BIRTH = "birth", 112, 4;
+    F_SERVED = "served", 116, 4;
+    F_RESERVED = "reserved", 120, 8;
     F_ZONES = "zones", 128, ZONES_BYTES;
-    F_PADDING = "padding", 128 + ZONES_BYTES, 1916;
+    F_LIVES = "lives", 128 + ZONES_BYTES, LIVES_BYTES;
+    F_PEERS = "peers", 2304, PEERS_BYTES;
+    F_PADDING = "padding", 2560, 1532;
     F_CHECKSUM = "checksum", 4092, 4;
 }
 
@@ -106,6 +111,14 @@ pub struct Superblock {
     pub generation: u32,
     /// Last start that owned the device; 0 = none yet. Raised and flushed before anything else.
     pub incarnation: Incarnation,
+    /// How it came to its node.
+    pub origin: Origin,
+    /// Last start that wrote to the journal of every shard, in a group; 0 = none.
+    pub served: Incarnation,
+    /// Names of its last starts.
+    pub lives: Lives,
+    /// The disks that the other nodes of the group were last met with.
+    pub peers: PeerDisks,
     /// Logical block of the device, bytes: 512..=4096.
     pub block_bytes: u32,
     /// Size of the device when formatted.
@@ -163,6 +176,13 @@ impl Superblock {
         F_SHARD_COUNT.put(block, self.shard_count.to_le_bytes());
         F_GENERATION.put(block, self.generation.to_le_bytes());
         F_INCARNATION.put(block, self.incarnation.0.to_le_bytes());
+        let (origin, birth) = self.origin.to_numbers();
+        F_ORIGIN.put(block, origin.to_le_bytes());
+        F_BIRTH.put(block, birth.to_le_bytes());
+        F_SERVED.put(block, self.served.0.to_le_bytes());
+        F_LIVES.put(block, self.lives.to_bytes());
+        let peers = &mut block[F_PEERS.offset..F_PEERS.offset + F_PEERS.bytes];
+        superblock_peers::encode_peers(&self.peers, peers);
         F_BLOCK_BYTES.put(block, self.block_bytes.to_le_bytes());
         F_DEVICE_BYTES.put(block, self.device_bytes.to_le_bytes());
         F_SEGMENT_BYTES.put(block, self.segment_bytes.to_le_bytes());
@@ -191,7 +211,7 @@ impl Superblock {
         }
     }
 
-    /// The values as they stand, right or wrong; an unknown role reads as store.
+    /// The values as they stand, right or wrong; an unknown role reads as store, an unknown origin as founder.
     pub(crate) fn parse(block: &[u8; SUPERBLOCK_BYTES]) -> Superblock {
         let mut superblock = Superblock {
             sequence: F_SEQUENCE.u64(block),
@@ -201,6 +221,10 @@ impl Superblock {
             role: Role::from_number(F_ROLE.u16(block)).unwrap_or(Role::Store),
             generation: F_GENERATION.u32(block),
             incarnation: Incarnation(F_INCARNATION.u32(block)),
+            origin: origin(block).unwrap_or(Origin::Founder),
+            served: Incarnation(F_SERVED.u32(block)),
+            lives: Lives::from_bytes(&F_LIVES.array(block)),
+            peers: superblock_peers::decode_peers(F_PEERS.slice(block)),
             block_bytes: F_BLOCK_BYTES.u32(block),
             device_bytes: F_DEVICE_BYTES.u64(block),
             segment_bytes: F_SEGMENT_BYTES.u64(block),
@@ -243,6 +267,9 @@ impl Superblock {
             (F_DEVICE, !is_zero(&self.device.0)),
             (F_SHARD_COUNT, known_shards),
             (F_GENERATION, self.generation > 0),
+            (F_ORIGIN, origin(block).is_some()),
+            (F_SERVED, self.served <= self.incarnation),
+            (F_PEERS, superblock_peers::are_right(&self.peers)),
             (F_BLOCK_BYTES, zone::is_block_size(self.block_bytes)),
             (F_SEGMENT_BYTES, zone::is_segment_size(self.segment_bytes)),
             (F_EXTENT_BYTES, zone::is_extent_size(self.tables.extent_bytes)),
@@ -253,11 +280,14 @@ impl Superblock {
             ),
             (F_ZONES, zones_fit),
             (F_RESERVED, F_RESERVED.is_zero(block)),
-            (F_RESERVED_2, F_RESERVED_2.is_zero(block)),
             (F_PADDING, F_PADDING.is_zero(block)),
         ];
         right.into_iter().filter_map(|(field, right)| (!right).then_some(field))
     }
+}
+
+fn origin(block: &[u8; SUPERBLOCK_BYTES]) -> Option<Origin> {
+    Origin::from_numbers(F_ORIGIN.u32(block), F_BIRTH.u32(block))
 }
 
 fn encode_zones(zones: &ShardZones, bytes: &mut [u8; ZONE_BYTES]) {
@@ -281,7 +311,7 @@ fn checksum(block: &[u8; SUPERBLOCK_BYTES]) -> u32 {
 }
 
 /// The byte tables of this file, for the comparison with FORMAT.md.
-pub const TABLES: [Table; 2] = [SUPERBLOCK_TABLE, ZONE_TABLE];
+pub const TABLES: [Table; 3] = [SUPERBLOCK_TABLE, ZONE_TABLE, PEER_TABLE];
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -296,6 +326,10 @@ pub(crate) mod tests {
             role: Role::Store,
             generation: 1,
             incarnation: Incarnation(sequence as u32),
+            origin: Origin::Founder,
+            served: Incarnation(0),
+            lives: Lives::default(),
+            peers: PeerDisks::default(),
             block_bytes: 512,
             device_bytes: 1 << 32,
             segment_bytes: 1 << 20,
@@ -342,7 +376,7 @@ pub(crate) mod tests {
     /// Wrong fields under a right checksum: each is named.
     #[test]
     fn impossible_values_are_named_by_field() {
-        let cases: [(Field, u8); 14] = [
+        let cases: [(Field, u8); 17] = [
             (F_MAGIC, 1),
             (F_FORMAT_VERSION, 1),
             (F_COPY_INDEX, 3),
@@ -355,7 +389,10 @@ pub(crate) mod tests {
             (F_SEGMENT_BYTES, 1),
             (F_EXTENT_BYTES, 16),
             (F_MANIFEST_HALF_BYTES, 0),
-            (F_RESERVED_2, 1),
+            (F_ORIGIN, 3),
+            (F_SERVED, 4),
+            (F_PEERS, 1),
+            (F_RESERVED, 1),
             (F_PADDING, 1),
         ];
         for (field, value) in cases {

@@ -10,6 +10,7 @@ use layout::journal_record::{
 use layout::key::Key;
 use layout::log_entry::{Change, EntryIter, Operation, Write, append_entry};
 use layout::superblock::{Role, SUPERBLOCK_BYTES, Superblock, copy_offset};
+use layout::superblock_peers::{Lives, Origin, PeerDisk, PeerDisks};
 use layout::units::{
     DiskOffset, Incarnation, LogIndex, LogTime, RequestId, SHARD_COUNT_MAX, Sequence, ShardIndex, Space,
     TABLET_COUNT, TabletIndex, Uuid, Version,
@@ -38,6 +39,10 @@ fn superblock() -> Superblock {
         role: Role::Store,
         generation: 3,
         incarnation: Incarnation(9),
+        origin: Origin::Recovered { birth: Incarnation(7) },
+        served: Incarnation(8),
+        lives: Lives([0, 0, 0, 0, 0, 0, 0, 0x7777, 0x8888, 0x9999, 0, 0, 0, 0, 0, 0]),
+        peers: PeerDisks::default(),
         block_bytes: 512,
         device_bytes: 1 << 30,
         segment_bytes: 4 << 20,
@@ -47,6 +52,8 @@ fn superblock() -> Superblock {
     };
     let zones = zone::plan(1 << 30, 512, 2, Some(64 << 20), 4 << 20).expect("1 GiB holds two shards");
     superblock.set_zones(&zones);
+    superblock.peers[1] =
+        PeerDisk { node: 4, incarnation: Incarnation(3), life: 0x0123_4567, device: Uuid([0xd4; 16]) };
     superblock
 }
 

@@ -12,7 +12,8 @@
 //!   | <----------------- PeerBatch reply (7)- |   only to numbers other than 0: "this far was read"
 //! ```
 
-use layout::units::{TABLET_COUNT, TabletIndex, Uuid};
+use layout::superblock_peers::{LIVES_BYTES, Lives, Origin};
+use layout::units::{Incarnation, TABLET_COUNT, TabletIndex, Uuid};
 use thiserror::Error;
 
 use crate::field::{Read, Table, Write, wire_table};
@@ -26,9 +27,9 @@ use crate::request::{Body, FRAME_BYTES_MIN, RequestError};
 use crate::route::ClusterMap;
 
 wire_table! {
-    hello = "PeerHello", 40;
+    hello = "PeerHello", 192;
     PROTOCOL = "protocol", 0, 1;
-    RESERVED = "reserved", 1, 1;
+    ORIGIN = "origin", 1, 1;
     SHARD_COUNT = "shard_count", 2, 2;
     NODE = "node", 4, 4;
     TO = "to", 8, 4;
@@ -36,17 +37,26 @@ wire_table! {
     MAP_EPOCH = "map_epoch", 16, 4;
     FRAME_BYTES = "frame_bytes", 20, 4;
     CLUSTER = "cluster", 24, 16;
+    DEVICE = "device", 40, 16;
+    BIRTH = "birth", 56, 4;
+    RESERVED = "reserved", 60, 4;
+    LIVES = "lives", 64, 128;
 }
 wire_table! {
-    answer = "PeerHello reply", 40;
+    answer = "PeerHello reply", 192;
     REFUSAL = "refusal", 0, 1;
-    RESERVED = "reserved", 1, 3;
+    ORIGIN = "origin", 1, 1;
+    RESERVED = "reserved", 2, 2;
     NODE = "node", 4, 4;
     INCARNATION = "incarnation", 8, 4;
     MAP_EPOCH = "map_epoch", 12, 4;
     FRAME_BYTES = "frame_bytes", 16, 4;
-    RESERVED_2 = "reserved", 20, 4;
+    KNOWN = "known", 20, 4;
     CLUSTER = "cluster", 24, 16;
+    DEVICE = "device", 40, 16;
+    BIRTH = "birth", 56, 4;
+    RESERVED_2 = "reserved", 60, 4;
+    LIVES = "lives", 64, 128;
 }
 wire_table! {
     message = "message", 8;
@@ -94,11 +104,29 @@ pub enum Refusal {
     /// The node is being stopped or has no room.
     #[error("it takes no more connections now")]
     Busy = 7,
+    /// The disk of who calls is not the one known of its node.
+    #[error(
+        "its disk is not the one that this node knows of it: bring that one back, or format this one with \
+         `thermocline disk format --recover`"
+    )]
+    Disk = 8,
+    /// What the disk of who calls remembers of its starts is older than what is known of them.
+    #[error(
+        "its disk is older than what this node knows of it: bring its newest state back, or format it with \
+         `thermocline disk format --recover`"
+    )]
+    RolledBack = 9,
+    /// The disk of who calls took another one's place: it has to take an incarnation above the one answered first.
+    #[error("its disk is new, and takes an incarnation above the former one's first")]
+    Unborn = 10,
+    /// Which disk who calls has is being written down: it calls again.
+    #[error("which disk it has is being written down")]
+    NotYet = 11,
 }
 
 impl Refusal {
     /// All of them, in order of their codes.
-    pub const ALL: [Refusal; 7] = [
+    pub const ALL: [Refusal; 11] = [
         Refusal::Protocol,
         Refusal::Cluster,
         Refusal::Node,
@@ -106,11 +134,59 @@ impl Refusal {
         Refusal::Stranger,
         Refusal::Shards,
         Refusal::Busy,
+        Refusal::Disk,
+        Refusal::RolledBack,
+        Refusal::Unborn,
+        Refusal::NotYet,
     ];
+
+    /// Calling again is all that helps, and soon does.
+    #[must_use]
+    pub fn is_for_now(self) -> bool {
+        matches!(self, Refusal::Unborn | Refusal::NotYet)
+    }
+
+    /// Who is told so may have forgotten what it promised, and takes part in nothing any more.
+    #[must_use]
+    pub fn is_of_disk(self) -> bool {
+        matches!(self, Refusal::Disk | Refusal::RolledBack)
+    }
 
     /// The one with this code; None when nobody has it.
     pub fn from_code(code: u8) -> Option<Refusal> {
         Refusal::ALL.into_iter().find(|refusal| *refusal as u8 == code)
+    }
+}
+
+/// What a node says of its disk, and of the start that it lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Introduction {
+    /// Which start of it this is; 0 = its disk is not born yet.
+    pub incarnation: Incarnation,
+    /// Its disk.
+    pub device: Uuid,
+    /// How that came to the node.
+    pub origin: Origin,
+    /// Names of its last starts.
+    pub lives: Lives,
+}
+
+impl Introduction {
+    fn of(
+        origin: u8,
+        birth: u32,
+        device: [u8; 16],
+        incarnation: u32,
+        lives: &[u8; LIVES_BYTES],
+    ) -> Option<Introduction> {
+        let origin = Origin::from_numbers(u32::from(origin), birth)?;
+        let incarnation = Incarnation(incarnation);
+        Some(Introduction { incarnation, device: Uuid(device), origin, lives: Lives::from_bytes(lives) })
+    }
+
+    fn origin_bytes(&self) -> ([u8; 1], [u8; 4]) {
+        let (origin, birth) = self.origin.to_numbers();
+        ([origin as u8], birth.to_le_bytes())
     }
 }
 
@@ -125,14 +201,14 @@ pub struct PeerHello {
     pub node: u32,
     /// The node that it means to call.
     pub to: u32,
-    /// Which start of it this is.
-    pub incarnation: u32,
     /// Epoch of its cluster map.
     pub map_epoch: u32,
     /// The longest body that it wants to send, bytes.
     pub frame_bytes: u32,
     /// Its cluster.
     pub cluster: Uuid,
+    /// Its disk, and which start of it this is.
+    pub introduction: Introduction,
 }
 
 /// The answer to a [`PeerHello`].
@@ -142,14 +218,16 @@ pub struct PeerHelloReply {
     pub refusal: Option<Refusal>,
     /// Who answers.
     pub node: u32,
-    /// Which start of it this is.
-    pub incarnation: u32,
     /// Epoch of its cluster map.
     pub map_epoch: u32,
     /// The longest body that it takes, bytes; at most what was asked for.
     pub frame_bytes: u32,
+    /// The highest incarnation that it knows of who calls; 0 = none.
+    pub known: Incarnation,
     /// Its cluster.
     pub cluster: Uuid,
+    /// Its disk, and which start of it this is.
+    pub introduction: Introduction,
 }
 
 impl PeerHello {
@@ -167,6 +245,14 @@ impl PeerHello {
         if !(FRAME_BYTES_MIN..=BODY_BYTES_MAX).contains(&frame_bytes) {
             return Err(body.bad(Why::HelloLimits, hello::FRAME_BYTES.offset));
         }
+        let introduction = Introduction::of(
+            fixed.u8(hello::ORIGIN),
+            fixed.u32(hello::BIRTH),
+            fixed.bytes(hello::DEVICE),
+            fixed.u32(hello::INCARNATION),
+            &fixed.bytes(hello::LIVES),
+        );
+        let introduction = introduction.ok_or(body.bad(Why::HelloLimits, hello::ORIGIN.offset))?;
         body.skip(hello::BYTES);
         body.end()?;
         Ok(PeerHello {
@@ -174,21 +260,26 @@ impl PeerHello {
             shard_count: fixed.u16(hello::SHARD_COUNT),
             node: fixed.u32(hello::NODE),
             to: fixed.u32(hello::TO),
-            incarnation: fixed.u32(hello::INCARNATION),
             map_epoch: fixed.u32(hello::MAP_EPOCH),
             frame_bytes,
             cluster: Uuid(fixed.bytes(hello::CLUSTER)),
+            introduction,
         })
     }
 
     /// The whole frame.
     pub fn frame(&self) -> [u8; HELLO_FRAME_BYTES] {
+        let (origin, birth) = self.introduction.origin_bytes();
         let body = [0; hello::BYTES]
+            .set(hello::ORIGIN, origin)
+            .set(hello::BIRTH, birth)
+            .set(hello::DEVICE, self.introduction.device.0)
+            .set(hello::LIVES, self.introduction.lives.to_bytes())
             .set(hello::PROTOCOL, [self.protocol])
             .set(hello::SHARD_COUNT, self.shard_count.to_le_bytes())
             .set(hello::NODE, self.node.to_le_bytes())
             .set(hello::TO, self.to.to_le_bytes())
-            .set(hello::INCARNATION, self.incarnation.to_le_bytes())
+            .set(hello::INCARNATION, self.introduction.incarnation.0.to_le_bytes())
             .set(hello::MAP_EPOCH, self.map_epoch.to_le_bytes())
             .set(hello::FRAME_BYTES, self.frame_bytes.to_le_bytes())
             .set(hello::CLUSTER, self.cluster.0);
@@ -233,19 +324,32 @@ impl PeerHelloReply {
         Some(PeerHelloReply {
             refusal,
             node: fixed.u32(answer::NODE),
-            incarnation: fixed.u32(answer::INCARNATION),
             map_epoch: fixed.u32(answer::MAP_EPOCH),
             frame_bytes,
+            known: Incarnation(fixed.u32(answer::KNOWN)),
             cluster: Uuid(fixed.bytes(answer::CLUSTER)),
+            introduction: Introduction::of(
+                fixed.u8(answer::ORIGIN),
+                fixed.u32(answer::BIRTH),
+                fixed.bytes(answer::DEVICE),
+                fixed.u32(answer::INCARNATION),
+                &fixed.bytes(answer::LIVES),
+            )?,
         })
     }
 
     /// The whole frame.
     pub fn frame(&self) -> [u8; HELLO_FRAME_BYTES] {
+        let (origin, birth) = self.introduction.origin_bytes();
         let body = [0; answer::BYTES]
+            .set(answer::ORIGIN, origin)
+            .set(answer::BIRTH, birth)
+            .set(answer::DEVICE, self.introduction.device.0)
+            .set(answer::LIVES, self.introduction.lives.to_bytes())
+            .set(answer::KNOWN, self.known.0.to_le_bytes())
             .set(answer::REFUSAL, [self.refusal.map_or(0, |refusal| refusal as u8)])
             .set(answer::NODE, self.node.to_le_bytes())
-            .set(answer::INCARNATION, self.incarnation.to_le_bytes())
+            .set(answer::INCARNATION, self.introduction.incarnation.0.to_le_bytes())
             .set(answer::MAP_EPOCH, self.map_epoch.to_le_bytes())
             .set(answer::FRAME_BYTES, self.frame_bytes.to_le_bytes())
             .set(answer::CLUSTER, self.cluster.0);

@@ -2,7 +2,8 @@
 //!
 //! After a wanted change write the vectors anew: `NET_GOLDEN_WRITE=1 cargo test -p net --test peer`.
 
-use layout::units::{TabletIndex, Uuid};
+use layout::superblock_peers::{Lives, Origin};
+use layout::units::{Incarnation, TabletIndex, Uuid};
 use net::frame::{BODY_BYTES_MAX, HEADER_BYTES, PROTOCOL_VERSION, next_frame};
 use net::operation::{Operation, REPLY_BIT};
 use net::outcome::{Outcome, Why};
@@ -15,21 +16,42 @@ use serde_json::{Value, json};
 const FILE: &str = include_str!("../golden/peers.json");
 const CLUSTER: Uuid = Uuid([7; 16]);
 
+/// A disk that took another one's place, in its second life.
+fn introduction(incarnation: u32) -> Introduction {
+    let mut lives = Lives::default();
+    lives.begin(Incarnation(incarnation - 1), 0x1111_2222_3333_4444);
+    lives.begin(Incarnation(incarnation), 0x5555_6666_7777_8888);
+    Introduction {
+        incarnation: Incarnation(incarnation),
+        device: Uuid([0xd1; 16]),
+        origin: Origin::Recovered { birth: Incarnation(incarnation - 1) },
+        lives,
+    }
+}
+
 fn hello() -> PeerHello {
     PeerHello {
         protocol: PROTOCOL_VERSION,
         shard_count: 4,
         node: 1,
         to: 2,
-        incarnation: 9,
         map_epoch: 3,
         frame_bytes: BODY_BYTES_MAX,
         cluster: CLUSTER,
+        introduction: introduction(9),
     }
 }
 
 fn reply(refusal: Option<Refusal>) -> PeerHelloReply {
-    PeerHelloReply { refusal, node: 2, incarnation: 5, map_epoch: 3, frame_bytes: 64 << 10, cluster: CLUSTER }
+    PeerHelloReply {
+        refusal,
+        node: 2,
+        map_epoch: 3,
+        frame_bytes: 64 << 10,
+        known: Incarnation(8),
+        cluster: CLUSTER,
+        introduction: introduction(5),
+    }
 }
 
 fn batch(number: u64, messages: &[(u8, u8, &[u8])]) -> Vec<u8> {
@@ -49,11 +71,21 @@ fn frames() -> Vec<(&'static str, Vec<u8>)> {
         ("hello-accepted", reply(None).frame().to_vec()),
         ("hello-other-cluster", reply(Some(Refusal::Cluster)).frame().to_vec()),
         ("hello-other-epoch", reply(Some(Refusal::MapEpoch)).frame().to_vec()),
+        ("hello-other-disk", reply(Some(Refusal::Disk)).frame().to_vec()),
         ("batch", batch(0, &[(0, 1, b"first"), (63, 255, b""), (0, 2, b"third")])),
         ("batch-that-asks", batch(17, &[(5, 1, b"read this")])),
         ("batch-empty", batch(18, &[])),
         ("batch-answer", batch_answer(17, 3).to_vec()),
     ]
+}
+
+fn introduced(introduction: &Introduction) -> Value {
+    let (origin, birth) = introduction.origin.to_numbers();
+    let lives = introduction.lives.0.map(|life| format!("{life:016x}"));
+    json!({
+        "incarnation": introduction.incarnation.0, "device": introduction.device.to_string(), "origin": origin,
+        "birth": birth, "lives": lives,
+    })
 }
 
 fn fields(name: &str, frame: &[u8]) -> Value {
@@ -63,8 +95,8 @@ fn fields(name: &str, frame: &[u8]) -> Value {
         let hello = PeerHello::decode(&frame[HEADER_BYTES..]).expect("a hello");
         return json!({
             "protocol": hello.protocol, "shard_count": hello.shard_count, "node": hello.node, "to": hello.to,
-            "incarnation": hello.incarnation, "map_epoch": hello.map_epoch, "frame_bytes": hello.frame_bytes,
-            "cluster": hello.cluster.to_string(),
+            "map_epoch": hello.map_epoch, "frame_bytes": hello.frame_bytes,
+            "cluster": hello.cluster.to_string(), "introduction": introduced(&hello.introduction),
         });
     }
     if header.code() == Operation::PeerBatch.code() {
@@ -80,8 +112,9 @@ fn fields(name: &str, frame: &[u8]) -> Value {
     }
     match next_answer(frame, header.operation == Operation::PeerBatch).expect("an answer") {
         PeerAnswer::Hello { reply, .. } => json!({
-            "refusal": refused(reply.refusal), "node": reply.node, "incarnation": reply.incarnation,
+            "refusal": refused(reply.refusal), "node": reply.node, "known": reply.known.0,
             "map_epoch": reply.map_epoch, "frame_bytes": reply.frame_bytes, "cluster": reply.cluster.to_string(),
+            "introduction": introduced(&reply.introduction),
         }),
         PeerAnswer::Read { number, .. } => json!({ "number": number }),
         PeerAnswer::Need { .. } => panic!("{name} is whole"),

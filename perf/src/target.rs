@@ -143,6 +143,7 @@ fn format_disk(disk: &Path, journal_bytes: u64) -> Result<Uuid, TargetError> {
         shard_count: 1,
         journal_bytes: Some(journal_bytes),
         segment_bytes: SEGMENT_BYTES.min(journal_bytes / 4),
+        recovers: false,
         anew: true,
     };
     let name = disk.display().to_string();

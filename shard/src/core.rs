@@ -3,7 +3,7 @@
 
 use crate::apply::State;
 use crate::budget::Budget;
-use crate::cluster::{Group, Links};
+use crate::cluster::{Disks, Group, Links};
 use crate::connection::Connections;
 use crate::counters::Counters;
 use crate::gather::Gathers;
@@ -32,6 +32,8 @@ pub(crate) struct NodeFacts {
     pub(crate) map_epoch: u32,
     /// Who holds which tablet.
     pub(crate) group: Group,
+    /// What it says of its own disk, and which disks the other nodes have.
+    pub(crate) disks: Disks,
     /// The cluster map as a reply carries it; set before anyone listens, because it names the port.
     pub(crate) map: OnceLock<Vec<u8>>,
     /// Counters of each core, by its index.

@@ -10,8 +10,10 @@ use layout::superblock::{
     COPY_COUNT, ChooseError, Copies, Role, SUPERBLOCK_BYTES, Superblock, UpdatePlan, choose, copy_offset,
     incarnation_next, sequence_next,
 };
+use layout::superblock_peers::{Lives, Origin, PeerDisks};
 use layout::units::{DiskOffset, Incarnation, SHARD_COUNT_MAX, Uuid};
 use layout::zone::{HEADER_AREA_BYTES, PlanError, Range, ShardZones, TableGeometry, plan};
+use net::peer::Introduction;
 
 /// Why a disk could not be formatted or opened.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +105,8 @@ pub struct FormatPlan {
     pub journal_bytes: Option<u64>,
     /// Bytes of a journal segment.
     pub segment_bytes: u64,
+    /// It takes the place of another disk of this node, which has voted: it is no voter before the others have let it return.
+    pub recovers: bool,
     /// Format it even if it is formatted already; what it held is gone.
     pub anew: bool,
 }
@@ -204,6 +208,7 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
     let mut uuid = [0; 16];
     uuid[..8].copy_from_slice(&io.random().to_le_bytes());
     uuid[8..].copy_from_slice(&io.random().to_le_bytes());
+    let unborn = Origin::Recovered { birth: Incarnation(0) };
     let mut superblock = Superblock {
         sequence: sequence_next(&copies),
         device: Uuid(uuid),
@@ -212,6 +217,10 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
         role: Role::Store,
         generation,
         incarnation: Incarnation(0),
+        origin: if wanted.recovers { unborn } else { Origin::Founder },
+        served: Incarnation(0),
+        lives: Lives::default(),
+        peers: PeerDisks::default(),
         block_bytes: geometry.block_bytes,
         device_bytes: geometry.bytes,
         segment_bytes: wanted.segment_bytes,
@@ -294,12 +303,48 @@ pub async fn mend(io: &Io, disk: &Disk) -> Result<u64, FormatError> {
     Ok(count)
 }
 
-/// Open a disk for a start: takes a new incarnation and flushes it before anything else is done with the disk. Returns
-/// the superblock now in force, and the incarnation of the start before.
+/// Change the superblock of the running node that owns the disk; what it is then. Nobody else writes it meanwhile.
+///
+/// # Errors
+/// [`FormatError::Superblock`] when fewer than two copies agree: then nothing is written. [`FormatError::Disk`]: it says what it
+/// said before, or what it was to say.
+pub async fn update(
+    io: &Io,
+    disk: &Disk,
+    change: impl FnOnce(&mut Superblock),
+) -> Result<Superblock, FormatError> {
+    let copies = read_copies(io, disk).await?;
+    let name = || disk.name().to_owned();
+    let current = choose(&copies).map_err(|source| FormatError::Superblock { name: name(), source })?;
+    let order = UpdatePlan::new(&copies, &current);
+    let mut changed = Superblock { sequence: sequence_next(&copies), ..current };
+    change(&mut changed);
+    write_copies(io, disk, &changed, order).await?;
+    Ok(changed)
+}
+
+/// What a node says of its disk to the others.
+#[must_use]
+pub fn introduction(superblock: &Superblock) -> Introduction {
+    let Superblock { incarnation, device, origin, lives, .. } = *superblock;
+    Introduction { incarnation, device, origin, lives }
+}
+
+/// A disk that is about to be started with: what it says, and how to change that.
+#[derive(Debug)]
+pub struct Opening {
+    /// The superblock in force.
+    pub current: Superblock,
+    order: UpdatePlan,
+    sequence_next: u64,
+    incarnation_next: Incarnation,
+}
+
+/// Look at a disk for a start; nothing is written.
 ///
 /// # Errors
 /// [`FormatError`].
-pub async fn open(io: &Io, disk: &Disk) -> Result<(Superblock, Incarnation), FormatError> {
+pub async fn look(io: &Io, disk: &Disk) -> Result<Opening, FormatError> {
     let name = || disk.name().to_owned();
     disk.flush().await?;
     let copies = read_copies(io, disk).await?;
@@ -308,11 +353,33 @@ pub async fn open(io: &Io, disk: &Disk) -> Result<(Superblock, Incarnation), For
     if bytes < current.device_bytes {
         return Err(FormatError::Cut { name: name(), bytes, formatted: current.device_bytes });
     }
-    let incarnation =
+    let incarnation_next =
         incarnation_next(&copies, &current).ok_or_else(|| FormatError::StartsUsedUp { name: name() })?;
-    let order = UpdatePlan::new(&copies, &current);
-    let previous = current.incarnation;
-    let started = Superblock { sequence: sequence_next(&copies), incarnation, ..current };
-    write_copies(io, disk, &started, order).await?;
-    Ok((started, previous))
+    let (order, sequence_next) = (UpdatePlan::new(&copies, &current), sequence_next(&copies));
+    Ok(Opening { current, order, sequence_next, incarnation_next })
+}
+
+impl Opening {
+    /// Take a new incarnation and flush it, before anything else is done with the disk. Returns the superblock now in
+    /// force. `birth` is the incarnation of a disk that is started for the first time in another one's place, `life` a
+    /// random name of this start, 0 for a node without peers.
+    ///
+    /// # Errors
+    /// [`FormatError::Disk`], [`FormatError::Arena`].
+    pub async fn begin(
+        &self,
+        io: &Io,
+        disk: &Disk,
+        birth: Option<Incarnation>,
+        life: u64,
+    ) -> Result<Superblock, FormatError> {
+        let incarnation = birth.map_or(self.incarnation_next, |birth| birth.max(self.incarnation_next));
+        let mut started = Superblock { sequence: self.sequence_next, incarnation, ..self.current.clone() };
+        started.lives.begin(incarnation, life);
+        if birth.is_some() {
+            started.origin = Origin::Recovered { birth: incarnation };
+        }
+        write_copies(io, disk, &started, self.order).await?;
+        Ok(started)
+    }
 }

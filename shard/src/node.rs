@@ -4,12 +4,12 @@
 //! recovers its shard; when all are ready, all listen. Nothing is served before everything is recovered.
 
 use crate::budget::Budget;
-use crate::cluster::{self, Group, Links};
+use crate::cluster::{self, Disks, Group, Links};
 use crate::commit;
 use crate::connection;
 use crate::core::{NodeFacts, Phase, Shard};
 use crate::counters::Counters;
-use crate::format;
+use crate::format::{self, FormatError};
 use crate::limits::Limits;
 use crate::log::{self, Logs};
 use crate::lsm;
@@ -175,7 +175,7 @@ async fn serve(io: &Io, config: &NodeConfig, boot: &Boot, port: MeshPort) -> Res
     let index = u16::try_from(io.core_index()).expect("cores are few");
     let disk = if index == 0 {
         let disk = io.open_disk(&config.disk, DiskOpen::default()).map_err(|error| error.to_string())?;
-        let opened = open(io, &disk, config).await?;
+        let opened = open(io, &disk, config, boot).await?;
         assert!(boot.opened.set(opened).is_ok(), "only core 0 opens");
         disk
     } else {
@@ -205,19 +205,29 @@ async fn wait_for<T>(io: &Io, boot: &Boot, get: impl Fn() -> Option<T>) -> Resul
 }
 
 /// Core 0: the disk, its superblock, and a new incarnation.
-async fn open(io: &Io, disk: &Disk, config: &NodeConfig) -> Result<Opened, String> {
-    let (superblock, previous) = format::open(io, disk).await.map_err(|error| error.to_string())?;
-    if superblock.shard_count != config.core_count {
+async fn open(io: &Io, disk: &Disk, config: &NodeConfig, boot: &Boot) -> Result<Opened, String> {
+    let opening = format::look(io, disk).await.map_err(|error| error.to_string())?;
+    let found = &opening.current;
+    if found.shard_count != config.core_count {
         return Err(format!(
             "disk {} is cut for {} shards and the node was started with {} cores: start it with as many as shards",
-            config.disk, superblock.shard_count, config.core_count
+            config.disk, found.shard_count, config.core_count
         ));
     }
+    let of_disk = |text: String| format!("disk {}: {text}", config.disk);
     let group = match &config.map {
-        None => Group::alone(superblock.node),
-        Some(map) => Group::of(map.clone(), superblock.node, superblock.cluster, superblock.shard_count)
-            .map_err(|text| format!("disk {}: {text}", config.disk))?,
+        None => Group::alone(found.node),
+        Some(map) => Group::of(map.clone(), found.node, found.cluster, found.shard_count).map_err(of_disk)?,
     };
+    let is_over = || boot.draining.load(Ordering::Acquire);
+    let birth = if found.origin.is_unborn() {
+        Some(cluster::birth(io, &group, found, is_over).await.map_err(of_disk)?)
+    } else {
+        None
+    };
+    let life = if group.is_alone() { 0 } else { io.random() };
+    let superblock = opening.begin(io, disk, birth, life).await.map_err(|error| error.to_string())?;
+    let previous = found.incarnation;
     let counters = || Arc::new(Counters::of(group.peers().iter().map(|peer| peer.node)));
     let counters = (0..superblock.shard_count).map(|_| counters()).collect();
     let facts = Arc::new(NodeFacts {
@@ -227,6 +237,7 @@ async fn open(io: &Io, disk: &Disk, config: &NodeConfig) -> Result<Opened, Strin
         core_count: superblock.shard_count,
         map_epoch: group.map().map_or(MAP_EPOCH, |map| map.epoch),
         group,
+        disks: Disks::new(format::introduction(&superblock), superblock.peers),
         map: OnceLock::new(),
         counters,
     });
@@ -396,6 +407,7 @@ async fn listen(io: &Io, config: &NodeConfig, boot: &Boot, shard: &Rc<Shard>) ->
     let all = usize::from(config.core_count);
     wait_for(io, boot, || (boot.ready_count.load(Ordering::Acquire) >= all).then_some(())).await?;
     let listener = if shard.index == 0 {
+        served(io, shard).await.map_err(|error| error.to_string())?;
         let listener = io.listen(config.listen).map_err(|error| error.to_string())?;
         let told = config.advertise.unwrap_or(listener.address());
         assert!(shard.facts.map.set(map(&shard.facts, told)).is_ok(), "only core 0 makes the map");
@@ -426,6 +438,23 @@ async fn listen(io: &Io, config: &NodeConfig, boot: &Boot, shard: &Rc<Shard>) ->
         }
         accept.set(listener.accept());
     }
+}
+
+/// Each core has written to its journal: the superblock says so, that a start may miss it.
+async fn served(io: &Io, shard: &Shard) -> Result<(), FormatError> {
+    if shard.facts.group.is_alone() {
+        return Ok(());
+    }
+    let claim = loop {
+        match shard.facts.disks.claim() {
+            Some(claim) => break claim,
+            None => io.sleep(POLL).await,
+        }
+    };
+    let disk = shard.keeper.zone.disk();
+    format::update(io, disk, |superblock| superblock.served = superblock.incarnation).await?;
+    drop(claim);
+    Ok(())
 }
 
 /// Finish what is in flight, then close.

@@ -178,6 +178,15 @@ impl Proofs {
         }
     }
 
+    /// The journal of a node in a group beside its superblock, which says that the start `served` wrote to it. Whatever was trimmed since,
+    /// votes are said again behind it: a journal that knows neither that start nor a later one is older, or its end is lost.
+    pub fn beside_superblock(&mut self, served: Incarnation, replayed: &Replayed) {
+        if replayed.incarnation_max < served && !ioengine::canary("forget_what_served") {
+            ioengine::sometimes!("a journal that does not know its last start");
+            self.lose_all();
+        }
+    }
+
     /// Nothing is known of any tablet.
     pub fn lose_all(&mut self) {
         self.strange_count += 1;

@@ -21,6 +21,7 @@ use layout::journal_record::RecordKind;
 use layout::log_entry::{Entry, EntryIter};
 use layout::log_item::{Item, ItemIter};
 use layout::superblock::Superblock;
+use layout::superblock_peers::Origin;
 use layout::tip::{self, TIP_BYTES};
 use layout::units::{BLOCK_BYTES, Incarnation, LogIndex, ShardIndex, TabletIndex, Uuid};
 use paxos::ValueId;
@@ -39,6 +40,15 @@ pub enum RecoverError {
         "shard {shard}: the journal holds more than the memtable: raise memtable_bytes or memtable_record_count_max"
     )]
     MemtableFull {
+        /// Which shard.
+        shard: u16,
+    },
+    /// The disk's starts are older than what its journal tells of them.
+    #[error(
+        "shard {shard}: the superblock is older than what stands beside it: bring the disk's newest state back, or format it with \
+         `thermocline disk format --recover`"
+    )]
+    SuperblockOld {
         /// Which shard.
         shard: u16,
     },
@@ -200,12 +210,20 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     if !is_lost {
         proofs.beside_manifest(written_by, &replayed);
     }
+    if !group.is_alone() {
+        // A life that has been may be lived again, and its ballots used again.
+        if replayed.incarnation_max.max(written_by) >= superblock.incarnation {
+            return Err(RecoverError::SuperblockOld { shard });
+        }
+        proofs.beside_superblock(superblock.served, &replayed);
+    }
     if full {
         return Err(RecoverError::MemtableFull { shard });
     }
     proofs.judge(&replayed, superblock.incarnation, |tablet| known[tablet.index()]);
     note_damage(&mut state, &proofs);
-    let logs = logs(&mut state, &proofs, group, tails);
+    let is_founder = superblock.origin == Origin::Founder;
+    let logs = logs(&mut state, &proofs, group, is_founder, tails);
     // A memtable may have been frozen before all of it was known.
     state.capture_damage();
     let damaged: Vec<TabletIndex> = TabletIndex::all()
@@ -253,6 +271,7 @@ fn logs(
     state: &mut State,
     proofs: &Proofs,
     group: &Group,
+    is_founder: bool,
     tails: Vec<log::Tail>,
 ) -> Vec<Option<RecoveredLog>> {
     let recovered = TabletIndex::all().zip(tails).map(|(tablet, tail)| {
@@ -260,7 +279,7 @@ fn logs(
         if group.is_alone() || group.place(tablet).is_none() {
             return None;
         }
-        let log = RecoveredLog::new(proofs.tablet(tablet), own.applied, tail);
+        let log = RecoveredLog::new(proofs.tablet(tablet), own.applied, tail, is_founder);
         own.damage = own.damage.or(log.damage(own.applied));
         Some(log)
     });

@@ -11,7 +11,7 @@ use layout::FORMAT_VERSION;
 use layout::checksum::Crc;
 use layout::superblock_copies::ChooseError;
 use layout::units::Uuid;
-use shard::format::{FormatError, FormatPlan, format, open, read};
+use shard::format::{FormatError, FormatPlan, format, look, read};
 use std::path::PathBuf;
 
 const DISK_BYTES: u64 = 32 << 20;
@@ -43,7 +43,15 @@ impl Bench {
 
 fn plan(anew: bool) -> FormatPlan {
     let (journal_bytes, segment_bytes) = (Some(4 << 20), 1 << 20);
-    FormatPlan { cluster: Uuid([7; 16]), node: 1, shard_count: 2, journal_bytes, segment_bytes, anew }
+    FormatPlan {
+        cluster: Uuid([7; 16]),
+        node: 1,
+        shard_count: 2,
+        journal_bytes,
+        segment_bytes,
+        recovers: false,
+        anew,
+    }
 }
 
 #[test]
@@ -57,7 +65,7 @@ fn a_disk_smaller_than_its_superblocks_is_refused() {
                 assert!(error.to_string().contains("16384"), "{error}");
             };
             refused(read(&io, &disk).await.unwrap_err());
-            refused(open(&io, &disk).await.unwrap_err());
+            refused(look(&io, &disk).await.unwrap_err());
             refused(format(&io, &disk, &plan(true)).await.unwrap_err());
         });
     }
@@ -80,7 +88,7 @@ fn a_disk_that_was_cut_is_refused_and_not_written() {
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(DISK_BYTES - 4096).unwrap();
     bench.with(&path, |io, disk| async move {
-        let error = open(&io, &disk).await.unwrap_err();
+        let error = look(&io, &disk).await.unwrap_err();
         assert!(
             matches!(error, FormatError::Cut { bytes, formatted, .. } if (bytes, formatted) == (DISK_BYTES - 4096, DISK_BYTES)),
             "{error}"
@@ -91,7 +99,7 @@ fn a_disk_that_was_cut_is_refused_and_not_written() {
     // Longer than recorded is no harm: nothing of ours lies there.
     file.set_len(DISK_BYTES + 4096).unwrap();
     bench.with(&path, |io, disk| async move {
-        assert_eq!(open(&io, &disk).await.unwrap().0.device, formatted.device);
+        assert_eq!(look(&io, &disk).await.unwrap().current.device, formatted.device);
     });
 }
 
@@ -109,7 +117,7 @@ fn a_disk_of_another_version_is_refused_also_by_format() {
     std::fs::write(&path, &bytes).unwrap();
     bench.with(&path, |io, disk| async move {
         for error in
-            [open(&io, &disk).await.unwrap_err(), format(&io, &disk, &plan(false)).await.unwrap_err()]
+            [look(&io, &disk).await.unwrap_err(), format(&io, &disk, &plan(false)).await.unwrap_err()]
         {
             let FormatError::Superblock { source: ChooseError::Version { copies: 2 }, .. } = &error else {
                 panic!("{error}")
@@ -120,7 +128,7 @@ fn a_disk_of_another_version_is_refused_also_by_format() {
             );
         }
         format(&io, &disk, &plan(true)).await.unwrap();
-        open(&io, &disk).await.unwrap();
+        look(&io, &disk).await.unwrap().begin(&io, &disk, None, 0).await.unwrap();
     });
     // Rot in the field is rot, not another version.
     let mut bytes = std::fs::read(&path).unwrap();
@@ -128,5 +136,5 @@ fn a_disk_of_another_version_is_refused_also_by_format() {
         copy[8] ^= 4;
     }
     std::fs::write(&path, &bytes).unwrap();
-    bench.with(&path, |io, disk| async move { open(&io, &disk).await.map(drop).unwrap() });
+    bench.with(&path, |io, disk| async move { look(&io, &disk).await.map(drop).unwrap() });
 }

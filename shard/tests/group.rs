@@ -3,10 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
+use ioengine::sim::{
+    DiskConfig, DiskHandle, DiskImage, NodeConfig as SimNode, NodeHandle, World, WorldConfig,
+};
 use ioengine::{Io, Launcher};
 use layout::key::Key;
-use layout::units::{Space, Uuid};
+use layout::superblock::{SUPERBLOCK_BYTES, Superblock};
+use layout::units::{DiskOffset, Space, Uuid};
 use net::client::{Client, ClientConfig};
 use net::route::{ClusterMap, Group, Node, Roles};
 use shard::format::{FormatPlan, format};
@@ -21,6 +24,7 @@ const CLUSTER: Uuid = Uuid([7; 16]);
 
 struct Store {
     node: NodeHandle,
+    disk: DiskHandle,
     config: NodeConfig,
     events: Arc<Mutex<Vec<Event>>>,
 }
@@ -51,28 +55,40 @@ fn map(stores: &[NodeHandle], cores: u16) -> ClusterMap {
     }
 }
 
+/// Formats the disk of a node that does not run.
+fn formatted(world: &World, node: &NodeHandle, id: u32, cores: u16, recovers: bool) {
+    world.block_on(node, Duration::from_secs(60), move |io: Io| async move {
+        let disk = io.open_disk("ssd", ioengine::disk::DiskOpen::default()).unwrap();
+        let plan = FormatPlan {
+            cluster: CLUSTER,
+            node: id,
+            shard_count: cores,
+            journal_bytes: Some(4 << 20),
+            segment_bytes: 256 << 10,
+            recovers,
+            anew: false,
+        };
+        format(&io, &disk, &plan).await.unwrap();
+    });
+}
+
 impl Scene {
     fn new(seed: u64, count: u16, cores: u16) -> Scene {
-        let world = World::new(seed, WorldConfig::default());
+        Scene::with(seed, count, cores, &[])
+    }
+
+    /// With these bugs planted.
+    fn with(seed: u64, count: u16, cores: u16, canaries: &[&str]) -> Scene {
+        let canaries = canaries.iter().map(|&name| name.to_owned()).collect();
+        let world = World::new(seed, WorldConfig { canaries, ..WorldConfig::default() });
         let nodes: Vec<NodeHandle> =
             (1..=count).map(|number| world.add_node(SimNode::numbered(number))).collect();
         let clients = world.add_node(SimNode::numbered(count + 1));
         let map = map(&nodes, cores);
         let mut stores = Vec::new();
         for (id, node) in (1u32..).zip(nodes) {
-            world.add_disk(&node, "ssd", DiskConfig::new(64 << 20));
-            world.block_on(&node, Duration::from_secs(60), move |io: Io| async move {
-                let disk = io.open_disk("ssd", ioengine::disk::DiskOpen::default()).unwrap();
-                let plan = FormatPlan {
-                    cluster: CLUSTER,
-                    node: id,
-                    shard_count: cores,
-                    journal_bytes: Some(4 << 20),
-                    segment_bytes: 256 << 10,
-                    anew: false,
-                };
-                format(&io, &disk, &plan).await.unwrap();
-            });
+            let disk = world.add_disk(&node, "ssd", DiskConfig::new(64 << 20));
+            formatted(&world, &node, id, cores, false);
             let config = NodeConfig {
                 disk: "ssd".to_owned(),
                 listen: SocketAddr::new(node.address(), PORT),
@@ -84,7 +100,7 @@ impl Scene {
                 spin_us: 0,
                 limits: Limits::small(),
             };
-            stores.push(Store { node, config, events: Arc::default() });
+            stores.push(Store { node, disk, config, events: Arc::default() });
         }
         let scene = Scene { world, stores, clients };
         (0..scene.stores.len()).for_each(|number| scene.start(number));
@@ -92,6 +108,11 @@ impl Scene {
     }
 
     fn start(&self, number: usize) {
+        assert_eq!(self.try_start(number), None);
+    }
+
+    /// Start a node and wait until it serves; why it does not.
+    fn try_start(&self, number: usize) -> Option<String> {
         let store = &self.stores[number];
         let events = Arc::clone(&store.events);
         events.lock().unwrap().clear();
@@ -102,8 +123,22 @@ impl Scene {
             !events.lock().unwrap().iter().any(|event| matches!(event, Event::Serving(_) | Event::Failed(_)))
         });
         let events = store.events.lock().unwrap();
-        let failed = events.iter().find(|event| matches!(event, Event::Failed(_)));
-        assert_eq!(failed, None);
+        events.iter().find_map(|event| match event {
+            Event::Failed(text) => Some(text.clone()),
+            _ => None,
+        })
+    }
+
+    /// The disk of a node is lost, and a new one formatted.
+    fn replace_disk(&self, number: usize, recovers: bool) {
+        let store = &self.stores[number];
+        store.node.power_cut();
+        store.disk.wipe();
+        formatted(&self.world, &store.node, number as u32 + 1, store.config.core_count, recovers);
+    }
+
+    fn marks(&self, name: &str) -> bool {
+        self.world.marks().contains_key(name)
     }
 
     fn client<T: 'static, M>(&self, main: impl FnOnce(Client) -> M + 'static) -> T
@@ -240,4 +275,169 @@ fn who_is_far_behind_takes_copies() {
     scene.start(2);
     scene.wait(Duration::from_secs(5));
     assert_eq!(scene.local(2, 4_000), expected);
+}
+
+#[test]
+fn a_disk_that_is_replaced_is_filled_and_votes_again() {
+    let scene = Scene::new(5, 3, 2);
+    scene.client(|client| async move { put_all(&client, 0..300).await });
+    scene.replace_disk(1, true);
+    scene.start(1);
+    scene.wait(Duration::from_secs(60));
+    assert_eq!(scene.local(1, 300), all(300), "a copy of everything");
+    assert!(scene.marks("a learner returns"));
+    // It is needed for every majority from here on.
+    scene.stores[0].node.power_cut();
+    scene.client(|client| async move {
+        put_all(&client, 300..400).await;
+        check_all(&client, 0..400).await;
+    });
+    scene.start(0);
+    scene.wait(Duration::from_secs(5));
+    // And what it voted then it knows after a restart.
+    scene.stores[1].node.power_cut();
+    scene.start(1);
+    scene.stores[2].node.power_cut();
+    scene.client(|client| async move { check_all(&client, 0..400).await });
+}
+
+#[test]
+fn a_disk_formatted_as_a_founders_is_refused_and_stops() {
+    let scene = Scene::new(6, 3, 1);
+    scene.client(|client| async move { put_all(&client, 0..50).await });
+    scene.replace_disk(1, false);
+    scene.start(1);
+    scene.wait(Duration::from_secs(5));
+    assert!(scene.marks("a disk is refused") && scene.marks("a node stops because its disk is refused"));
+    assert_eq!(scene.local(1, 1), [None], "it knows nothing, and is told nothing");
+    scene.client(|client| async move {
+        put_all(&client, 50..100).await;
+        check_all(&client, 0..100).await;
+    });
+    // As the refusal says.
+    scene.replace_disk(1, true);
+    scene.start(1);
+    scene.wait(Duration::from_secs(60));
+    assert_eq!(scene.local(1, 100), all(100));
+}
+
+#[test]
+fn an_old_image_of_a_disk_is_refused() {
+    let scene = Scene::new(7, 3, 1);
+    scene.client(|client| async move { put_all(&client, 0..50).await });
+    scene.stores[1].node.power_cut();
+    let old = scene.stores[1].disk.snapshot();
+    scene.start(1);
+    scene.client(|client| async move { put_all(&client, 50..100).await });
+    scene.wait(Duration::from_secs(1));
+    scene.stores[1].node.power_cut();
+    let new = scene.stores[1].disk.snapshot();
+    scene.stores[1].disk.restore(&old);
+    // However often it starts: the life that the others know is not among its own.
+    for _ in 0..4 {
+        scene.start(1);
+        scene.wait(Duration::from_secs(2));
+        scene.stores[1].node.power_cut();
+    }
+    assert!(scene.marks("a disk is refused"));
+    scene.stores[1].disk.restore(&new);
+    scene.start(1);
+    scene.stores[0].node.power_cut();
+    scene.client(|client| async move { check_all(&client, 0..100).await });
+}
+
+/// Each believes to be the node of the disk that it has: nobody hears it at the other's address.
+#[test]
+fn swapped_disks_are_refused_until_they_are_swapped_back() {
+    let scene = Scene::new(8, 3, 1);
+    scene.client(|client| async move { put_all(&client, 0..50).await });
+    let swap = || {
+        scene.stores[1].node.power_cut();
+        scene.stores[2].node.power_cut();
+        scene.stores[1].disk.swap(&scene.stores[2].disk);
+    };
+    swap();
+    (1..3).for_each(|number| scene.start(number));
+    scene.wait(Duration::from_secs(5));
+    assert!(scene.marks("a node that calls is refused"));
+    swap();
+    (1..3).for_each(|number| scene.start(number));
+    scene.stores[0].node.power_cut();
+    scene.client(|client| async move {
+        check_all(&client, 0..50).await;
+        put_all(&client, 50..60).await;
+    });
+}
+
+/// The superblocks of a disk as they were; the rest stays.
+fn superblocks_of(disk: &DiskHandle, image: &DiskImage) {
+    disk.overwrite(0, &image.get(0, 16 << 10));
+}
+
+#[test]
+fn a_superblock_older_than_its_journal_ends_the_start() {
+    let scene = Scene::new(9, 3, 2);
+    let old = scene.stores[1].disk.snapshot();
+    for _ in 0..2 {
+        scene.stores[1].node.power_cut();
+        scene.start(1);
+    }
+    scene.client(|client| async move { put_all(&client, 0..50).await });
+    scene.stores[1].node.power_cut();
+    superblocks_of(&scene.stores[1].disk, &old);
+    let why = scene.try_start(1).unwrap();
+    assert!(why.contains("the superblock is older"), "{why}");
+}
+
+#[test]
+fn a_lost_journal_makes_its_shard_learn_again() {
+    let scene = Scene::new(10, 3, 2);
+    scene.client(|client| async move { put_all(&client, 0..200).await });
+    scene.stores[1].node.power_cut();
+    let disk = scene.stores[1].disk;
+    let (at, bytes) = journal_of(&disk.snapshot(), 1);
+    disk.overwrite(at, &vec![0; bytes]);
+    scene.start(1);
+    scene.wait(Duration::from_secs(30));
+    assert!(scene.marks("a journal that does not know its last start") && scene.marks("a learner returns"));
+    assert_eq!(scene.local(1, 200), all(200));
+    scene.stores[0].node.power_cut();
+    scene.client(|client| async move { check_all(&client, 0..200).await });
+}
+
+/// Where the journal of a shard lies.
+fn journal_of(image: &DiskImage, shard: usize) -> (u64, usize) {
+    let block = image.get(0, SUPERBLOCK_BYTES);
+    let superblock = Superblock::decode(block.as_slice().try_into().unwrap(), DiskOffset(0)).unwrap();
+    let zone = superblock.shard_zones()[shard].journal;
+    (zone.offset.0, zone.bytes as usize)
+}
+
+/// The rules that the tests above rely on, removed: what they see is not seen then.
+#[test]
+fn without_a_rule_a_disk_is_taken_for_what_it_is_not() {
+    let filled = |canary| {
+        let scene = Scene::with(11, 3, 1, &[canary]);
+        scene.client(|client| async move { put_all(&client, 0..50).await });
+        scene
+    };
+    let started = |scene: &Scene| {
+        scene.start(1);
+        scene.wait(Duration::from_secs(5));
+    };
+    let scene = filled("forget_peer_disk");
+    scene.replace_disk(1, false);
+    started(&scene);
+    assert!(!scene.marks("a disk is refused"));
+    let scene = filled("format_makes_a_voter");
+    scene.replace_disk(1, true);
+    started(&scene);
+    assert!(!scene.marks("a learner returns"), "it votes at once");
+    let scene = filled("forget_what_served");
+    scene.stores[1].node.power_cut();
+    let disk = scene.stores[1].disk;
+    let (at, bytes) = journal_of(&disk.snapshot(), 0);
+    disk.overwrite(at, &vec![0; bytes]);
+    started(&scene);
+    assert!(!scene.marks("a learner returns"));
 }

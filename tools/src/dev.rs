@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use layout::units::Uuid;
+use shard::format::FormatPlan;
 use shard::limits::Limits;
 
 use crate::config::Settings;
@@ -155,9 +156,17 @@ fn make(path: &Path, args: &DevArgs, number: u16, cluster: Option<Uuid>) -> Resu
     let shard_count = doctor::processor_count().min(shards_max);
     let journal_bytes = offline.geometry().bytes / JOURNAL_SHARE / u64::from(shard_count);
     let cluster = cluster.unwrap_or_else(|| disk::new_cluster(&offline));
-    let segment = disk::SEGMENT_BYTES;
-    let node = u32::from(number);
-    disk::format_offline(&offline, cluster, node, shard_count, Some(journal_bytes), segment, true)?;
+    let plan = FormatPlan {
+        cluster,
+        node: u32::from(number),
+        shard_count,
+        journal_bytes: Some(journal_bytes),
+        segment_bytes: disk::SEGMENT_BYTES,
+        // Disks are made for a folder that has none.
+        recovers: false,
+        anew: true,
+    };
+    disk::format_offline(&offline, &plan)?;
     Ok(cluster)
 }
 

@@ -4,17 +4,23 @@
 
 mod support;
 
+use std::process::Command;
+
 use support::{Folder, Server, run};
 
 const SIZE: [&str; 2] = ["--disk-size", "256 MiB"];
 
 /// Formats the disk of a node; its cluster.
 fn format(folder: &Folder, node: &str, cluster: Option<&str>) -> String {
+    format_as(folder, node, cluster, "--found")
+}
+
+fn format_as(folder: &Folder, node: &str, cluster: Option<&str>, how: &str) -> String {
     let disk = format!("disk-{node}.img");
     let mut arguments =
         vec!["disk", "format", &disk, "--create", "64 MiB", "--shards", "1", "--segment", "1 MiB"];
     arguments.extend(["--node", node, "--yes", "--json"]);
-    arguments.extend(cluster.into_iter().flat_map(|cluster| ["--cluster", cluster]));
+    arguments.extend(cluster.into_iter().flat_map(|cluster| ["--cluster", cluster, how]));
     run(folder, &arguments).json()["cluster"].as_str().unwrap().to_owned()
 }
 
@@ -25,6 +31,81 @@ fn ports() -> Vec<u16> {
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
+/// The group as the settings name it.
+fn nodes(ports: &[u16]) -> String {
+    let node =
+        |(id, port): (usize, &u16)| format!("{{ id = {id}, address = \"127.0.0.1:{port}\", zone = {id} }}");
+    let nodes: Vec<String> = (1..).zip(ports).map(node).collect();
+    format!("[{}]", nodes.join(", "))
+}
+
+/// What starts a node.
+fn serve(folder: &Folder, ports: &[u16], id: usize, nodes: &str) -> Command {
+    let mut command = support::thermocline(folder);
+    command.env("THERMOCLINE_CLUSTER_NODES", nodes).arg("serve");
+    for setting in support::SMALL {
+        command.args(["--set", setting]);
+    }
+    command.args(["--set", &format!("disk.path=disk-{id}.img")]);
+    command.args(["--set", &format!("network.listen=127.0.0.1:{}", ports[id - 1])]);
+    command
+}
+
+/// Sum over the cores of a number of a node's status.
+fn number(server: &Server, folder: &Folder, name: &str) -> u64 {
+    let status = server.run(folder, &["status", "--json"]).json();
+    let cores = status["cores"].as_array().unwrap();
+    cores.iter().map(|core| core[name].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_disk_that_died_is_replaced() {
+    let folder = Folder::new();
+    let cluster = format(&folder, "1", None);
+    let refused =
+        run(&folder, &["disk", "format", "x.img", "--create", "64 MiB", "--cluster", &cluster, "--yes"]);
+    let error = refused.error(2);
+    assert!(error.contains("--found") && error.contains("--recover"), "{error}");
+    format(&folder, "2", Some(&cluster));
+    format(&folder, "3", Some(&cluster));
+    let ports = ports();
+    let nodes = nodes(&ports);
+    let start = |id| Server::start_command(&folder, &mut serve(&folder, &ports, id, &nodes));
+    let (first, second, third) = (start(1), start(2), start(3));
+    let key = |record: u32| (format!("stream-{record}"), record.to_string());
+    for record in 0..20 {
+        let (stream, time) = key(record);
+        first.run(&folder, &["put", &stream, &time, "before"]).done();
+    }
+    second.kill();
+    std::fs::remove_file(folder.path("disk-2.img")).unwrap();
+    format_as(&folder, "2", Some(&cluster), "--recover");
+    let second = start(2);
+    let held = number(&second, &folder, "tablets_held");
+    assert_eq!(held, 64);
+    // However long that takes: whoever waits for it gives up.
+    while number(&second, &folder, "tablets_voting") < held {}
+    assert_eq!(number(&second, &folder, "tablets_damaged"), 0);
+    first.kill();
+    for record in 0..20 {
+        let (stream, time) = key(record);
+        assert_eq!(second.run(&folder, &["get", &stream, &time]).done(), "before\n");
+        assert_eq!(second.run(&folder, &["get", &stream, &time, "--local"]).done(), "before\n");
+    }
+    assert!(third.run(&folder, &["put", "stream-1", "1", "after"]).done().starts_with("version "));
+    assert_eq!(second.run(&folder, &["get", "stream-1", "1"]).done(), "after\n");
+    // A founder's disk in its place is refused, and says so.
+    second.kill();
+    std::fs::remove_file(folder.path("disk-2.img")).unwrap();
+    format(&folder, "2", Some(&cluster));
+    let second = start(2);
+    while !folder.text("server.log").contains("takes part in nothing any more") {
+        second.run(&folder, &["status"]).done();
+    }
+    second.kill();
+    third.kill();
+}
+
 #[test]
 fn three_processes_are_one_store() {
     let folder = Folder::new();
@@ -32,20 +113,8 @@ fn three_processes_are_one_store() {
     assert_eq!(format(&folder, "2", Some(&cluster)), cluster);
     format(&folder, "3", Some(&cluster));
     let ports = ports();
-    let node =
-        |(id, port): (usize, &u16)| format!("{{ id = {id}, address = \"127.0.0.1:{port}\", zone = {id} }}");
-    let nodes: Vec<String> = (1..).zip(&ports).map(node).collect();
-    let nodes = format!("[{}]", nodes.join(", "));
-    let serve = |id: usize, nodes: &str| {
-        let mut command = support::thermocline(&folder);
-        command.env("THERMOCLINE_CLUSTER_NODES", nodes).arg("serve");
-        for setting in support::SMALL {
-            command.args(["--set", setting]);
-        }
-        command.args(["--set", &format!("disk.path=disk-{id}.img")]);
-        command.args(["--set", &format!("network.listen=127.0.0.1:{}", ports[id - 1])]);
-        command
-    };
+    let nodes = nodes(&ports);
+    let serve = |id: usize, nodes: &str| serve(&folder, &ports, id, nodes);
     let refused = serve(1, &nodes.replace("id = 1", "id = 4")).output().unwrap();
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("the disk belongs to node 1"), "{error}");

@@ -201,6 +201,7 @@ fn format_device(path: &Path) -> Result<(), String> {
         shard_count: CORES,
         journal_bytes: Some(2 << 20),
         segment_bytes: 256 << 10,
+        recovers: false,
         anew: false,
     };
     runtime.block_on(async {

@@ -276,7 +276,7 @@ fn format(binary: &Path, disk: &Path, node: usize, cluster: Option<&str>) -> Res
         "--json",
     ]);
     command.args(["--shards", &SHARDS.to_string(), "--node", &node.to_string()]);
-    command.args(cluster.into_iter().flat_map(|cluster| ["--cluster", cluster]));
+    command.args(cluster.into_iter().flat_map(|cluster| ["--cluster", cluster, "--found"]));
     let output = command.output().map_err(RealError::io(format!("{}", binary.display())))?;
     let said = || RealError::Tool(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)));
     let text: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|_| said())?;

@@ -151,6 +151,7 @@ impl Stage {
             shard_count: setting.core_count,
             journal_bytes: Some(JOURNAL_BYTES),
             segment_bytes: SEGMENT_BYTES,
+            recovers: false,
             anew,
         };
         self.world.block_on(&self.store, Duration::from_secs(60), move |io: Io| async move {

@@ -59,6 +59,7 @@ pub(super) fn format_plan(plan: &Plan, anew: bool) -> FormatPlan {
         shard_count: plan.core_count,
         journal_bytes: Some(plan.journal_bytes),
         segment_bytes: plan.segment_bytes,
+        recovers: false,
         anew,
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Owns who is let in, and the way of a message to the core that owns its tablet: by a call on this core, over a ring to another.
 //! Must never block: what finds no room on a ring is dropped and counted. Invariant: nothing is passed on from a connection
-//! without an accepted hello, and no message of a tablet that its sender or this node does not hold.
+//! without an accepted hello (`disks.rs` says whose disk is taken), and no message of a tablet that its sender or this node does not hold.
 
+use super::disks;
 use crate::connection::Connection;
 use crate::core::Shard;
 use layout::units::TabletIndex;
@@ -14,26 +15,37 @@ use net::peer::{
 use std::rc::Rc;
 
 /// Who has called is let in, or told why not: then `None`.
-pub(crate) fn greet(shard: &Shard, connection: &Connection, hello: &PeerHello) -> Option<PeerSession> {
-    let refusal = refusal(shard, hello);
+pub(crate) fn greet(shard: &Rc<Shard>, connection: &Connection, hello: &PeerHello) -> Option<PeerSession> {
+    let comes = &hello.introduction;
+    let refusal = refusal(shard, hello).or_else(|| disks::meet(shard, hello.node, comes));
     let agreed = hello.frame_bytes.min(shard.limits.frame_bytes_max);
     let reply = PeerHelloReply {
         refusal,
         node: shard.facts.node,
-        incarnation: shard.facts.incarnation.0,
         map_epoch: shard.facts.map_epoch,
         frame_bytes: agreed,
+        known: shard.facts.disks.highest(hello.node),
         cluster: shard.facts.cluster,
+        introduction: shard.facts.disks.introduction(),
     };
     let told = say(shard, connection, &reply.frame());
     if let Some(refusal) = refusal {
+        if refusal.is_for_now() {
+            return None;
+        }
         ioengine::sometimes!("a node that calls is refused");
         shard.counters.peers_refused.add(1);
         let (node, cluster) = (hello.node, hello.cluster);
+        if refusal.is_of_disk() {
+            ioengine::sometimes!("a disk is refused");
+            let (device, incarnation) = (comes.device, comes.incarnation.0);
+            tracing::error!(node, %device, incarnation, %refusal, "a node that called was refused");
+            return None;
+        }
         tracing::warn!(node, %cluster, map_epoch = hello.map_epoch, ?refusal, "a node that called was refused");
         return None;
     }
-    tracing::debug!(node = hello.node, incarnation = hello.incarnation, "a node called");
+    tracing::debug!(node = hello.node, incarnation = comes.incarnation.0, "a node called");
     told.then(|| PeerSession::new(hello.node, agreed, shard.turn_us.get()))
 }
 

@@ -8,9 +8,11 @@
 //! ```
 
 use super::Peer;
+use super::disks;
 use super::frames::Frames;
 use crate::core::Shard;
 use crate::counters::Counters;
+use crate::log;
 use ioengine::stream::NetError;
 use ioengine::sync::{Either, Notify, race};
 use ioengine::{Buf, Instant, Io, Stream};
@@ -18,6 +20,7 @@ use layout::units::TabletIndex;
 use net::frame::{BODY_BYTES_BEFORE_HELLO, HEADER_BYTES, PROTOCOL_VERSION};
 use net::peer::{PeerAnswer, PeerBroken, PeerHello, PeerHelloReply, Refusal, next_answer};
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +40,7 @@ const _: () = assert!(RECEIVE_BYTES > HEADER_BYTES + BODY_BYTES_BEFORE_HELLO as 
 
 /// Why there is no link.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+pub(super) enum Trouble {
     #[error(transparent)]
     Net(#[from] NetError),
     #[error("no answer in time")]
@@ -46,6 +49,8 @@ enum Trouble {
     Closed,
     #[error("refused: {0}")]
     Refused(Refusal),
+    #[error("this node refuses it: {0}")]
+    NotTaken(Refusal),
     #[error("{0}")]
     Broken(#[from] PeerBroken),
     #[error("the answer is to a question that was not asked")]
@@ -130,7 +135,7 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     loop {
         let trouble = match dial(&shard, &link.peer).await {
             Ok((stream, reply)) => {
-                tracing::info!(node, incarnation = reply.incarnation, "link up");
+                tracing::info!(node, incarnation = reply.introduction.incarnation.0, "link up");
                 let since = shard.io.now();
                 let trouble = carry(&shard, place, &stream, &reply).await;
                 ioengine::sometimes!("a link goes down");
@@ -144,6 +149,11 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
             }
             Err(trouble) => Some(trouble),
         };
+        if let Some(Trouble::Refused(refusal)) = &trouble
+            && refusal.is_of_disk()
+        {
+            log::cast_out(&shard, node, *refusal);
+        }
         // Nodes that start together miss each other at first: that is no news.
         let lasts = shard.io.now().since(down_since) > TELL_AFTER;
         let text = trouble.filter(|_| lasts).map(|trouble| trouble.to_string());
@@ -157,39 +167,51 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     }
 }
 
-async fn dial(shard: &Shard, peer: &Peer) -> Result<(Stream, PeerHelloReply), Trouble> {
+/// Call a peer and say who this is. Both sides remember the other before anything else is said.
+async fn dial(shard: &Rc<Shard>, peer: &Peer) -> Result<(Stream, PeerHelloReply), Trouble> {
     let facts = &shard.facts;
     let hello = PeerHello {
         protocol: PROTOCOL_VERSION,
         shard_count: facts.core_count,
         node: facts.node,
         to: peer.node,
-        incarnation: facts.incarnation.0,
         map_epoch: facts.map_epoch,
         frame_bytes: shard.limits.frame_bytes_max,
         cluster: facts.cluster,
+        introduction: facts.disks.introduction(),
     };
-    let greeting = async {
-        let stream = shard.io.connect(peer.address).await?;
-        let mut buffer = shard.io.buffer(RECEIVE_BYTES).ok_or(Trouble::NoBuffer)?;
-        let frame = hello.frame();
-        buffer[..frame.len()].copy_from_slice(&frame);
-        let (sent, back) = stream.send(buffer, 0..frame.len()).await;
-        sent?;
-        let mut input = Input { buffer: Some(back), filled: 0 };
-        loop {
-            match next_answer(input.bytes(), false)? {
-                PeerAnswer::Hello { reply, .. } => return Ok((stream, reply)),
-                PeerAnswer::Read { .. } => return Err(Trouble::NeverAsked),
-                PeerAnswer::Need { .. } => input.more(&stream).await?,
-            }
-        }
-    };
+    let greeting = greeting(&shard.io, peer.address, &hello);
     let (stream, reply) =
         shard.io.timeout(ANSWER_DEADLINE, greeting).await.unwrap_or(Err(Trouble::Silent))?;
-    match reply.refusal {
-        Some(refusal) => Err(Trouble::Refused(refusal)),
-        None => Ok((stream, reply)),
+    let is_peer = reply.node == peer.node && reply.cluster == facts.cluster;
+    let not_taken = if is_peer { disks::meet(shard, peer.node, &reply.introduction) } else { None };
+    match (reply.refusal, not_taken) {
+        (Some(refusal), _) => Err(Trouble::Refused(refusal)),
+        (None, Some(refusal)) => Err(Trouble::NotTaken(refusal)),
+        (None, None) if !is_peer => Err(Trouble::NotTaken(Refusal::Node)),
+        (None, None) => Ok((stream, reply)),
+    }
+}
+
+/// Connect, say hello, hear the answer.
+pub(super) async fn greeting(
+    io: &Io,
+    address: SocketAddr,
+    hello: &PeerHello,
+) -> Result<(Stream, PeerHelloReply), Trouble> {
+    let stream = io.connect(address).await?;
+    let mut buffer = io.buffer(RECEIVE_BYTES).ok_or(Trouble::NoBuffer)?;
+    let frame = hello.frame();
+    buffer[..frame.len()].copy_from_slice(&frame);
+    let (sent, back) = stream.send(buffer, 0..frame.len()).await;
+    sent?;
+    let mut input = Input { buffer: Some(back), filled: 0 };
+    loop {
+        match next_answer(input.bytes(), false)? {
+            PeerAnswer::Hello { reply, .. } => return Ok((stream, reply)),
+            PeerAnswer::Read { .. } => return Err(Trouble::NeverAsked),
+            PeerAnswer::Need { .. } => input.more(&stream).await?,
+        }
     }
 }
 
@@ -237,7 +259,7 @@ async fn carry(shard: &Shard, place: usize, stream: &Stream, reply: &PeerHelloRe
     let counters = &shard.counters;
     link.up.set(true);
     counters.peers[place].up.set(1);
-    counters.peers[place].incarnation.set(u64::from(reply.incarnation));
+    counters.peers[place].incarnation.set(u64::from(reply.introduction.incarnation.0));
     let ended = race(write(shard, link, stream), listen(shard, link, stream)).await;
     link.up.set(false);
     counters.peers[place].up.set(0);

@@ -8,12 +8,16 @@
 //!  core of A ──link: one connection per core and peer──► some core of B ──ring, if need be──► core of B with the tablet
 //! ```
 
+mod birth;
+mod disks;
 mod frames;
 mod inbound;
 mod links;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use birth::birth;
+pub(crate) use disks::Disks;
 pub(crate) use inbound::{deliver, greet, walk};
 pub(crate) use links::{Links, run};
 #[cfg(test)]

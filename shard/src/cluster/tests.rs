@@ -9,11 +9,12 @@ use crate::node::{Event, NodeConfig, start};
 use ioengine::sim::{DiskConfig, LinkConfig, NodeConfig as SimNode, NodeHandle, Random, World, WorldConfig};
 use ioengine::{Io, Launcher};
 use layout::key::Key;
-use layout::units::{RequestId, Space, TabletIndex, Uuid};
+use layout::superblock_peers::{Lives, Origin};
+use layout::units::{Incarnation, RequestId, Space, TabletIndex, Uuid};
 use net::frame::next_frame;
 use net::operation::Operation;
 use net::outcome::Outcome;
-use net::peer::{PeerAnswer, PeerHello, Refusal, message_head, next_answer, seal_batch};
+use net::peer::{Introduction, PeerAnswer, PeerHello, Refusal, message_head, next_answer, seal_batch};
 use net::reply::{Answer, Reply};
 use net::request::{Get, Head, Hello, Map, MultiGetBody, Put, Request, Streams};
 use net::route::{ClusterMap, Group as MapGroup, Node, Roles};
@@ -112,6 +113,7 @@ impl Scene {
                 shard_count: CORES,
                 journal_bytes: Some(2 << 20),
                 segment_bytes: 256 << 10,
+                recovers: false,
                 anew: false,
             };
             world.block_on(store, Duration::from_secs(60), move |io: Io| async move {
@@ -373,6 +375,53 @@ fn call(scene: &Scene, from: &NodeHandle, hello: PeerHello) -> Option<Refusal> {
     })
 }
 
+/// A founder's disk, in this life.
+fn introduction(incarnation: u32) -> Introduction {
+    let mut lives = Lives::default();
+    lives.begin(Incarnation(incarnation), u64::from(incarnation) * 100);
+    let device = Uuid([2; 16]);
+    Introduction { incarnation: Incarnation(incarnation), device, origin: Origin::Founder, lives }
+}
+
+#[test]
+fn another_disk_of_a_node_is_refused_also_after_a_restart() {
+    let scene = Scene::new(7, map(&[1, 2, 3], 3), WorldConfig::default());
+    let outside = scene.world.add_node(SimNode::numbered(9));
+    scene.start(0);
+    let of = |introduction| PeerHello {
+        protocol: 1,
+        shard_count: CORES,
+        node: 2,
+        to: 1,
+        map_epoch: 5,
+        frame_bytes: 64 << 10,
+        cluster: CLUSTER,
+        introduction,
+    };
+    let good = introduction(5);
+    assert_eq!(call(&scene, &outside, of(good)), Some(Refusal::NotYet));
+    scene.world.run_for(Duration::from_secs(1));
+    assert_eq!(call(&scene, &outside, of(good)), None);
+    scene.nodes[0].power_cut();
+    scene.start(0);
+    let founder = Introduction { device: Uuid([3; 16]), ..introduction(9) };
+    let recovered =
+        |birth| Introduction { origin: Origin::Recovered { birth: Incarnation(birth) }, ..founder };
+    for (comes, refusal) in [
+        (founder, Some(Refusal::Disk)),
+        (introduction(4), Some(Refusal::RolledBack)),
+        (recovered(0), Some(Refusal::Unborn)),
+        (recovered(5), Some(Refusal::Disk)),
+        (good, None),
+        (recovered(6), Some(Refusal::NotYet)),
+    ] {
+        assert_eq!(call(&scene, &outside, of(comes)), refusal, "{comes:?}");
+    }
+    scene.world.run_for(Duration::from_secs(1));
+    assert_eq!(call(&scene, &outside, of(recovered(6))), None);
+    assert_eq!(call(&scene, &outside, of(good)), Some(Refusal::Disk), "the former one comes back");
+}
+
 #[test]
 fn strangers_are_refused_by_name_and_not_heard() {
     let scene = Scene::new(5, map(&[1, 2, 3], 3), WorldConfig::default());
@@ -383,10 +432,10 @@ fn strangers_are_refused_by_name_and_not_heard() {
         shard_count: CORES,
         node: 2,
         to: 1,
-        incarnation: 1,
         map_epoch: 5,
         frame_bytes: 64 << 10,
         cluster: CLUSTER,
+        introduction: introduction(1),
     };
     for (hello, refusal) in [
         (PeerHello { cluster: Uuid([8; 16]), ..good }, Refusal::Cluster),
@@ -400,6 +449,9 @@ fn strangers_are_refused_by_name_and_not_heard() {
         scene.world.run_for(Duration::from_secs(1));
         SEEN.with_borrow(|seen| assert!(seen.received.is_empty(), "{refusal:?} was heard"));
     }
+    assert_eq!(call(&scene, &outside, good), Some(Refusal::NotYet), "it was never met");
+    scene.world.run_for(Duration::from_secs(1));
+    SEEN.with_borrow(|seen| assert!(seen.received.is_empty(), "nothing is heard before it is remembered"));
     assert_eq!(call(&scene, &outside, good), None);
     scene.world.run_for(Duration::from_secs(1));
     SEEN.with_borrow(|seen| assert_eq!(seen.received, [(2, 1, 0, 1, 0)]));

@@ -26,7 +26,12 @@ pub(crate) async fn run(shard: Rc<Shard>) {
         // Each time another tablet comes first: a link that is nearly full takes from the first ones only.
         first += 1;
         let woken = logs.wake.notified();
-        if !shard.failed.get() {
+        if logs.outcast.get() {
+            for cell in logs.own().filter_map(|tablet| logs.tablet(tablet)) {
+                cell.borrow_mut().reads.refuse(&shard, logs);
+            }
+            next = shard.io.now().after(SYNC_PERIOD);
+        } else if !shard.failed.get() {
             ask_tips(&shard, logs, first);
             let now = shard.io.now();
             next = now.after(SYNC_PERIOD);

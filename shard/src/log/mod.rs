@@ -38,6 +38,7 @@ use give::GiveSession;
 use ioengine::sync::Notify;
 use layout::log_item::vote_bytes;
 use layout::units::TabletIndex;
+use net::peer::Refusal;
 use paxos::{Input, Output};
 use queue::{Queue, Queued};
 use reads::Reads;
@@ -111,6 +112,8 @@ pub(crate) struct Logs {
     taking: RefCell<Option<Rc<TakeSession>>>,
     /// What the peers' clocks say.
     clocks: Clocks,
+    /// Another node refuses the disk of this one.
+    outcast: Cell<bool>,
 }
 
 impl Logs {
@@ -136,7 +139,7 @@ impl Logs {
     pub(crate) fn is_voter(&self, tablet: TabletIndex) -> bool {
         self.tablet(tablet).is_some_and(|log| {
             let log = log.borrow();
-            log.replica.durable().voter && !log.needs_copy
+            log.replica.durable().voter && !log.needs_copy && !self.outcast.get()
         })
     }
 
@@ -181,6 +184,16 @@ pub(crate) async fn until_told(shard: &Shard, tablet: TabletIndex) {
         shard.staged.notify();
         told.await;
     }
+}
+
+/// A peer refuses the disk of this node: what it has promised may be forgotten. It takes part in nothing from here on, also not
+/// with a peer who knows no better; clients are sent to other replicas.
+pub(crate) fn cast_out(shard: &Shard, node: u32, refusal: Refusal) {
+    let Some(logs) = shard.logs.as_ref().filter(|logs| !logs.outcast.replace(true)) else { return };
+    ioengine::sometimes!("a node stops because its disk is refused");
+    tracing::error!(node, %refusal, "another node refuses this one, which takes part in nothing any more");
+    logs.own().for_each(|tablet| drive(shard, logs, tablet, Input::GiveUp));
+    logs.wake.notify();
 }
 
 /// Give a tablet's replica an input, and do what it says.

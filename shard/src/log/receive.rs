@@ -24,7 +24,7 @@ pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u
     let Some(log) = logs.tablet(tablet) else { return };
     let Some(place) = log.borrow().members.iter().position(|&member| member == from) else { return };
     let place = Node(u8::try_from(place).expect("members are few"));
-    if shard.failed.get() || shard.journal.is_none() {
+    if shard.failed.get() || shard.journal.is_none() || logs.outcast.get() {
         return;
     }
     // While a copy is taken nothing else may change the tablet.

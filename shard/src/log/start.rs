@@ -32,13 +32,21 @@ pub(crate) struct RecoveredLog {
 }
 
 impl RecoveredLog {
-    /// From what the journal proves; `applied` is the last entry here.
-    pub(crate) fn new(proof: &Proof, applied: LogIndex, tail: Tail) -> RecoveredLog {
+    /// From what the journal proves; `applied` is the last entry here. The log of a founder's disk that says nothing has never said
+    /// anything. On a disk that took another one's place nobody knows what the other had said: a tablet is learner-only there until it says that
+    /// it votes.
+    pub(crate) fn new(proof: &Proof, applied: LogIndex, tail: Tail, is_founder: bool) -> RecoveredLog {
+        let is_founder = is_founder || ioengine::canary("format_makes_a_voter");
         let last = proof.last.filter(|last| last.index.0 == applied.0);
         // Without the name of the last entry nothing that is said of the next one could be judged.
         let nameless = Chosen { index: paxos::LogIndex(applied.0), value: ValueId::NONE };
         let (state, known) = match (proof.state, last) {
-            (None, _) => (State { chosen: nameless, ..State::NEW }, applied.0 == 0),
+            // All entries are here, from the first one on, and no vote: it learned what others chose, and never voted.
+            (None, Some(last)) if is_founder && proof.entry_count == applied.0 => {
+                ioengine::sometimes!("a replica that never voted starts again");
+                (State { chosen: last, ..State::NEW }, true)
+            }
+            (None, _) => (State { chosen: nameless, ..State::NEW }, applied.0 == 0 && is_founder),
             (Some(state), _) if state.chosen.index.0 == applied.0 => (state, true),
             (Some(state), Some(last)) => (State { chosen: last, vote: Vote::NONE, ..state }, true),
             (Some(state), None) => (State { chosen: nameless, vote: Vote::NONE, ..state }, false),
@@ -128,6 +136,7 @@ impl Logs {
             giving: RefCell::default(),
             taking: RefCell::default(),
             clocks: Clocks::default(),
+            outcast: Cell::new(false),
         })
     }
 }

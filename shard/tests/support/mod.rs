@@ -38,6 +38,7 @@ pub(crate) fn plan(core_count: u16) -> FormatPlan {
         shard_count: core_count,
         journal_bytes: Some(2 << 20),
         segment_bytes: 256 << 10,
+        recovers: false,
         anew: false,
     }
 }

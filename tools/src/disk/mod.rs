@@ -63,9 +63,16 @@ struct FormatArgs {
     /// Journal segment
     #[arg(long, value_name = "SIZE", value_parser = size_argument, default_value = "16 MiB")]
     segment: u64,
-    /// Cluster it will belong to [default: a new one]
+    /// Cluster it will belong to, with --found or --recover [default: a new one]
     #[arg(long, value_name = "UUID")]
     cluster: Option<Uuid>,
+    /// With --cluster: the first disk that this node ever has, in a group that is new; it votes at once
+    #[arg(long, conflicts_with = "recover", requires = "cluster")]
+    found: bool,
+    /// With --cluster: anything else, for instance in place of a disk that died; it takes its data from the other nodes, and
+    /// votes when they have let it
+    #[arg(long, requires = "cluster")]
+    recover: bool,
     /// Number of the node it will belong to
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     node: u32,
@@ -126,6 +133,16 @@ fn wipe_disk(args: &WipeArgs) -> Result<Exit, Failure> {
 
 fn format_disk(args: &FormatArgs) -> Result<Exit, Failure> {
     let shard_count = args.shards.unwrap_or_else(doctor::processor_count);
+    if args.cluster.is_some() && !args.found && !args.recover {
+        return Err(Failure::wrong_use(
+            "--cluster without --found or --recover: a blank disk of a node that has voted before would vote as if it never had",
+            format!(
+                "--found if node {0} never had a disk in this cluster and the group is new; --recover in every other case: \
+                 then it takes its data from the other nodes first",
+                args.node
+            ),
+        ));
+    }
     if let (Some(bytes), true) = (args.create, args.yes) {
         create_file(&args.path, bytes)?;
     }
@@ -167,7 +184,16 @@ fn make(args: &FormatArgs, shard_count: u16) -> Result<Uuid, Failure> {
     let offline = Offline::open(&args.path, false)?;
     let cluster = args.cluster.unwrap_or_else(|| new_cluster(&offline));
     let former = version_caches::devices(&offline.copies());
-    format_offline(&offline, cluster, args.node, shard_count, args.journal, args.segment, args.anew)?;
+    let plan = FormatPlan {
+        cluster,
+        node: args.node,
+        shard_count,
+        journal_bytes: args.journal,
+        segment_bytes: args.segment,
+        recovers: args.recover,
+        anew: args.anew,
+    };
+    format_offline(&offline, &plan)?;
     version_caches::remove(&args.path, &former)?;
     Ok(cluster)
 }
@@ -184,26 +210,17 @@ pub(crate) fn new_cluster(offline: &Offline) -> Uuid {
 ///
 /// # Errors
 /// The device said no, or it is formatted already and `anew` is not set.
-pub(crate) fn format_offline(
-    offline: &Offline,
-    cluster: Uuid,
-    node: u32,
-    shard_count: u16,
-    journal_bytes: Option<u64>,
-    segment_bytes: u64,
-    anew: bool,
-) -> Result<(), Failure> {
+pub(crate) fn format_offline(offline: &Offline, plan: &FormatPlan) -> Result<(), Failure> {
     let geometry = offline.geometry();
     zones(
         offline.disk().name(),
         geometry.bytes,
         geometry.block_bytes,
-        shard_count,
-        journal_bytes,
-        segment_bytes,
+        plan.shard_count,
+        plan.journal_bytes,
+        plan.segment_bytes,
     )?;
-    let plan = FormatPlan { cluster, node, shard_count, journal_bytes, segment_bytes, anew };
-    let formatted = offline.run(format(offline.io(), offline.disk(), &plan));
+    let formatted = offline.run(format(offline.io(), offline.disk(), plan));
     formatted.map(|_| ()).map_err(|error| Failure::failed(error.to_string(), ""))
 }
 
@@ -245,7 +262,7 @@ fn say(
         let all = json!({
             "disk": args.path, "bytes": bytes, "shards": shard_count, "journal_bytes": first.journal.bytes,
             "tables_bytes": first.tables.bytes, "segment_bytes": args.segment, "node": args.node,
-            "cluster": cluster.map(|cluster| cluster.to_string()), "done": args.yes,
+            "cluster": cluster.map(|cluster| cluster.to_string()), "recovers": args.recover, "done": args.yes,
         });
         output::line(&all.to_string())?;
         return Ok(Exit::Done);
@@ -256,7 +273,8 @@ fn say(
         size_text(first.journal.bytes),
         size_text(first.tables.bytes >> 20 << 20)
     );
-    out.line(&format!("{}: {}, node {}", args.path, size_text(bytes), args.node))?;
+    let place = if args.recover { ", in place of its former disk" } else { "" };
+    out.line(&format!("{}: {}, node {}{place}", args.path, size_text(bytes), args.node))?;
     out.line(&per_shard)?;
     if args.yes {
         let cluster = cluster.expect("a disk that was formatted has its cluster");

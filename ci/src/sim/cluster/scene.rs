@@ -127,6 +127,7 @@ impl Scene {
                     shard_count: store.core_count,
                     journal_bytes: Some(plan.journal_bytes),
                     segment_bytes: plan.segment_bytes,
+                    recovers: false,
                     anew: false,
                 };
                 let seed = Random::new(plan.seed).fork("format", u64::from(number)).bits();
