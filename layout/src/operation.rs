@@ -16,7 +16,7 @@ use crate::units::{
 
 const FIXED_BYTES: usize = 49;
 const COMPARE_BYTES: usize = 32;
-/// Bytes of the smallest operation, a tick.
+/// Bytes of the smallest operation, a tick or a verify.
 pub const OPERATION_BYTES_MIN: usize = FIXED_BYTES;
 /// Bytes of the largest operation.
 pub const OPERATION_BYTES_MAX: usize = FIXED_BYTES + COMPARE_BYTES + STREAM_BYTES_MAX + VALUE_BYTES_MAX;
@@ -47,6 +47,7 @@ const KIND_PUT: u8 = 1;
 const KIND_DELETE: u8 = 2;
 const KIND_COMPARE_AND_SET: u8 = 3;
 const KIND_TICK: u8 = 4;
+const KIND_VERIFY: u8 = 5;
 
 const FLAG_ATOMIC_WITH_NEXT: u8 = 1;
 /// Of a compare-and-set: deletes instead of writing a value.
@@ -57,6 +58,8 @@ const FLAG_DELETES: u8 = 2;
 pub enum Operation<'a> {
     /// Moves log time to the entry's stamp, so that expiries and windows fall due without a write.
     Tick,
+    /// A tick at whose index the replicas compare what they hold.
+    Verify,
     /// Changes one record.
     Write(Write<'a>),
 }
@@ -108,7 +111,7 @@ impl<'a> Operation<'a> {
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
         match self {
-            Operation::Tick => FIXED_BYTES,
+            Operation::Tick | Operation::Verify => FIXED_BYTES,
             Operation::Write(write) => {
                 let compare = match write.change {
                     Change::CompareAndSet { .. } => COMPARE_BYTES,
@@ -135,8 +138,9 @@ impl<'a> Operation<'a> {
     pub fn encode_into(&self, piece: &mut impl FnMut(&[u8])) {
         let mut fixed = [0u8; FIXED_BYTES];
         let write = match self {
-            Operation::Tick => {
-                O_KIND.put(&mut fixed, [KIND_TICK]);
+            Operation::Tick | Operation::Verify => {
+                let kind = if *self == Operation::Tick { KIND_TICK } else { KIND_VERIFY };
+                O_KIND.put(&mut fixed, [kind]);
                 return piece(&fixed);
             }
             Operation::Write(write) => write,
@@ -192,7 +196,8 @@ impl<'a> Operation<'a> {
         let (compares, flags_allowed) = match kind {
             KIND_PUT | KIND_DELETE => (false, FLAG_ATOMIC_WITH_NEXT),
             KIND_COMPARE_AND_SET => (true, FLAG_ATOMIC_WITH_NEXT | FLAG_DELETES),
-            KIND_TICK => return decode_tick(bytes, at),
+            KIND_TICK => return decode_bare(Operation::Tick, bytes, at),
+            KIND_VERIFY => return decode_bare(Operation::Verify, bytes, at),
             _ => return wrong(O_KIND),
         };
         if flags & !flags_allowed != 0 {
@@ -260,12 +265,16 @@ impl<'a> Write<'a> {
     }
 }
 
-/// A tick has nothing but its kind.
-fn decode_tick<'a>(bytes: &'a [u8], at: u64) -> Result<(Operation<'a>, usize), Corrupt> {
+/// A tick or a verify has nothing but its kind.
+fn decode_bare<'a>(
+    operation: Operation<'a>,
+    bytes: &'a [u8],
+    at: u64,
+) -> Result<(Operation<'a>, usize), Corrupt> {
     let mut others = OPERATION_TABLE.fields.iter().filter(|field| **field != O_KIND);
     match others.find(|field| !field.is_zero(bytes)) {
         Some(field) => Err(OPERATION_TABLE.corrupt(*field, at)),
-        None => Ok((Operation::Tick, FIXED_BYTES)),
+        None => Ok((operation, FIXED_BYTES)),
     }
 }
 
@@ -396,7 +405,9 @@ mod tests {
             }
         }
         assert_eq!(encoded(&Operation::Tick).len(), OPERATION_BYTES_MIN);
-        assert_eq!(Operation::decode(&encoded(&Operation::Tick), 0), Ok((Operation::Tick, 49)));
+        for operation in [Operation::Tick, Operation::Verify] {
+            assert_eq!(Operation::decode(&encoded(&operation), 0), Ok((operation, 49)));
+        }
     }
 
     #[test]

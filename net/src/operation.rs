@@ -36,6 +36,8 @@ pub enum Operation {
     Map = 12,
     /// Counters of the node as JSON text.
     Status = 13,
+    /// Have the replicas of the tablets that this node is first of compared; the answer is that of Status.
+    Verify = 14,
     /// The first frame between two nodes: who calls.
     PeerHello = 0x40,
     /// Messages between two nodes.
@@ -44,7 +46,7 @@ pub enum Operation {
 
 impl Operation {
     /// All operations of clients in order of their codes.
-    pub const ALL: [Operation; 13] = [
+    pub const ALL: [Operation; 14] = [
         Operation::Hello,
         Operation::Ping,
         Operation::Get,
@@ -58,6 +60,7 @@ impl Operation {
         Operation::Streams,
         Operation::Map,
         Operation::Status,
+        Operation::Verify,
     ];
 
     /// The code of a request of this operation.
@@ -70,7 +73,7 @@ impl Operation {
     #[inline]
     pub const fn from_code(code: u8) -> Option<Operation> {
         match code {
-            1..=13 => Some(Operation::ALL[code as usize - 1]),
+            1..=14 => Some(Operation::ALL[code as usize - 1]),
             0x40 => Some(Operation::PeerHello),
             0x41 => Some(Operation::PeerBatch),
             _ => None,
@@ -103,6 +106,7 @@ impl Operation {
             Operation::Streams => "Streams",
             Operation::Map => "Map",
             Operation::Status => "Status",
+            Operation::Verify => "Verify",
             Operation::PeerHello => "PeerHello",
             Operation::PeerBatch => "PeerBatch",
         }
@@ -115,7 +119,7 @@ const _: () = {
         assert!(Operation::ALL[index].code() as usize == index + 1, "ALL is indexed by code - 1");
         index += 1;
     }
-    assert!(index == 13, "from_code knows as many");
+    assert!(index == 14, "from_code knows as many");
 };
 
 #[cfg(test)]
@@ -125,7 +129,7 @@ mod tests {
     #[test]
     fn codes_and_operations_are_one_to_one() {
         let known: Vec<u8> = (0..=255).filter(|&code| Operation::from_code(code).is_some()).collect();
-        assert_eq!(known, (1..=13).chain(0x40..=0x41).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=14).chain(0x40..=0x41).collect::<Vec<u8>>());
         for operation in [Operation::PeerHello, Operation::PeerBatch] {
             assert_eq!(Operation::from_code(operation.code()), Some(operation));
         }

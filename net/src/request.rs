@@ -53,6 +53,8 @@ pub enum Request<'a> {
     Map(Map),
     /// Counters of the node.
     Status,
+    /// Have replicas compared.
+    Verify,
 }
 
 /// Why a body is not a request.
@@ -105,6 +107,7 @@ impl<'a> Request<'a> {
             Operation::Streams => Request::Streams(Streams::decode(&mut body)?),
             Operation::Map => Request::Map(Map::decode(&mut body)?),
             Operation::Status => Request::Status,
+            Operation::Verify => Request::Verify,
             Operation::PeerHello | Operation::PeerBatch => return Err(body.bad(Why::UnknownOperation, 0)),
         };
         body.end()?;
@@ -129,7 +132,7 @@ impl<'a> Request<'a> {
             Request::Head(head) => head.encode(out),
             Request::Streams(streams) => streams.encode(out),
             Request::Map(map) => map.encode(out),
-            Request::Status => {}
+            Request::Status | Request::Verify => {}
         }
     }
 
@@ -148,7 +151,7 @@ impl<'a> Request<'a> {
             Request::Head(head) => head.encoded_bytes(),
             Request::Streams(streams) => streams.encoded_bytes(),
             Request::Map(_) => Map::BYTES,
-            Request::Status => 0,
+            Request::Status | Request::Verify => 0,
         }
     }
 
@@ -168,6 +171,7 @@ impl<'a> Request<'a> {
             Request::Streams(_) => Operation::Streams,
             Request::Map(_) => Operation::Map,
             Request::Status => Operation::Status,
+            Request::Verify => Operation::Verify,
         }
     }
 
@@ -186,7 +190,8 @@ impl<'a> Request<'a> {
             | Request::MultiGet(_)
             | Request::Streams(_)
             | Request::Map(_)
-            | Request::Status => None,
+            | Request::Status
+            | Request::Verify => None,
         }
     }
 }

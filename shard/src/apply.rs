@@ -51,6 +51,8 @@ pub(crate) enum Decided {
     IdsFull,
     /// A tick: log time went on.
     Ticked,
+    /// The same, and the replicas compare what they hold.
+    Verified,
 }
 
 /// Statuses in the table of request ids.
@@ -108,15 +110,17 @@ pub(crate) fn apply(
             more = next.atomic_with_next();
             count += 1;
         }
-        let outcome = if let Operation::Write(first) = first {
-            let at = At { index: header.log_index, position, log_time };
-            let group = group.take(usize::from(count)).filter_map(|operation| match operation {
-                Ok(Operation::Write(write)) => Some(write),
-                Ok(Operation::Tick) | Err(_) => None,
-            });
-            apply_group(state, header.tablet, at, first.request, group)?
-        } else {
-            Decided::Ticked
+        let outcome = match first {
+            Operation::Tick => Decided::Ticked,
+            Operation::Verify => Decided::Verified,
+            Operation::Write(first) => {
+                let at = At { index: header.log_index, position, log_time };
+                let group = group.take(usize::from(count)).filter_map(|operation| match operation {
+                    Ok(Operation::Write(write)) => Some(write),
+                    Ok(Operation::Tick | Operation::Verify) | Err(_) => None,
+                });
+                apply_group(state, header.tablet, at, first.request, group)?
+            }
         };
         decided(outcome);
         position = position.wrapping_add(count);

@@ -9,6 +9,7 @@ use crate::apply::{Decided, apply};
 use crate::core::{Phase, Shard};
 use crate::door::{tell, tell_decided};
 use crate::journal::{Claim, Journal};
+use crate::log::Logs;
 use crate::memtable::Charge;
 use crate::staging::{Batch, Request};
 use ioengine::sync::{Either, race};
@@ -200,22 +201,25 @@ fn settle(shard: &Shard, heads: &Heads, scratch: &mut Vec<u8>) {
 /// Log time of tablets stands still for want of writes while records wait to expire: give them an entry.
 pub(crate) fn stage_ticks(shard: &Shard) {
     let (wanted, due) = (shard.ticks_wanted.replace(0), shard.keeper.work.take_ticks_due());
+    let verify = shard.logs.as_ref().map_or(0, Logs::take_verifies_wanted);
     let Some(journal) = &shard.journal else { return };
-    for tablet in TabletIndex::all().filter(|tablet| (wanted | due) & (1 << tablet.index()) != 0) {
+    let has = |bits: u64, tablet: TabletIndex| bits & (1 << tablet.index()) != 0;
+    for tablet in TabletIndex::all().filter(|tablet| has(wanted | due | verify, *tablet)) {
         // What frees space goes on when the disk is full. Reads may ask for any number of ticks: those may not.
-        let claim = if due & (1 << tablet.index()) != 0 { Claim::Delete } else { Claim::Write };
+        let claim = if has(due, tablet) { Claim::Delete } else { Claim::Write };
         if shard.state.borrow().tablet(tablet).damage.is_some() {
             continue;
         }
+        let operation = if has(verify, tablet) { Operation::Verify } else { Operation::Tick };
         let mut batch = shard.batch.borrow_mut();
-        let bytes = Operation::Tick.encoded_bytes();
+        let bytes = operation.encoded_bytes();
         let Some(body_bytes) = batch.body_bytes_with(tablet, bytes, 1) else { return };
         if !journal.has_room(claim, shard.flying_bytes.get(), body_bytes) {
             continue;
         }
         ioengine::sometimes!("tick");
         let request = Request { tablet, reply_to: None, since: shard.io.now(), charge: Charge::NONE };
-        batch.push(request, |add| add(Operation::Tick));
+        batch.push(request, |add| add(operation));
     }
 }
 

@@ -20,6 +20,7 @@ use ioengine::sync::Notify;
 use layout::units::{Incarnation, LogIndex, LogTime, TabletIndex, Uuid};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 /// What all cores of a node know about it.
@@ -38,6 +39,8 @@ pub(crate) struct NodeFacts {
     pub(crate) map: OnceLock<Vec<u8>>,
     /// Counters of each core, by its index.
     pub(crate) counters: Vec<Arc<Counters>>,
+    /// How often a client has asked to have replicas compared: each core looks.
+    pub(crate) verifies_asked: AtomicU64,
 }
 
 impl NodeFacts {

@@ -69,6 +69,26 @@ pub struct Counters {
     pub copies_given: Counter,
     /// Copies of tablets that were taken and put in place.
     pub copies_taken: Counter,
+    /// Tablets whose replicas were found to hold the same.
+    pub verify_equal: Counter,
+    /// Tablets of which another replica differed from a majority that this one is of.
+    pub verify_others: Counter,
+    /// Tablets of which this replica was wrong, or could not be read: it takes a copy.
+    pub verify_own: Counter,
+    /// Tablets of which no majority of replicas held the same.
+    pub verify_undecided: Counter,
+    /// Comparisons begun by this node.
+    pub verify_begun: Counter,
+    /// Times that a client's wish to have all compared was heeded.
+    pub verify_rounds: Counter,
+    /// Comparisons that this node is to begin.
+    pub verify_waiting: Counter,
+    /// Comparisons begun by this node in which not all replicas said what they hold.
+    pub verify_unanswered: Counter,
+    /// Those that this replica could not take part in.
+    pub verify_passed: Counter,
+    /// Bytes that were looked at for it.
+    pub verify_bytes: Counter,
     /// Requests passed to other cores.
     pub forwarded: Counter,
     /// Answers that found no room.

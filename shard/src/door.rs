@@ -23,6 +23,7 @@ use net::reply::{
 };
 use net::request::{Get, Request, Streams};
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// What the door did with a request of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +144,10 @@ fn answer(
             write(shard, out, to, reply_bytes_payload(map.len()), |bytes| Some(encode_map(bytes, map)))
                 .served()
         }
-        Request::Status => {
+        Request::Status | Request::Verify => {
+            if *request == Request::Verify {
+                shard.facts.verifies_asked.fetch_add(1, Relaxed);
+            }
             let text = crate::status::text(shard);
             write(shard, out, to, reply_bytes_payload(text.len()), |bytes| Some(encode_status(bytes, &text)))
                 .served()
@@ -402,7 +406,7 @@ pub(crate) fn tell_decided(
             Outcome::BadRequest { why: Why::RequestId, at }
         }
         Decided::IdsFull => Outcome::Busy { limit: Limit::RequestIds, hint_ms: 1000 },
-        Decided::Ticked => return,
+        Decided::Ticked | Decided::Verified => return,
     };
     tell(shard, to, |out| encode_outcome(out, log_time, &outcome));
 }

@@ -11,6 +11,7 @@ use crate::core::Shard;
 use crate::door::{self, Wrote};
 use crate::gather::{self, NoPart};
 use crate::get::{self, Asked, Looked, Visible};
+use crate::log;
 use crate::lsm::{self, Fetched, ReadError, Reader};
 use crate::memtable::Record;
 use crate::parked::{Parked, Work};
@@ -84,7 +85,7 @@ async fn find(
         Err(error) => {
             shard.counters.disk_read_errors.add(1);
             tracing::error!(%error, tablet = tablet.get(), "a record cannot be read");
-            Err(Outcome::Corrupt)
+            Err(log::cannot_read(shard, tablet, &error))
         }
     };
     (log_time, judged)
@@ -265,9 +266,10 @@ fn join(
     }
     let log_time = state.tablet(tablet).log_time;
     if let Err(error) = gathered {
+        drop(state);
         shard.counters.disk_read_errors.add(1);
         tracing::error!(%error, tablet = tablet.get(), "a range cannot be read");
-        return Joined::Refused(log_time, Outcome::Corrupt);
+        return Joined::Refused(log_time, log::cannot_read(shard, tablet, &error));
     }
     let mut refused = None;
     let wrote = door::write_late(shard, to, bytes, |room| match fill(&state, room)? {

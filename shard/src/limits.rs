@@ -41,6 +41,8 @@ pub struct Limits {
     pub merge_fan_in: usize,
     /// In which time the scrub looks at everything in use; 0 = never.
     pub scrub_period: Duration,
+    /// How often the replicas of a tablet are compared; 0 = never.
+    pub verify_period: Duration,
     /// Bytes per second that the scrub reads at most.
     pub scrub_bytes_per_second: u64,
     /// Runs that a tablet may have: a flush waits for merges before it makes more.
@@ -118,6 +120,7 @@ impl Default for Limits {
             sealed_cache_bytes: 64 << 20,
             merge_fan_in: 8,
             scrub_period: Duration::from_secs(7 * 24 * 3600),
+            verify_period: Duration::from_secs(24 * 3600),
             scrub_bytes_per_second: 64 << 20,
             runs_per_tablet_max: 64,
             windows_per_tablet_max: 256,

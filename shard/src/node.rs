@@ -29,7 +29,7 @@ use net::route::ClusterMap;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -240,6 +240,7 @@ async fn open(io: &Io, disk: &Disk, config: &NodeConfig, boot: &Boot) -> Result<
         disks: Disks::new(format::introduction(&superblock), superblock.peers),
         map: OnceLock::new(),
         counters,
+        verifies_asked: AtomicU64::new(0),
     });
     Ok(Opened { share: disk.share(), superblock, previous, facts })
 }
@@ -379,6 +380,7 @@ fn spawn(shard: &Rc<Shard>, buffer: Buf, receivers: Vec<(u16, Receiver)>) {
     if shard.logs.is_some() {
         io.spawn(Queue::Foreground, log::run_commit(Rc::clone(shard), buffer, scratch));
         io.spawn(Queue::Foreground, log::run_clock(Rc::clone(shard)));
+        io.spawn(Queue::Maintenance, log::run_verify(Rc::clone(shard)));
     } else {
         io.spawn(Queue::Foreground, commit::run(Rc::clone(shard), buffer, scratch));
     }

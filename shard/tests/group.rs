@@ -74,11 +74,11 @@ fn formatted(world: &World, node: &NodeHandle, id: u32, cores: u16, recovers: bo
 
 impl Scene {
     fn new(seed: u64, count: u16, cores: u16) -> Scene {
-        Scene::with(seed, count, cores, &[])
+        Scene::with(seed, count, cores, &[], Limits::small())
     }
 
     /// With these bugs planted.
-    fn with(seed: u64, count: u16, cores: u16, canaries: &[&str]) -> Scene {
+    fn with(seed: u64, count: u16, cores: u16, canaries: &[&str], limits: Limits) -> Scene {
         let canaries = canaries.iter().map(|&name| name.to_owned()).collect();
         let world = World::new(seed, WorldConfig { canaries, ..WorldConfig::default() });
         let nodes: Vec<NodeHandle> =
@@ -98,7 +98,7 @@ impl Scene {
                 host: ioengine::HostKind::Own,
                 pin: false,
                 spin_us: 0,
-                limits: Limits::small(),
+                limits: limits.clone(),
             };
             stores.push(Store { node, disk, config, events: Arc::default() });
         }
@@ -248,6 +248,48 @@ fn all_may_lose_power_at_once() {
     for number in 0..3 {
         assert_eq!(scene.local(number, 260), all(260), "node {number}");
     }
+}
+
+/// What makes a replica differ is planted; that the others notice, and mend it, is not.
+#[test]
+fn a_replica_that_differs_takes_a_copy() {
+    let verify_period = Duration::from_secs(4);
+    for plants in [false, true] {
+        let canaries: &[&str] = if plants { &["bend_a_write"] } else { &[] };
+        let scene = Scene::with(5, 3, 2, canaries, Limits { verify_period, ..Limits::small() });
+        scene.client(|client| async move { put_all(&client, 0..300).await });
+        scene.wait(Duration::from_secs(1));
+        let differs = |number| scene.local(number, 300) != all(300);
+        assert_eq!((0..3).any(differs), plants);
+        scene.wait(4 * verify_period);
+        for number in 0..3 {
+            assert_eq!(scene.local(number, 300), all(300), "node {number}");
+        }
+        let marks = scene.world.marks();
+        assert_eq!(marks.contains_key("a replica that is wrong takes a copy"), plants, "{marks:?}");
+        assert!(marks.contains_key("a tablet is verified"), "{marks:?}");
+    }
+}
+
+/// Sectors of one node's tables rot. Nobody is told a wrong thing, or none at all, and the node comes to hold all again.
+#[test]
+fn tables_that_cannot_be_read_are_copied_from_peers() {
+    let limits = Limits { verify_period: Duration::from_secs(4), ..Limits::small() };
+    let scene = Scene::with(6, 3, 1, &[], limits);
+    scene.client(|client| async move { put_all(&client, 0..4_000).await });
+    scene.wait(Duration::from_secs(5));
+    let disk = scene.stores[1].node.disk("ssd").unwrap();
+    // Behind superblock, journal and manifest are tables.
+    for sector in (16_384..131_072).step_by(7) {
+        disk.rot(sector * 512);
+    }
+    scene.client(|client| async move { check_all(&client, 0..4_000).await });
+    scene.wait(Duration::from_secs(60));
+    for number in 0..3 {
+        assert_eq!(scene.local(number, 4_000), all(4_000), "node {number}");
+    }
+    let marks = scene.world.marks();
+    assert!(marks.contains_key("a replica that is wrong takes a copy"), "{marks:?}");
 }
 
 /// Put until the others have forgotten entries that the lost node lacks: it takes copies of its tablets.

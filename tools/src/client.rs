@@ -58,6 +58,11 @@ impl Endpoint {
         self.connect_with(ClientConfig::default())
     }
 
+    /// The same options with another node.
+    pub(crate) fn at(&self, address: &str) -> Endpoint {
+        Endpoint { endpoint: address.to_owned(), ..self.clone() }
+    }
+
     /// Connects with other limits than the usual.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ mod serve;
 mod sim;
 mod status;
 mod units;
+mod verify;
 mod version_caches;
 
 use std::io::IsTerminal;
@@ -71,6 +72,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Counters of a node
     Status(status::StatusArgs),
+    /// Have the replicas of every tablet compared; what differs is copied from a majority
+    Verify(verify::VerifyArgs),
     /// Settings of a node: each with its reason, and what is wrong with them
     Config(config::ConfigArgs),
     /// Disks: make one ready for a node
@@ -101,6 +104,7 @@ impl Verb {
             Verb::Import(args) => import::run(args),
             Verb::Export(args) => export::run(args),
             Verb::Status(args) => status::run(args),
+            Verb::Verify(args) => verify::run(args),
             Verb::Config(args) => config::run(args),
             Verb::Disk(args) => disk::run(args),
             Verb::Inspect(args) => inspect::run(args),

@@ -132,6 +132,11 @@ impl Client {
         self.run(self.client.status())
     }
 
+    /// As [`super::Client::verify`].
+    pub fn verify(&self) -> Result<String, ClientError> {
+        self.run(self.client.verify())
+    }
+
     /// As [`super::Client::ping`].
     pub fn ping(&self, echo: &[u8]) -> Result<(), ClientError> {
         self.run(self.client.ping(echo))

@@ -218,7 +218,20 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub async fn status(&self) -> Result<String, ClientError> {
-        let finished = self.call(Target::Home, Request::Status).await?;
+        self.counters(Request::Status).await
+    }
+
+    /// Has the replicas of the tablets compared that the node the client first connected to is first of; its counters as JSON
+    /// text.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn verify(&self) -> Result<String, ClientError> {
+        self.counters(Request::Verify).await
+    }
+
+    async fn counters(&self, request: Request<'_>) -> Result<String, ClientError> {
+        let finished = self.call(Target::Home, request).await?;
         match finished.answer() {
             Answer::Status(text) => Ok(text.to_owned()),
             _ => Err(finished.error()),

@@ -236,7 +236,7 @@ impl Store {
                     encode_map(&mut out, &bytes)
                 }
             }
-            Request::Status => encode_status(&mut out, "{}"),
+            Request::Status | Request::Verify => encode_status(&mut out, "{}"),
         };
         out[..bytes].to_vec()
     }

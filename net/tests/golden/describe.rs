@@ -129,7 +129,7 @@ pub(crate) fn request(request: &Request<'_>) -> Value {
             "limit": streams.limit,
         }),
         Request::Map(map) => json!({ "known_epoch": map.known_epoch }),
-        Request::Status => json!({}),
+        Request::Status | Request::Verify => json!({}),
     }
 }
 

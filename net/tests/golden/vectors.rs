@@ -141,6 +141,7 @@ pub(crate) fn requests() -> Vec<(String, Vec<u8>)> {
     add("map", &Request::Map(Map { known_epoch: 0 }));
     add("map-known", &Request::Map(Map { known_epoch: 7 }));
     add("status", &Request::Status);
+    add("verify", &Request::Verify);
     all
 }
 
@@ -244,6 +245,7 @@ pub(crate) fn replies() -> Vec<(String, Vec<u8>)> {
     cluster_map().encode(&mut map);
     add("map-ok", reply_frame(Operation::Map, |out| encode_map(out, &map)));
     add("status-ok", reply_frame(Operation::Status, |out| encode_status(out, "{\"connections\":1}")));
+    add("verify-ok", reply_frame(Operation::Verify, |out| encode_status(out, "{\"connections\":1}")));
     let outcomes = [
         ("get-not-found", Operation::Get, Outcome::NotFound),
         ("get-not-modified", Operation::Get, Outcome::NotModified),

@@ -3,7 +3,7 @@
 use super::tablet::TabletLog;
 use super::{
     ANSWER_WAIT, COMPLETE_WAIT, FETCH_WAIT, Logs, RETURN_WAIT, SYNC_PERIOD, TIP_GIVE_UP, drive,
-    receive::has_room, take,
+    receive::has_room, take, verify,
 };
 use crate::core::Shard;
 use crate::journal::Claim;
@@ -38,6 +38,7 @@ pub(crate) async fn run(shard: Rc<Shard>) {
             for tablet in tablets_from(first).filter(|tablet| logs.tablet(*tablet).is_some()) {
                 next = next.min(tick(&shard, logs, tablet, now));
             }
+            next = verify::begin_next(&shard, logs, now).map_or(next, |at| next.min(at));
         }
         let now = shard.io.now();
         let sleep = if next > now { next.since(now).max(GRAIN) } else { GRAIN };
@@ -95,6 +96,7 @@ fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> In
     }
     mind_reads(shard, logs, &mut cell.borrow_mut(), now);
     mind_fetch(shard, &mut cell.borrow_mut(), now);
+    verify::mind(shard, logs, &mut cell.borrow_mut(), now);
     let (mut due, next) = look(shard, logs, &mut cell.borrow_mut(), now);
     if comes_back(shard, logs, &mut cell.borrow_mut(), now) {
         due.push(Due::Return);
@@ -147,6 +149,9 @@ fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<D
         }
         Some(at) => next = next.min(at),
         None => {}
+    }
+    if let Some(at) = log.verify_at {
+        next = next.min(at);
     }
     if let Some(fetch) = &log.fetch {
         next = next.min(fetch.since.after(FETCH_WAIT));

@@ -22,6 +22,7 @@ mod tablet;
 mod tail;
 mod take;
 mod values;
+mod verify;
 mod wire;
 
 pub(crate) use clock::run as run_clock;
@@ -30,6 +31,7 @@ pub(crate) use reads::wait_for_tip;
 pub(crate) use receive::receive;
 pub(crate) use start::{RecoveredLog, tail as new_tail};
 pub(crate) use tail::Tail;
+pub(crate) use verify::{cannot_read, run as run_verify};
 
 use crate::core::Shard;
 use crate::limits::Limits;
@@ -114,6 +116,11 @@ pub(crate) struct Logs {
     clocks: Clocks,
     /// Another node refuses the disk of this one.
     outcast: Cell<bool>,
+    /// Tablets that are being compared.
+    verifying: verify::Waiting,
+    rounds: verify::Rounds,
+    /// Tablets whose replicas shall be compared, one bit each.
+    verifies_wanted: Cell<u64>,
 }
 
 impl Logs {
@@ -133,6 +140,11 @@ impl Logs {
             let lacks = log.is_some_and(|log| log.borrow().fetch.is_some());
             (held + 1, voting + u64::from(votes), behind + u64::from(lacks))
         })
+    }
+
+    /// Tablets whose replicas shall be compared, one bit each; they are not wanted any more.
+    pub(crate) fn take_verifies_wanted(&self) -> u64 {
+        self.verifies_wanted.replace(0)
     }
 
     /// Is a replica of this tablet here that votes, and has what it votes on?

@@ -6,7 +6,7 @@
 use super::clocks::CLOCK_BYTES;
 use super::tablet::TabletLog;
 use super::values::{Value, weigh};
-use super::{AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, give, take, wire};
+use super::{AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, give, take, verify, wire};
 use crate::core::Shard;
 use crate::journal::Claim;
 use crate::memtable::Charge;
@@ -37,6 +37,7 @@ pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u
         wire::MESSAGE => message(shard, logs, tablet, place, body),
         wire::FETCH => give_entries(shard, &log.borrow(), place, body),
         wire::ENTRIES => entries(shard, logs, tablet, place, body),
+        wire::DIGEST => verify::heard(shard, logs, &mut log.borrow_mut(), place, body),
         wire::GONE => {
             gone(shard, &mut log.borrow_mut(), place);
             Ok(())

@@ -137,6 +137,9 @@ impl Logs {
             taking: RefCell::default(),
             clocks: Clocks::default(),
             outcast: Cell::new(false),
+            verifying: super::verify::Waiting::default(),
+            rounds: super::verify::Rounds::default(),
+            verifies_wanted: Cell::new(0),
         })
     }
 }
@@ -193,6 +196,9 @@ fn start(
         // The tip is asked for at once: that tells what was missed, and the clocks.
         synced_at: None,
         needs_copy: is_amnesic,
+        is_wrong: false,
+        said: super::verify::Said::default(),
+        verify_at: None,
         gone_count: 0,
         return_at: io.now(),
     })

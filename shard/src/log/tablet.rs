@@ -6,13 +6,14 @@ use super::queue::Queue;
 use super::reads::TabletReads;
 use super::tail::Tail;
 use super::values::{Value, Values};
+use super::verify::{self, Said};
 use super::{ANSWER_WAIT, ANSWER_WAIT_MAX, BACK_OFF, Logs, TELL_WAIT, wire};
-use crate::apply::apply;
+use crate::apply::{Decided, apply};
 use crate::core::Shard;
 use crate::door::{tell, tell_decided};
 use crate::reply::ReplyTo;
 use ioengine::Instant;
-use layout::log_entry::{Entry, EntryHeader};
+use layout::log_entry::{Entry, EntryHeader, Operation};
 use layout::log_item::{push_chosen, push_vote};
 use layout::log_message::encode_message;
 use layout::units::{self, LogTime, TabletIndex};
@@ -20,6 +21,18 @@ use net::outcome::Outcome;
 use net::reply::encode_outcome;
 use paxos::{Chosen, LogIndex, Message, Node, Output, Reason, Replica, State, ValueId, Wait};
 use std::time::Duration;
+
+/// A planted bug: the bytes of an entry that is one put, with another value.
+fn bent(value: &Value) -> Vec<u8> {
+    let mut body = value.body.to_vec();
+    let entry = Entry { header: value.header(LogIndex(1)), body: &value.body, body_at: 0 };
+    let first = entry.operations().next();
+    let has_value = matches!(first, Some(Ok(Operation::Write(write))) if write.value().is_some_and(|value| !value.is_empty()));
+    if has_value && entry.header.operation_count == 1 {
+        *body.last_mut().expect("a put has bytes") ^= 1;
+    }
+    body
+}
 
 /// For whoever compares what replicas take for chosen.
 pub(super) fn tell_chosen(tablet: TabletIndex, Chosen { index, value }: Chosen) {
@@ -84,6 +97,12 @@ pub(super) struct TabletLog {
     pub(super) synced_at: Option<Instant>,
     /// A peer has not what this replica lacks: only a copy of the whole tablet helps.
     pub(super) needs_copy: bool,
+    /// What it has differs from what a majority has, or cannot be read.
+    pub(super) is_wrong: bool,
+    /// What the replicas said of the tablet.
+    pub(super) said: Said,
+    /// When to compare the replicas next, if this one is the first of them; `None`: never.
+    pub(super) verify_at: Option<Instant>,
     /// Answers that entries are gone since anything was fetched.
     pub(super) gone_count: usize,
     /// Learner-only: when to try to vote again.
@@ -188,12 +207,15 @@ impl TabletLog {
     fn apply(&mut self, shard: &Shard, logs: &Logs, chosen: Chosen) {
         let value = self.values.get(chosen.value).expect("what is taken for chosen is held").clone();
         let header = value.header(chosen.index);
-        let entry = Entry { header, body: &value.body, body_at: 0 };
+        let bent = (ioengine::canary("bend_a_write") && self.rank == 2).then(|| bent(&value));
+        let entry = Entry { header, body: bent.as_deref().unwrap_or(&value.body), body_at: 0 };
         let own = self.own.take_if(|own| own.value == chosen.value);
         let mut askers = own.into_iter().flat_map(|own| own.askers);
         let mut state = shard.state.borrow_mut();
         let log_time = state.tablet(self.tablet).log_time.max(header.stamp);
+        let mut verifies = false;
         let applied = apply(&mut state, &entry, &mut |decided| {
+            verifies |= decided == Decided::Verified;
             if let Some(Asker { reply_to: Some(to), operation_count }) = askers.next() {
                 tell_decided(shard, &to, decided, log_time, u32::from(operation_count));
             }
@@ -221,6 +243,9 @@ impl TabletLog {
             shard.staged.notify();
         }
         shard.counters.entries_chosen.add(1);
+        if verifies {
+            verify::take_down(shard, logs, self);
+        }
     }
 
     fn reject(&mut self, shard: &Shard, value: ValueId, reason: Reason) {

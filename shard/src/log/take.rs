@@ -189,7 +189,8 @@ async fn install(shard: &Shard, session: &TakeSession, taken: Taken) {
     // A copy may be of a peer that is behind what is known here: the log never goes back. Failing history otherwise: an entry
     // between the two is known to be chosen, and neither in the copy nor ever fetched.
     let known = log.borrow().replica.state().chosen.index;
-    if taken.chosen.index <= known && shard.state.borrow().tablet(session.tablet).damage.is_none() {
+    let is_fine = !log.borrow().is_wrong && shard.state.borrow().tablet(session.tablet).damage.is_none();
+    if taken.chosen.index <= known && is_fine {
         log.borrow_mut().needs_copy = false;
         return;
     }
@@ -277,6 +278,7 @@ impl Logs {
             log.journaled = None;
             log.fetch = None;
             log.needs_copy = false;
+            log.is_wrong = false;
             log.gone_count = 0;
         }
         let index = units::LogIndex(chosen.index.0);

@@ -23,6 +23,8 @@ pub(crate) const COPY_ASK: u8 = 5;
 pub(crate) const COPY_PART: u8 = 6;
 /// No copy can be had here: session 8.
 pub(crate) const COPY_NOT: u8 = 7;
+/// "At this index my tablet is this": index 8, number 16.
+pub(crate) const DIGEST: u8 = 8;
 
 const HEAD_BYTES: usize = VALUE_ID_BYTES + 4;
 

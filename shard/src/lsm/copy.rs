@@ -56,7 +56,15 @@ struct Held {
     value: Option<Box<[u8]>>,
 }
 
-/// The giving end: a tablet as it was in one turn.
+/// A tablet as it was in one turn: the head of its stream, and what its records are read from.
+pub(crate) struct TakenDown {
+    head: Vec<u8>,
+    held: BTreeMap<Vec<u8>, Held>,
+    tables: Vec<Rc<Table>>,
+    log_time: LogTime,
+}
+
+/// The giving end: a tablet as it was in one turn, on its way.
 pub(crate) struct Giving {
     held: BTreeMap<Vec<u8>, Held>,
     cursors: Cursors,
@@ -85,31 +93,43 @@ impl Giving {
         chosen: Chosen,
         out: &mut Vec<u8>,
     ) -> Result<Giving, ReadError> {
-        let (held, tables, log_time) = {
-            let state = shard.state.borrow();
-            let mut held = BTreeMap::new();
-            // The active memtable has the newer version of a key that both have.
-            for memtable in std::iter::once(&state.memtables.active).chain(state.memtables.frozen()) {
-                for entry in memtable.range(tablet, Bound::Unbounded, Direction::Forward) {
-                    let mut key = Vec::new();
-                    encode_key(&mut key, entry.bucket, entry.key);
-                    let Record { version, expiry_us, value } = entry.record;
-                    held.entry(key).or_insert(Held { version, expiry_us, value: value.map(Box::from) });
-                }
+        Giving::open(Giving::take_down(shard, tablet, chosen), out).await
+    }
+
+    /// In one turn: what the tablet is now; `chosen` is the last entry applied.
+    pub(crate) fn take_down(shard: &Shard, tablet: TabletIndex, chosen: Chosen) -> TakenDown {
+        let state = shard.state.borrow();
+        let mut held = BTreeMap::new();
+        // The active memtable has the newer version of a key that both have.
+        for memtable in std::iter::once(&state.memtables.active).chain(state.memtables.frozen()) {
+            for entry in memtable.range(tablet, Bound::Unbounded, Direction::Forward) {
+                let mut key = Vec::new();
+                encode_key(&mut key, entry.bucket, entry.key);
+                let Record { version, expiry_us, value } = entry.record;
+                held.entry(key).or_insert(Held { version, expiry_us, value: value.map(Box::from) });
             }
-            let tables: Vec<Rc<Table>> =
-                state.tables.runs(tablet).iter().chain(state.tables.windows(tablet)).cloned().collect();
-            let mut writer = StateWriter::new(&identity(shard.facts.cluster, tablet), 1);
-            state.write_tablet(tablet, &mut writer);
-            let summary = writer.finish();
-            let bytes = u32::try_from(summary.bytes).expect("what one tablet remembers is bounded");
-            out.extend_from_slice(&bytes.to_le_bytes());
-            out.extend_from_slice(&summary.checksum.to_le_bytes());
-            out.extend_from_slice(&chosen.index.0.to_le_bytes());
-            out.extend_from_slice(&encode_value_id(chosen.value));
-            out.extend_from_slice(writer.pending());
-            (held, tables, state.tablet(tablet).log_time)
-        };
+        }
+        let tables = state.tables.runs(tablet).iter().chain(state.tables.windows(tablet)).cloned().collect();
+        let mut writer = StateWriter::new(&identity(shard.facts.cluster, tablet), 1);
+        state.write_tablet(tablet, &mut writer);
+        let summary = writer.finish();
+        let bytes = u32::try_from(summary.bytes).expect("what one tablet remembers is bounded");
+        let mut head = Vec::new();
+        head.extend_from_slice(&bytes.to_le_bytes());
+        head.extend_from_slice(&summary.checksum.to_le_bytes());
+        head.extend_from_slice(&chosen.index.0.to_le_bytes());
+        head.extend_from_slice(&encode_value_id(chosen.value));
+        head.extend_from_slice(writer.pending());
+        TakenDown { head, held, tables, log_time: state.tablet(tablet).log_time }
+    }
+
+    /// Begin to give what was taken down. The stream begins in `out`.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub(crate) async fn open(taken: TakenDown, out: &mut Vec<u8>) -> Result<Giving, ReadError> {
+        let TakenDown { mut head, held, tables, log_time } = taken;
+        out.append(&mut head);
         let mut unpack = Decompressor::new();
         let mut cursors = Cursors::new(tables.len(), Direction::Forward);
         for table in tables {

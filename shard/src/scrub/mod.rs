@@ -6,7 +6,7 @@
 //! | superblock copies (core 0) | the copies that agree |
 //! | manifest | the other copy, or memory: both are written anew |
 //! | blob of the tablets' state, journal | a flush: memory holds what they hold |
-//! | tables | nothing on this device: reported, and `Corrupt` to who asks |
+//! | tables | in a group a copy of the tablet; else nothing on this device: reported, and `Corrupt` to who asks |
 //!
 //! Must never hold up a request: it runs in the queue with the smallest share. Invariant: `scrub_covered_since_us` is the
 //! beginning of a pass that has looked at everything that was in use then.
@@ -16,11 +16,13 @@ mod pace;
 use crate::core::Shard;
 use crate::format;
 use crate::journal::{CheckStep, JournalCheck};
+use crate::log;
 use crate::lsm::scrub::{ManifestCheck, TableCheck, check_manifest, check_state, manifest_bytes};
 use crate::lsm::{ReadError, Table};
 use ioengine::DiskError;
 use layout::superblock::{COPY_COUNT, SUPERBLOCK_BYTES};
 use layout::units::{TableId, TabletIndex};
+use net::outcome::Outcome;
 use pace::Pace;
 use std::rc::Rc;
 use std::time::Duration;
@@ -116,11 +118,18 @@ impl Pass<'_> {
             return Err(Ended);
         }
         self.found(matches!(error, ReadError::Disk(_)), check.wrong_count);
-        tracing::error!(
-            tablet = tablet.get(), places = check.wrong_count, %error,
-            "scrub: a table has decayed; what stands there answers `Corrupt`: `thermocline fsck` names the records, and a copy \
-             of them has to be put again"
-        );
+        let places = check.wrong_count;
+        if log::cannot_read(self.shard, tablet, &error) == Outcome::NotCurrent {
+            tracing::error!(
+                tablet = tablet.get(), places, %error, "scrub: a table has decayed; the tablet is copied from a peer"
+            );
+        } else {
+            tracing::error!(
+                tablet = tablet.get(), places, %error,
+                "scrub: a table has decayed; what stands there answers `Corrupt`: `thermocline fsck` names the records, and a \
+                 copy of them has to be put again"
+            );
+        }
         Ok(())
     }
 

@@ -96,6 +96,7 @@ OK_BODIES = {
     Operation.CompareAndSet: replies.WriteReply,
     Operation.Batch: replies.BatchReply,
     Operation.Status: replies.StatusReply,
+    Operation.Verify: replies.StatusReply,
 }
 OTHER_BODIES = {
     Outcome.VersionMismatch: replies.MismatchReply,

@@ -22,7 +22,7 @@ from .messages import Request
 from .multi_get import multi_get
 from .replies import BatchReply, PageReply, Record, Reply, StreamsReply
 from .request_ids import RequestIds
-from .requests import Get, Head, Hello, Map, Ping, Scan, Status, Streams
+from .requests import Get, Head, Hello, Map, Ping, Scan, Status, Streams, Verify
 from .routing import Router, StreamHash
 from .writes import Batch, BatchOperation, CompareAndSet, Delete, Put
 
@@ -350,13 +350,20 @@ class Client:
 
     def status(self, *, deadline: Optional[float] = None) -> Dict[str, Any]:
         """The counters of the node that answers."""
-        text: str = self._ask(Status(), deadline).body.text
+        return self._counters(Status(), deadline)
+
+    def verify(self, *, deadline: Optional[float] = None) -> Dict[str, Any]:
+        """Have replicas compared by the node that answers; its counters."""
+        return self._counters(Verify(), deadline)
+
+    def _counters(self, request: Union[Status, Verify], deadline: Optional[float]) -> Dict[str, Any]:
+        text: str = self._ask(request, deadline).body.text
         try:
             counters = json.loads(text)
         except ValueError as error:
-            raise UnexpectedReply(f"the status is no JSON: {error}", where="Status") from error
+            raise UnexpectedReply(f"the status is no JSON: {error}", where=request.operation.name) from error
         if not isinstance(counters, dict):
-            raise UnexpectedReply("the status is no JSON object", where="Status")
+            raise UnexpectedReply("the status is no JSON object", where=request.operation.name)
         return counters
 
     def _in(self, space: Optional[int]) -> int:

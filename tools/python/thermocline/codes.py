@@ -48,6 +48,7 @@ class Operation(IntEnum):
     Streams = 11
     Map = 12
     Status = 13
+    Verify = 14
 
 
 WRITES = frozenset({Operation.Put, Operation.Delete, Operation.CompareAndSet, Operation.Batch})

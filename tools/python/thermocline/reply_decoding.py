@@ -143,7 +143,7 @@ def _read_ok(reader: Reader, operation: Operation, repeated: bool, detail: int) 
         return _read_streams(reader)
     if operation is Operation.Map:
         return ClusterMap.read(reader)
-    assert operation is Operation.Status, operation
+    assert operation in (Operation.Status, Operation.Verify), operation
     try:
         return StatusReply(reader.rest().decode())
     except UnicodeDecodeError:

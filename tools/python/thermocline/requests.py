@@ -337,4 +337,19 @@ class Status:
         return cls()
 
 
-ReadRequest = Union[Ping, Get, MultiGet, Scan, Head, Streams, Map, Status]
+@dataclass(frozen=True)
+class Verify:
+    """Have the replicas compared of each tablet whose first replica the node is."""
+
+    operation: ClassVar[Operation] = Operation.Verify
+
+    def encode(self) -> bytes:
+        return b""
+
+    @classmethod
+    def decode(cls, body: bytes) -> Verify:
+        request_reader(body).end()
+        return cls()
+
+
+ReadRequest = Union[Ping, Get, MultiGet, Scan, Head, Streams, Map, Status, Verify]

@@ -321,6 +321,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "runs of one level that become one of the next: more means less rewriting and more to ask"
     ),
     duration!(scrub_period, "in which time everything in use on the disk is read and checked; 0 s = never"),
+    duration!(verify_period, "how often the replicas of each tablet compare what they hold; 0 s = never"),
     size!(scrub_bytes_per_second, "what the scrub of a core reads at most in a second, if it is behind"),
     count!(
         runs_per_tablet_max,

@@ -67,7 +67,7 @@ pub fn check_logs(facts: &[Fact]) -> Vec<Violation> {
     let mut out = Vec::new();
     let mut known: BTreeMap<(&str, u64), (u64, u32)> = BTreeMap::new();
     let mut last: BTreeMap<(u32, u64), u64> = BTreeMap::new();
-    for fact in facts.iter().filter(|fact| [CHOSEN, APPLIED, BEGUN].contains(&fact.name)) {
+    for fact in facts.iter().filter(|fact| [CHOSEN, APPLIED, BEGUN, DIGEST].contains(&fact.name)) {
         let (tablet, index) = (fact.key >> INDEX_BITS, fact.key & ((1 << INDEX_BITS) - 1));
         if fact.name == BEGUN {
             last.insert((fact.process, tablet), index);
@@ -101,6 +101,8 @@ const CHOSEN: &str = "chosen";
 const APPLIED: &str = "applied";
 /// The fact that a replay begins behind this entry, which tables have: the same key.
 const BEGUN: &str = "begun";
+/// The fact that a whole tablet has this number behind the entry: the same key.
+const DIGEST: &str = "digest";
 /// Bits of the index in the key.
 const INDEX_BITS: u32 = 56;
 

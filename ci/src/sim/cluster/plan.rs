@@ -130,6 +130,7 @@ impl Plan {
         plan::scrub(seed, &mut root.fork("scrub", 0), &mut limits);
         let times = plan::windows(&mut root.fork("windows", 0), &mut limits, world.wall_start_us);
         plan::dictionaries(seed, &mut root.fork("dictionary", 0), &mut limits);
+        limits.verify_period = verify_period(seed, &mut root.fork("verify", 0));
         limits.check().expect("drawn limits hold together");
         let segment_bytes = *random.pick(&[64 << 10, 128 << 10, 256 << 10]);
         let segment_bytes = limits.record_bytes_max.next_multiple_of(64 << 10).max(segment_bytes);
@@ -178,6 +179,12 @@ fn world(random: &mut Random, swarm: &mut Random) -> WorldConfig {
 }
 
 /// As for one node, but a third slower: each operation is work for three nodes or five.
+/// Replicas are compared many times in a life, in one world of two.
+fn verify_period(seed: u64, random: &mut Random) -> Duration {
+    let period = Duration::from_secs(4 << random.below(3));
+    if seed % 2 == 1 { period } else { Duration::ZERO }
+}
+
 fn load(random: &mut Random, lanes: u64, limits: &Limits, times: Times) -> Load {
     let load = plan::load(random, lanes, limits, times);
     Load { period_us: load.period_us * 4 / 3, ..load }
