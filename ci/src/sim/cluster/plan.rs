@@ -179,10 +179,10 @@ fn world(random: &mut Random, swarm: &mut Random) -> WorldConfig {
 }
 
 /// As for one node, but a third slower: each operation is work for three nodes or five.
-/// Replicas are compared many times in a life, in one world of two.
+/// Replicas are compared many times in a life, in one world of four: what the others meant stays as it was.
 fn verify_period(seed: u64, random: &mut Random) -> Duration {
     let period = Duration::from_secs(4 << random.below(3));
-    if seed % 2 == 1 { period } else { Duration::ZERO }
+    if seed % 4 == 3 { period } else { Duration::ZERO }
 }
 
 fn load(random: &mut Random, lanes: u64, limits: &Limits, times: Times) -> Load {
