@@ -156,6 +156,21 @@ impl Scene {
         self.world.run_for(duration);
     }
 
+    /// A counter of each node, summed over its cores.
+    fn counters(&self, name: &'static str) -> Vec<u64> {
+        let of = |store: &Store| {
+            let endpoint = store.config.listen;
+            self.world.block_on(&self.clients, Duration::from_secs(60), move |io| async move {
+                let config = ClientConfig { cluster: CLUSTER, ..ClientConfig::default() };
+                let client = Client::connect(&io, &[endpoint], config).await.unwrap();
+                let status: serde_json::Value =
+                    serde_json::from_str(&client.status().await.unwrap()).unwrap();
+                status["cores"].as_array().unwrap().iter().map(|core| core[name].as_u64().unwrap()).sum()
+            })
+        };
+        self.stores.iter().map(of).collect()
+    }
+
     /// Records 0..count as this node alone has them.
     fn local(&self, number: usize, count: u64) -> Vec<Option<Vec<u8>>> {
         let endpoint = self.stores[number].config.listen;
@@ -248,6 +263,42 @@ fn all_may_lose_power_at_once() {
     for number in 0..3 {
         assert_eq!(scene.local(number, 260), all(260), "node {number}");
     }
+}
+
+/// A put that follows one by the same replica: the proposal to each peer and its answer, and one record in each journal. A strong
+/// get: no record anywhere.
+#[test]
+fn a_consecutive_put_is_one_round_trip_and_one_journal_write_and_a_get_is_none() {
+    const PUTS: u64 = 200;
+    let scene = Scene::new(7, 3, 1);
+    let put = |records: std::ops::Range<u64>| {
+        scene.client(|client| async move {
+            for record in records {
+                client.put(key("one", record), 0, &value(record)).await.unwrap();
+            }
+        });
+    };
+    put(0..20);
+    scene.wait(Duration::from_millis(100));
+    let prepares = || scene.world.marks().get("a prepare is sent").copied().unwrap_or(0);
+    let (before, prepared) = (scene.counters("journal_records"), prepares());
+    put(20..20 + PUTS);
+    let records: Vec<u64> =
+        scene.counters("journal_records").iter().zip(&before).map(|(now, then)| now - then).collect();
+    assert_eq!(prepares(), prepared, "only a new proposer prepares");
+    for written in &records {
+        // Beside the votes there is a mark now and then.
+        assert!((PUTS..PUTS + PUTS / 20).contains(written), "{records:?} records for {PUTS} puts");
+    }
+    let before = scene.counters("journal_records");
+    scene.client(|client| async move {
+        for record in 0..PUTS {
+            client.get(key("one", record)).await.unwrap().unwrap();
+        }
+    });
+    let after = scene.counters("journal_records");
+    let more: u64 = after.iter().zip(&before).map(|(now, then)| now - then).sum();
+    assert!(more <= PUTS / 20, "{more} records for {PUTS} gets");
 }
 
 /// What makes a replica differ is planted; that the others notice, and mend it, is not.
@@ -459,7 +510,7 @@ fn journal_of(image: &DiskImage, shard: usize) -> (u64, usize) {
 #[test]
 fn without_a_rule_a_disk_is_taken_for_what_it_is_not() {
     let filled = |canary| {
-        let scene = Scene::with(11, 3, 1, &[canary]);
+        let scene = Scene::with(11, 3, 1, &[canary], Limits::small());
         scene.client(|client| async move { put_all(&client, 0..50).await });
         scene
     };
