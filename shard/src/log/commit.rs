@@ -141,7 +141,7 @@ fn tell_applied(logs: &Logs) {
     let wanted = logs.tells_wanted.replace(0);
     for tablet in logs.own().filter(|tablet| wanted & (1 << tablet.index()) != 0) {
         let log = logs.tablet(tablet).expect("an own tablet").borrow();
-        log.restate(&mut queue, logs.copied(tablet));
+        log.say_applied(&mut queue);
     }
 }
 

@@ -19,7 +19,7 @@ use layout::log_message::encode_message;
 use layout::units::{self, LogTime, TabletIndex};
 use net::outcome::Outcome;
 use net::reply::encode_outcome;
-use paxos::{Chosen, LogIndex, Message, Node, Output, Reason, Replica, State, ValueId, Wait};
+use paxos::{Chosen, LogIndex, Message, Node, Output, Reason, Replica, State, ValueId, Vote, Wait};
 use std::time::Duration;
 
 /// A planted bug: the bytes of an entry that is one put, with another value.
@@ -118,7 +118,7 @@ impl TabletLog {
                 let index = entry.is_some().then_some(state.open());
                 let (tablet, applied) = (self.tablet, self.applied);
                 let pushed = entry.as_ref().map(|value| (value.header(state.open()), &*value.body));
-                logs.queue.borrow_mut().push(tablet, Some(token), index, applied.index, |out| {
+                logs.queue.borrow_mut().push(tablet, Some(token), index, state.chosen.index, |out| {
                     push_vote(out, tablet, applied, &state, pushed);
                 });
                 if let Some(value) = entry {
@@ -172,9 +172,21 @@ impl TabletLog {
             self.values.get(accepted.value).or_else(|| self.tail.get(state.open(), accepted.value))
         });
         let entry = value.map(|value| (value.header(state.open()), &*value.body));
-        queue.push(self.tablet, None, entry.map(|_| state.open()), applied.index, |out| {
+        queue.push(self.tablet, None, entry.map(|_| state.open()), state.chosen.index, |out| {
             push_vote(out, self.tablet, applied, &state, entry);
         });
+    }
+
+    /// Nothing of it waits for the journal: say there that all which is applied is chosen. The vote as it is durable may not say so,
+    /// and a start goes by what it says.
+    pub(super) fn say_applied(&self, queue: &mut Queue) {
+        let (durable, applied) = (*self.replica.durable(), self.applied);
+        if durable.chosen.index < applied.index {
+            let state = State { chosen: applied, vote: Vote::NONE, ..durable };
+            queue.push(self.tablet, None, None, applied.index, |out| {
+                push_vote(out, self.tablet, applied, &state, None);
+            });
+        }
     }
 
     fn send(&self, shard: &Shard, to: Node, message: &Message) {
