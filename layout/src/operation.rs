@@ -417,7 +417,7 @@ mod tests {
         let tick = encoded(&Operation::Tick);
         let cases: [(&[u8], Field, u8); 10] = [
             (&put, O_KIND, 0),
-            (&put, O_KIND, 5),
+            (&put, O_KIND, 99),
             (&put, O_FLAGS, 4),
             (&put, O_FLAGS, FLAG_DELETES),
             (&put, O_STREAM_BYTES, 0),
