@@ -226,12 +226,7 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     let logs = logs(&mut state, &proofs, group, is_founder, tails);
     // A memtable may have been frozen before all of it was known.
     state.capture_damage();
-    let damaged: Vec<TabletIndex> = TabletIndex::all()
-        .filter(|tablet| state.tablets[tablet.index()].as_ref().is_some_and(|own| own.damage.is_some()))
-        .collect();
-    for &tablet in &damaged {
-        state.versions.raise_generation(tablet);
-    }
+    let damaged = disbelieve_cells(&mut state);
     let buffer = arena(limits.record_bytes_max)?;
     let (journal, buffer) = if is_lost {
         (None, buffer)
@@ -240,6 +235,15 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     };
     let report = Report { replayed, entry_count: proofs.entry_count(), damaged, versions: attached };
     Ok(Recovered { state, keeper, journal, buffer, report, logs })
+}
+
+/// The tablets that are damaged, of whose records no version cell is believed any more.
+fn disbelieve_cells(state: &mut State) -> Vec<TabletIndex> {
+    let is_damaged =
+        |tablet: &TabletIndex| state.tablets[tablet.index()].as_ref().is_some_and(|own| own.damage.is_some());
+    let damaged: Vec<TabletIndex> = TabletIndex::all().filter(is_damaged).collect();
+    damaged.iter().for_each(|&tablet| state.versions.raise_generation(tablet));
+    damaged
 }
 
 /// Where the replay begins: what the tables hold, beside what shared memory knows.

@@ -3,7 +3,8 @@
 
 use super::checkers::{self, Final, Law};
 use super::client::{Client, Patience, Shared, Unseen, Ways};
-use super::history::{Does, KeyIndex, Seen, StreamIndex, Violation};
+use super::cluster::quiet;
+use super::history::{Does, KeyIndex, Seen, Violation};
 use super::hostile;
 use super::lies;
 use super::load::{Lane, Streams};
@@ -14,7 +15,7 @@ use super::trouble::Nemesis;
 use super::wire::{Wire, WireLimits};
 use ioengine::sim::{NodeHandle, Random};
 use ioengine::{CoreConfig, Io, Queue};
-use layout::units::{Space, TabletIndex};
+use layout::units::Space;
 use net::request::FRAME_BYTES_MIN;
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -378,6 +379,7 @@ impl<'a> Run<'a> {
     fn read_back(&mut self) {
         self.last.since = self.shared.history.borrow_mut().tick();
         let keys = self.shared.history.borrow().keys.clone();
+        let shared = Rc::clone(&self.shared);
         let (unanswered, status) = self.at_peace(1_001, move |client| async move {
             let mut unanswered = BTreeMap::new();
             for (number, &(stream, time)) in (0u32..).zip(&keys.keys) {
@@ -385,19 +387,7 @@ impl<'a> Run<'a> {
                     unanswered.insert(KeyIndex(number), why == Unseen::Corrupt);
                 }
             }
-            for number in 0..u32::try_from(keys.streams.len()).expect("streams are few") {
-                let mut from = 0;
-                let all = |from| client.scan(StreamIndex(number), (from, u64::MAX), false, (0, 0));
-                while let Some(next) = all(from).await.flatten() {
-                    from = next;
-                }
-            }
-            for tablet in TabletIndex::all() {
-                let mut after = None;
-                while let Some(last) = client.streams(tablet, None, after, 0).await.flatten() {
-                    after = Some(last);
-                }
-            }
+            quiet::read_streams(&client, &shared).await;
             (unanswered, client.status().await)
         });
         self.last.unanswered = unanswered;

@@ -383,12 +383,9 @@ fn introduction(incarnation: u32) -> Introduction {
     Introduction { incarnation: Incarnation(incarnation), device, origin: Origin::Founder, lives }
 }
 
-#[test]
-fn another_disk_of_a_node_is_refused_also_after_a_restart() {
-    let scene = Scene::new(7, map(&[1, 2, 3], 3), WorldConfig::default());
-    let outside = scene.world.add_node(SimNode::numbered(9));
-    scene.start(0);
-    let of = |introduction| PeerHello {
+/// Node 2 calls node 1.
+fn hello(introduction: Introduction) -> PeerHello {
+    PeerHello {
         protocol: 1,
         shard_count: CORES,
         node: 2,
@@ -397,11 +394,18 @@ fn another_disk_of_a_node_is_refused_also_after_a_restart() {
         frame_bytes: 64 << 10,
         cluster: CLUSTER,
         introduction,
-    };
+    }
+}
+
+#[test]
+fn another_disk_of_a_node_is_refused_also_after_a_restart() {
+    let scene = Scene::new(7, map(&[1, 2, 3], 3), WorldConfig::default());
+    let outside = scene.world.add_node(SimNode::numbered(9));
+    scene.start(0);
     let good = introduction(5);
-    assert_eq!(call(&scene, &outside, of(good)), Some(Refusal::NotYet));
+    assert_eq!(call(&scene, &outside, hello(good)), Some(Refusal::NotYet));
     scene.world.run_for(Duration::from_secs(1));
-    assert_eq!(call(&scene, &outside, of(good)), None);
+    assert_eq!(call(&scene, &outside, hello(good)), None);
     scene.nodes[0].power_cut();
     scene.start(0);
     let founder = Introduction { device: Uuid([3; 16]), ..introduction(9) };
@@ -415,11 +419,11 @@ fn another_disk_of_a_node_is_refused_also_after_a_restart() {
         (good, None),
         (recovered(6), Some(Refusal::NotYet)),
     ] {
-        assert_eq!(call(&scene, &outside, of(comes)), refusal, "{comes:?}");
+        assert_eq!(call(&scene, &outside, hello(comes)), refusal, "{comes:?}");
     }
     scene.world.run_for(Duration::from_secs(1));
-    assert_eq!(call(&scene, &outside, of(recovered(6))), None);
-    assert_eq!(call(&scene, &outside, of(good)), Some(Refusal::Disk), "the former one comes back");
+    assert_eq!(call(&scene, &outside, hello(recovered(6))), None);
+    assert_eq!(call(&scene, &outside, hello(good)), Some(Refusal::Disk), "the former one comes back");
 }
 
 #[test]
@@ -427,16 +431,7 @@ fn strangers_are_refused_by_name_and_not_heard() {
     let scene = Scene::new(5, map(&[1, 2, 3], 3), WorldConfig::default());
     let outside = scene.world.add_node(SimNode::numbered(9));
     scene.start(0);
-    let good = PeerHello {
-        protocol: 1,
-        shard_count: CORES,
-        node: 2,
-        to: 1,
-        map_epoch: 5,
-        frame_bytes: 64 << 10,
-        cluster: CLUSTER,
-        introduction: introduction(1),
-    };
+    let good = hello(introduction(1));
     for (hello, refusal) in [
         (PeerHello { cluster: Uuid([8; 16]), ..good }, Refusal::Cluster),
         (PeerHello { node: 9, ..good }, Refusal::Stranger),

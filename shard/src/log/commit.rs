@@ -109,14 +109,14 @@ async fn write(
 fn tell(shard: &Shard, logs: &Logs) {
     let written = std::mem::take(&mut *logs.writing.borrow_mut());
     for item in &written {
-        let cell = logs.tablet(item.tablet).expect("only own tablets queue items");
-        let told = cell.borrow().told.max(item.applied);
-        cell.borrow_mut().told = told;
-        if let Some(index) = item.entry {
-            let mut log = cell.borrow_mut();
-            log.durable = log.durable.max(index);
-            let coherent = units::LogIndex(log.durable.min(log.applied.index).0);
-            shard.state.borrow_mut().versions.set_coherent_index(item.tablet, coherent);
+        {
+            let mut log = logs.tablet(item.tablet).expect("only own tablets queue items").borrow_mut();
+            log.told = log.told.max(item.told);
+            if let Some(index) = item.entry {
+                log.durable = log.durable.max(index);
+                let coherent = units::LogIndex(log.durable.min(log.applied.index).0);
+                shard.state.borrow_mut().versions.set_coherent_index(item.tablet, coherent);
+            }
         }
         if let Some(token) = item.token {
             drive(shard, logs, item.tablet, Input::Flushed(token));

@@ -15,8 +15,8 @@ pub(crate) struct Queued {
     pub(crate) token: Option<Token>,
     /// The entry in it.
     pub(crate) entry: Option<LogIndex>,
-    /// It says that the log is applied up to here.
-    pub(crate) applied: LogIndex,
+    /// It says that the log is chosen up to here: a start applies as much.
+    pub(crate) told: LogIndex,
     /// It says again what the journal has before a freeze.
     pub(crate) restated: bool,
 }
@@ -43,7 +43,7 @@ impl Queue {
         tablet: TabletIndex,
         token: Option<Token>,
         entry: Option<LogIndex>,
-        applied: LogIndex,
+        told: LogIndex,
         fill: impl FnOnce(&mut Vec<u8>),
     ) {
         let from = self.bytes.len();
@@ -53,7 +53,7 @@ impl Queue {
             bytes: self.bytes.len() - from,
             token,
             entry,
-            applied,
+            told,
             restated: false,
         });
     }

@@ -284,7 +284,7 @@ pub(crate) fn cannot_read(shard: &Shard, tablet: TabletIndex, error: &ReadError)
 }
 
 /// What this replica has of the tablet is wrong or cannot be read: it shows nothing of it until it has a copy.
-pub(super) fn distrust(shard: &Shard, log: &mut TabletLog) {
+fn distrust(shard: &Shard, log: &mut TabletLog) {
     if log.needs_copy {
         return;
     }

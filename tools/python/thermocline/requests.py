@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar, List, Optional, Tuple, Union
+from typing import ClassVar, List, Optional, Tuple, Type, TypeVar, Union
 
 from .codes import (
     BODY_BYTES_BEFORE_HELLO,
@@ -322,34 +322,34 @@ class Map:
         return cls(known_epoch)
 
 
+_B = TypeVar("_B", bound="_Bare")
+
+
 @dataclass(frozen=True)
-class Status:
+class _Bare:
+    """A request without a body."""
+
+    def encode(self) -> bytes:
+        return b""
+
+    @classmethod
+    def decode(cls: Type[_B], body: bytes) -> _B:
+        request_reader(body).end()
+        return cls()
+
+
+@dataclass(frozen=True)
+class Status(_Bare):
     """Counters of the node."""
 
     operation: ClassVar[Operation] = Operation.Status
 
-    def encode(self) -> bytes:
-        return b""
-
-    @classmethod
-    def decode(cls, body: bytes) -> Status:
-        request_reader(body).end()
-        return cls()
-
 
 @dataclass(frozen=True)
-class Verify:
+class Verify(_Bare):
     """Have the replicas compared of each tablet whose first replica the node is."""
 
     operation: ClassVar[Operation] = Operation.Verify
-
-    def encode(self) -> bytes:
-        return b""
-
-    @classmethod
-    def decode(cls, body: bytes) -> Verify:
-        request_reader(body).end()
-        return cls()
 
 
 ReadRequest = Union[Ping, Get, MultiGet, Scan, Head, Streams, Map, Status, Verify]
