@@ -59,6 +59,8 @@ struct Attempts {
     deadline: Instant,
     /// Which replica is next, counted on and on.
     replica: usize,
+    /// Replicas in a row that were not asked, because their connection is lost or silent.
+    passed_over: usize,
     /// Sendings with the present request id that may have reached a server and had no answer. An answered one is not
     /// among them: every answer but `Ok` and `UnknownOutcome` says that its sending did nothing and will do nothing.
     unknown: u32,
@@ -109,13 +111,27 @@ impl Client {
         deadline: Instant,
     ) -> Result<Finished, ClientError> {
         let operation = request.operation();
-        let mut attempts =
-            Attempts { operation, deadline, replica: 0, unknown: 0, corrupt: 0, refusals: 0, last: None };
+        let mut attempts = Attempts {
+            operation,
+            deadline,
+            replica: 0,
+            passed_over: 0,
+            unknown: 0,
+            corrupt: 0,
+            refusals: 0,
+            last: None,
+        };
         loop {
             if self.io().now() >= deadline {
                 return Err(self.overdue(attempts));
             }
             let (link, replica_count) = self.link(target, attempts.replica);
+            if attempts.passed_over + 1 < replica_count && !link.is_of_use() {
+                attempts.passed_over += 1;
+                attempts.replica += 1;
+                continue;
+            }
+            attempts.passed_over = 0;
             let connection = match link.connection(deadline).await {
                 Some(Ok(connection)) => connection,
                 Some(Err(error)) if error.is_final() => return Err(attempts.ended_by(error)),

@@ -68,8 +68,11 @@ pub(super) struct Connection {
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
     lost: RefCell<Option<ClientError>>,
-    /// When the last bytes came.
-    heard_at: Cell<Instant>,
+    /// How long a server that owes an answer may be silent.
+    patience: Duration,
+    /// Since when something is owed and nothing came. A request that was given up is owed, too. (Failing history: who had one request
+    /// at a time gave it up just before the server would have been asked for an echo, and never learned that it was dead.)
+    silent_since: Cell<Option<Instant>>,
     /// The outbox has bytes, or the connection is lost.
     to_send: Notify,
     /// Calls that wait for room in the outbox and in the table.
@@ -85,11 +88,11 @@ impl Connection {
         patience: Duration,
     ) -> Result<Rc<Connection>, ClientError> {
         let unreachable = |cause: String| ClientError::Unreachable { address, cause: cause.into() };
-        match io.timeout(patience, Connection::greet(io, address, hello)).await {
+        match io.timeout(patience, Connection::greet(io, address, hello, patience)).await {
             Ok(Ok((connection, rest))) => {
                 io.spawn(Queue::Foreground, Rc::clone(&connection).send());
                 io.spawn(Queue::Foreground, Rc::clone(&connection).receive(rest));
-                io.spawn(Queue::Foreground, Rc::clone(&connection).watch(patience));
+                io.spawn(Queue::Foreground, Rc::clone(&connection).watch());
                 Ok(connection)
             }
             Ok(Err(error)) => Err(error),
@@ -101,6 +104,7 @@ impl Connection {
         io: &Io,
         address: SocketAddr,
         hello: Hello<'_>,
+        patience: Duration,
     ) -> Result<(Rc<Connection>, Vec<u8>), ClientError> {
         let unreachable = |cause: String| ClientError::Unreachable { address, cause: cause.into() };
         let stream = io.connect(address).await.map_err(|error| unreachable(error.errno.to_string()))?;
@@ -125,7 +129,7 @@ impl Connection {
                 Ok(ClientStep::Need { .. }) => {}
                 Ok(ClientStep::Hello { reply, consumed }) => {
                     inbox.drain(..consumed);
-                    return Ok((Connection::new(io, stream, address, reply, session), inbox));
+                    return Ok((Connection::new(io, stream, address, reply, session, patience), inbox));
                 }
                 Ok(_) => unreachable!("nothing else was asked"),
                 Err(SessionBroken::Refused(outcome)) => {
@@ -142,6 +146,7 @@ impl Connection {
         address: SocketAddr,
         hello: HelloReply,
         session: ClientSession,
+        patience: Duration,
     ) -> Rc<Connection> {
         Rc::new(Connection {
             io: io.clone(),
@@ -153,7 +158,8 @@ impl Connection {
             slots: RefCell::default(),
             free: RefCell::default(),
             lost: RefCell::new(None),
-            heard_at: Cell::new(io.now()),
+            patience,
+            silent_since: Cell::new(None),
             to_send: Notify::new(),
             room: Turnstile::default(),
         })
@@ -162,6 +168,11 @@ impl Connection {
     /// How the connection was lost, if it was.
     pub(super) fn lost(&self) -> Option<ClientError> {
         self.lost.borrow().clone()
+    }
+
+    /// Something was owed for all of the patience, and nothing came: the server may be dead.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent_since.get().is_some_and(|since| self.io.now() >= since.after(self.patience))
     }
 
     /// The longest body that may be sent, bytes.
@@ -258,6 +269,9 @@ impl Connection {
         let number = session
             .send(request, map_epoch, until_us, tag as u64, &mut outbox)
             .expect("the session said that it has room");
+        if self.silent_since.get().is_none() {
+            self.silent_since.set(Some(self.io.now()));
+        }
         self.to_send.notify();
         Ok(Some(Waiting { connection: Rc::clone(self), tag, number }))
     }
@@ -265,22 +279,21 @@ impl Connection {
     /// A dead server and a slow one look the same to a call: no answer. So a server that owes answers and was not heard
     /// for a while is asked for an echo, which no disk delays; without it within as long again the connection is given up,
     /// and the calls go elsewhere.
-    async fn watch(self: Rc<Self>, patience: Duration) {
+    async fn watch(self: Rc<Self>) {
         loop {
             if self.lost.borrow().is_some() {
                 return;
             }
             let more = self.to_send.notified();
-            if self.session.borrow().in_flight() == 0 {
+            let Some(since) = self.silent_since.get() else {
                 more.await;
                 continue;
-            }
-            let since = self.io.now();
-            self.io.sleep(patience).await;
-            if self.heard_at.get() >= since || self.session.borrow().in_flight() == 0 {
+            };
+            if !self.is_silent() {
+                self.io.sleep_until(since.after(self.patience)).await;
                 continue;
             }
-            let until = self.io.now().after(patience);
+            let until = self.io.now().after(self.patience);
             if let Err(CallError { error: CallEnd::Late, .. }) =
                 self.call(&Request::Ping(b""), 0, until).await
             {
@@ -330,7 +343,6 @@ impl Connection {
                 Ok(count) => count,
                 Err(error) => return self.close(&error.errno.to_string()),
             };
-            self.heard_at.set(self.io.now());
             let taken = if inbox.is_empty() {
                 let taken = self.take(&buffer[..count]);
                 if let Ok(bytes) = taken {
@@ -345,6 +357,8 @@ impl Connection {
                 }
                 taken
             };
+            let is_owed = self.session.borrow().in_flight() > 0;
+            self.silent_since.set(is_owed.then(|| self.io.now()));
             if let Err(broken) = taken {
                 return self.close(&broken.to_string());
             }

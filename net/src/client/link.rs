@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ioengine::sync::{Notify, race};
-use ioengine::{Instant, Io};
+use ioengine::{Instant, Io, Queue};
 
 use super::connection::Connection;
 use super::error::ClientError;
@@ -29,6 +29,8 @@ pub(super) struct Link {
     /// A try has ended.
     tried: Notify,
     failures: Cell<u32>,
+    /// A try has ended before.
+    begun: Cell<bool>,
     next_try: Cell<Instant>,
 }
 
@@ -53,6 +55,7 @@ impl Link {
             connecting: Cell::new(false),
             tried: Notify::new(),
             failures: Cell::new(0),
+            begun: Cell::new(false),
             next_try: Cell::new(io.now()),
         })
     }
@@ -60,6 +63,26 @@ impl Link {
     /// The connection, if there is one that is not lost.
     pub(super) fn live(&self) -> Option<Rc<Connection>> {
         self.connection.borrow().as_ref().filter(|connection| connection.lost().is_none()).cloned()
+    }
+
+    /// Whether there is a connection whose far end is heard, or a first one to wait for. A lost one is made anew in the background,
+    /// when its time has come: who has another replica to ask does not wait for a node that may be dead. (Failing history: for as
+    /// long as a node was dead, each request that began with it waited up to [`BACKOFF_MAX`] for the next try, and then for its end.)
+    pub(super) fn is_of_use(self: &Rc<Self>) -> bool {
+        if let Some(connection) = self.live() {
+            return !connection.is_silent();
+        }
+        if !self.begun.get() {
+            return true;
+        }
+        let is_due = !self.connecting.get() && self.io.now() >= self.next_try.get();
+        if is_due {
+            let link = Rc::clone(self);
+            link.connecting.set(true);
+            // How it ends, the link itself remembers.
+            self.io.spawn(Queue::Foreground, async move { drop(link.connect().await) });
+        }
+        false
     }
 
     /// The connection, made if there is none. None when `until` came first.
@@ -92,6 +115,7 @@ impl Link {
         self.connecting.set(true);
         let trying = Trying(self);
         let opened = Connection::open(&self.io, self.address, self.hello, self.patience).await;
+        self.begun.set(true);
         match &opened {
             Ok(connection) => {
                 self.failures.set(0);

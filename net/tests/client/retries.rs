@@ -403,6 +403,40 @@ fn a_dead_replica_costs_one_try() {
 }
 
 #[test]
+fn nobody_waits_for_a_replica_that_is_known_to_be_gone() {
+    let (scene, nodes, _stores) = three(13);
+    let address = scene.address();
+    let (begun, longest) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(None)));
+    let (tell, told) = (Rc::clone(&begun), Rc::clone(&longest));
+    let main = move |io: ioengine::Io| async move {
+        let client = Client::connect(&io, &[address], ClientConfig::default()).await.unwrap();
+        let streams = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        for stream in streams {
+            client.put(key(stream, 1), 0, b"v").await.unwrap();
+        }
+        tell.set(true);
+        io.sleep(Duration::from_secs(10)).await;
+        let mut most = Duration::ZERO;
+        for number in 0..200 {
+            let before = io.now();
+            client.put(key(streams[number % 8], 2), 0, b"v").await.unwrap();
+            // The first ones find out.
+            if number >= 8 {
+                most = most.max(io.now().since(before));
+            }
+            io.sleep(Duration::from_millis(37)).await;
+        }
+        told.set(Some(most));
+    };
+    scene.client.launch(ioengine::CoreConfig::small("client", 0), main).unwrap();
+    assert!(scene.world.run_while(Duration::from_secs(60), || !begun.get()));
+    scene.world.isolate(&nodes[2]);
+    assert!(scene.world.run_while(Duration::from_secs(600), || longest.get().is_none()));
+    let longest = longest.get().unwrap();
+    assert!(longest < Duration::from_millis(50), "a put waited {longest:?} for a machine that is gone");
+}
+
+#[test]
 fn a_new_map_is_fetched_when_an_answer_names_its_epoch() {
     let scene = Scene::new(13);
     let store = Rc::clone(&scene.store);
