@@ -4,7 +4,8 @@
 
 mod support;
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use support::{Folder, Server, run};
 
@@ -139,6 +140,47 @@ fn three_processes_are_one_store() {
     for server in [first, second, third] {
         assert_eq!(server.stop(), (String::new(), 0), "one line on standard output, and a clean end");
     }
+}
+
+#[test]
+fn an_import_goes_on_while_a_node_is_killed_and_comes_back() {
+    const ROWS: usize = 12_000;
+    let folder = Folder::new();
+    let cluster = format(&folder, "1", None);
+    format(&folder, "2", Some(&cluster));
+    format(&folder, "3", Some(&cluster));
+    let ports = ports();
+    let nodes = nodes(&ports);
+    let start = |id| Server::start_command(&folder, &mut serve(&folder, &ports, id, &nodes));
+    let (first, second, third) = (start(1), start(2), start(3));
+    let mut import = first.command(&folder);
+    import.args(["import", "-", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut import = import.spawn().unwrap();
+    let mut rows = import.stdin.take().unwrap();
+    let mut write = |range: std::ops::Range<usize>| {
+        for row in range {
+            let stream = row % 97;
+            let line = format!("{{\"stream\":\"s-{stream}\",\"time_us\":{row},\"value\":\"row {row}\"}}\n");
+            rows.write_all(line.as_bytes()).unwrap();
+        }
+    };
+    // What is written the import has read, but for what a pipe holds.
+    write(0..ROWS / 3);
+    third.kill();
+    write(ROWS / 3..2 * ROWS / 3);
+    let third = start(3);
+    write(2 * ROWS / 3..ROWS);
+    drop(rows);
+    let output = import.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let counts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    // A row that is sent twice finds itself there.
+    let done = counts["stored"].as_u64().unwrap() + counts["duplicate"].as_u64().unwrap();
+    assert_eq!((counts["read"].as_u64(), done), (Some(ROWS as u64), ROWS as u64), "{counts}");
+    let export = |server: &Server| server.run(&folder, &["export"]).done();
+    let all = export(&first);
+    assert_eq!(all.lines().count(), ROWS);
+    assert!(all == export(&second) && all == export(&third), "every node exports the same");
 }
 
 #[test]
