@@ -305,6 +305,7 @@ pub(crate) fn state(data: &[u8]) -> usize {
                 StateItem::Tablet(head) => writer.begin_tablet(head),
                 StateItem::Request(request) => writer.request(request),
                 StateItem::Recent(recent) => writer.recent(recent),
+                StateItem::Window(window) => writer.window(window),
                 StateItem::End { .. } => unreachable!("the list has no end"),
             }
         }

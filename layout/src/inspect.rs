@@ -301,8 +301,18 @@ fn items(body: &[u8]) -> Vec<Line> {
 }
 
 fn operation_text(operation: &Operation<'_>) -> String {
-    let Operation::Write(Write { key, request, expiry_us, atomic_with_next, change }) = operation else {
-        return "tick".to_string();
+    let Write { key, request, expiry_us, atomic_with_next, change } = match operation {
+        Operation::Write(write) => write,
+        Operation::Tick => return "tick".to_string(),
+        Operation::Seal(seal) => {
+            let spans: Vec<String> = seal.spans().map(|(from, to)| format!("{from} to {to}")).collect();
+            return format!("seal, generation {}: {}", seal.generation, spans.join(", "));
+        }
+        Operation::Sealed(sealed) => {
+            let tables: Vec<String> =
+                sealed.tables().map(|table| format!("{:032x}", table.checksum)).collect();
+            return format!("sealed, generation {}: {}", sealed.generation, tables.join(", "));
+        }
     };
     let value_text = |value: Option<&[u8]>| {
         value.map_or("delete".to_string(), |value| format!("value {}", short_text(value)))

@@ -14,6 +14,7 @@ use crate::table::{
 use crate::table_check::{Disagreement, TableCheck};
 use crate::table_footer::{FOOTER_TABLE, wrong_fields};
 use crate::tablet_state::{StateIdentity, StateItem, StateReader};
+use crate::tablet_window::TabletWindow;
 use crate::units::BucketIndex;
 
 /// The footer of a table of `table_bytes`.
@@ -354,7 +355,7 @@ pub fn state(identity: &StateIdentity, bytes: &[u8], all: bool) -> Vec<Line> {
                     Some((from, Some(to))) => format!("lost {from} to {to}"),
                 };
                 let text = format!(
-                    "{} applied {} log time {} {damage} requests {} floor {} recent {} from {} to {}",
+                    "{} applied {} log time {} {damage} requests {} floor {} recent {} from {} to {} windows {} generation {}",
                     head.tablet,
                     head.applied,
                     head.log_time,
@@ -362,7 +363,9 @@ pub fn state(identity: &StateIdentity, bytes: &[u8], all: bool) -> Vec<Line> {
                     head.request_floor,
                     head.recent_count,
                     head.recent_floor,
-                    head.recent_newest
+                    head.recent_newest,
+                    head.window_count,
+                    head.seal_generation
                 );
                 lines.push(line(at, "tablet", text));
             }
@@ -375,6 +378,12 @@ pub fn state(identity: &StateIdentity, bytes: &[u8], all: bool) -> Vec<Line> {
             }
             Ok(Some(StateItem::Recent(recent))) if all => {
                 lines.push(line(at, "  recent", format!("{:032x} at {}", recent.key_hash, recent.log_index)));
+            }
+            Ok(Some(StateItem::Window(window))) => {
+                let state = window.checksum.map_or("open".to_string(), |checksum| format!("{checksum:032x}"));
+                let TabletWindow { from, to, generation, index, .. } = window;
+                let text = format!("{from} to {to} generation {generation} at entry {index}: {state}");
+                lines.push(line(at, "  window", text));
             }
             Ok(Some(StateItem::End { checksum })) => {
                 lines.push(line(at, "checksum", format!("{checksum:032x}")));

@@ -26,6 +26,7 @@ pub mod log_message;
 pub mod manifest;
 pub mod manifest_record;
 pub mod operation;
+pub mod seal_operation;
 pub mod superblock;
 pub mod superblock_copies;
 pub mod superblock_peers;
@@ -44,6 +45,7 @@ pub mod table_key;
 pub mod table_seal;
 pub mod table_sections;
 pub mod tablet_state;
+pub mod tablet_window;
 pub mod tip;
 pub mod units;
 mod varint;
@@ -68,6 +70,7 @@ pub fn byte_tables() -> Vec<field::Table> {
         log_item::TABLES.as_slice(),
         log_message::TABLES.as_slice(),
         operation::TABLES.as_slice(),
+        seal_operation::TABLES.as_slice(),
         tip::TABLES.as_slice(),
         table_key::TABLES.as_slice(),
         table_block::TABLES.as_slice(),
@@ -78,6 +81,7 @@ pub fn byte_tables() -> Vec<field::Table> {
         table_footer::TABLES.as_slice(),
         manifest::TABLES.as_slice(),
         tablet_state::TABLES.as_slice(),
+        tablet_window::TABLES.as_slice(),
         version_file::TABLES.as_slice(),
         version_cell::TABLES.as_slice(),
     ]

@@ -293,7 +293,7 @@ mod tests {
         let encoded = good.encode();
         assert_eq!(EntryHeader::decode(&encoded, 0), Ok(good));
         let cases =
-            [(E_VERSION, 9), (E_TABLET, 64), (E_OPERATION_COUNT, 0), (E_BODY_BYTES, 1), (E_LOG_INDEX, 0)];
+            [(E_VERSION, 99), (E_TABLET, 64), (E_OPERATION_COUNT, 0), (E_BODY_BYTES, 1), (E_LOG_INDEX, 0)];
         for (field, value) in cases {
             let mut bytes = encoded;
             bytes[field.offset] = value;

@@ -619,7 +619,7 @@ mod tests {
             at_of(&bytes)
         };
         assert_eq!(changed(0, 9), ("manifest edit", "kind", 16));
-        assert_eq!(changed(1, 9), ("manifest edit", "version", 17));
+        assert_eq!(changed(1, 99), ("manifest edit", "version", 17));
         assert_eq!(changed(4, 8), ("manifest edit", "bytes", 20));
         assert_eq!(changed(8 + 8, 64), ("add table", "tablet", 32));
         assert_eq!(changed(8 + 9, 3), ("add table", "table_kind", 33));

@@ -10,6 +10,7 @@
 
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::key::Key;
+use crate::seal_operation::{self, KIND_SEAL, KIND_SEALED, Seal, Sealed};
 use crate::units::{
     LogIndex, RequestId, STREAM_BYTES_MAX, STREAM_BYTES_MIN, Space, VALUE_BYTES_MAX, Version,
 };
@@ -60,6 +61,10 @@ pub enum Operation<'a> {
     Tick,
     /// A tick at whose index the replicas compare what they hold.
     Verify,
+    /// Begins a seal of windows.
+    Seal(Seal<'a>),
+    /// Ends it.
+    Sealed(Sealed<'a>),
     /// Changes one record.
     Write(Write<'a>),
 }
@@ -112,6 +117,8 @@ impl<'a> Operation<'a> {
     pub fn encoded_bytes(&self) -> usize {
         match self {
             Operation::Tick | Operation::Verify => FIXED_BYTES,
+            Operation::Seal(seal) => seal.encoded_bytes(),
+            Operation::Sealed(sealed) => sealed.encoded_bytes(),
             Operation::Write(write) => {
                 let compare = match write.change {
                     Change::CompareAndSet { .. } => COMPARE_BYTES,
@@ -143,6 +150,8 @@ impl<'a> Operation<'a> {
                 O_KIND.put(&mut fixed, [kind]);
                 return piece(&fixed);
             }
+            Operation::Seal(seal) => return seal.encode_into(piece),
+            Operation::Sealed(sealed) => return sealed.encode_into(piece),
             Operation::Write(write) => write,
         };
         let stream = write.key.stream;
@@ -198,6 +207,7 @@ impl<'a> Operation<'a> {
             KIND_COMPARE_AND_SET => (true, FLAG_ATOMIC_WITH_NEXT | FLAG_DELETES),
             KIND_TICK => return decode_bare(Operation::Tick, bytes, at),
             KIND_VERIFY => return decode_bare(Operation::Verify, bytes, at),
+            KIND_SEAL | KIND_SEALED => return decode_seal(bytes, at),
             _ => return wrong(O_KIND),
         };
         if flags & !flags_allowed != 0 {
@@ -276,6 +286,15 @@ fn decode_bare<'a>(
         Some(field) => Err(OPERATION_TABLE.corrupt(*field, at)),
         None => Ok((operation, FIXED_BYTES)),
     }
+}
+
+fn decode_seal(bytes: &[u8], at: u64) -> Result<(Operation<'_>, usize), Corrupt> {
+    let (read, end) = seal_operation::decode(bytes, at)?;
+    let operation = match read {
+        seal_operation::Read::Seal(seal) => Operation::Seal(seal),
+        seal_operation::Read::Sealed(sealed) => Operation::Sealed(sealed),
+    };
+    Ok((operation, end))
 }
 
 /// Walks the operations of an entry; ends after the first error.
@@ -455,7 +474,7 @@ mod tests {
         /// One encoding per operation: whatever decodes, encodes to the same bytes.
         #[test]
         fn what_decodes_encodes_to_the_same_bytes(
-            kind in 0u8..6, flags in 0u8..4, expiry in 0u64..2, value_bytes in 0u32..4,
+            kind in 0u8..8, flags in 0u8..4, expiry in 0u64..2, value_bytes in 0u32..4,
             stream_bytes in 0u8..4, rest in prop::collection::vec(any::<u8>(), 0..40),
         ) {
             let mut bytes = vec![0; FIXED_BYTES];

@@ -301,6 +301,12 @@ impl Default for Compressor {
 }
 
 impl Compressor {
+    /// Build of the compressor: two builds may make different bytes of the same records.
+    #[must_use]
+    pub fn build() -> u32 {
+        zstd_safe::version_number()
+    }
+
     /// A new context.
     #[must_use]
     pub fn new() -> Compressor {

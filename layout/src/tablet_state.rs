@@ -4,7 +4,7 @@
 //! read: only there stands the checksum. Invariant: what is read to its end is what was written, of this device and id.
 //!
 //! ```text
-//! | header 16 | tablet 72 | request, .. | recent, .. | tablet 72 | .. | checksum 16 |
+//! | header 16 | tablet 80 | request, .. | recent, .. | window 80, .. | tablet 80 | .. | checksum 16 |
 //! request: | client | its log time | sequence | log time | version | status 1 |      numbers less those of the one before
 //! recent:  | key hash 16 | log index |
 //! ```
@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::FORMAT_VERSION;
 use crate::field::{Corrupt, Field, Table, byte_table};
+use crate::tablet_window::{TabletWindow, WINDOW_BYTES};
 use crate::units::{
     LogIndex, LogTime, RequestId, ShardIndex, TABLET_COUNT, TableId, TabletIndex, Uuid, Version,
 };
@@ -24,7 +25,7 @@ use crate::varint::{self, VARINT_BYTES_MAX};
 pub const STATE_MAGIC: [u8; 8] = *b"TCLSTATE";
 
 const HEADER_BYTES: usize = 16;
-const TABLET_BYTES: usize = 72;
+const TABLET_BYTES: usize = 80;
 /// Numbers of a request, and the bytes that it has at least and at most: its status is one.
 const REQUEST_NUMBERS: usize = 5;
 const REQUEST_BYTES_MIN: usize = REQUEST_NUMBERS + 1;
@@ -68,7 +69,7 @@ byte_table! {
     T_RESERVED = "reserved", 2, 2;
     T_REQUEST_COUNT = "request_count", 4, 4;
     T_RECENT_COUNT = "recent_count", 8, 4;
-    T_RESERVED_2 = "reserved_2", 12, 4;
+    T_WINDOW_COUNT = "window_count", 12, 4;
     T_APPLIED = "applied", 16, 8;
     T_LOG_TIME = "log_time", 24, 8;
     T_DAMAGE_FROM = "damage_from", 32, 8;
@@ -76,6 +77,8 @@ byte_table! {
     T_REQUEST_FLOOR = "request_floor", 48, 8;
     T_RECENT_FLOOR = "recent_floor", 56, 8;
     T_RECENT_NEWEST = "recent_newest", 64, 8;
+    T_SEAL_GENERATION = "seal_generation", 72, 4;
+    T_SEALED_GENERATION = "sealed_generation", 76, 4;
 }
 
 /// Which blob it is: part of its checksum.
@@ -127,6 +130,12 @@ pub struct TabletHead {
     pub recent_newest: LogIndex,
     /// Recent keys that follow.
     pub recent_count: u32,
+    /// Windows that follow.
+    pub window_count: u32,
+    /// Of the last seal that began; 0 when none has.
+    pub seal_generation: u32,
+    /// Of the last one that was agreed on.
+    pub sealed_generation: u32,
 }
 
 impl TabletHead {
@@ -148,6 +157,9 @@ impl TabletHead {
         T_REQUEST_FLOOR.put(&mut bytes, self.request_floor.0.to_le_bytes());
         T_RECENT_FLOOR.put(&mut bytes, self.recent_floor.0.to_le_bytes());
         T_RECENT_NEWEST.put(&mut bytes, self.recent_newest.0.to_le_bytes());
+        T_WINDOW_COUNT.put(&mut bytes, self.window_count.to_le_bytes());
+        T_SEAL_GENERATION.put(&mut bytes, self.seal_generation.to_le_bytes());
+        T_SEALED_GENERATION.put(&mut bytes, self.sealed_generation.to_le_bytes());
         bytes
     }
 
@@ -169,14 +181,17 @@ impl TabletHead {
             recent_floor: LogIndex(T_RECENT_FLOOR.u64(bytes)),
             recent_newest: LogIndex(T_RECENT_NEWEST.u64(bytes)),
             recent_count: T_RECENT_COUNT.u32(bytes),
+            window_count: T_WINDOW_COUNT.u32(bytes),
+            seal_generation: T_SEAL_GENERATION.u32(bytes),
+            sealed_generation: T_SEALED_GENERATION.u32(bytes),
         };
         let right = [
             (T_RESERVED, T_RESERVED.is_zero(bytes)),
-            (T_RESERVED_2, T_RESERVED_2.is_zero(bytes)),
             (T_APPLIED, head.applied.0 < 1 << 48),
             (T_DAMAGE_FROM, damage.is_some() || from.0 == 0),
             (T_DAMAGE_TO, damage.is_some_and(|(_, end)| end.is_some()) || to.0 == 0),
             (T_RECENT_NEWEST, head.recent_floor <= head.recent_newest),
+            (T_SEALED_GENERATION, head.sealed_generation <= head.seal_generation),
         ];
         right.into_iter().find_map(|(field, right)| (!right).then_some(Err(field))).unwrap_or(Ok(head))
     }
@@ -185,6 +200,7 @@ impl TabletHead {
     fn follows_bytes(&self) -> u64 {
         u64::from(self.request_count) * REQUEST_BYTES_MIN as u64
             + u64::from(self.recent_count) * RECENT_BYTES_MIN as u64
+            + u64::from(self.window_count) * WINDOW_BYTES as u64
     }
 }
 
@@ -232,6 +248,8 @@ pub enum StateItem {
     Request(StateRequest),
     /// A recent key of it, behind its requests.
     Recent(StateRecent),
+    /// A window of it, behind its recent keys.
+    Window(TabletWindow),
     /// The end: all that was read counts. The checksum is the one that the manifest names.
     End {
         /// xxh3-128 over identity and content.
@@ -280,6 +298,7 @@ struct Expected {
     tablets: u32,
     requests: u32,
     recents: u32,
+    windows: u32,
     last_tablet: Option<TabletIndex>,
     last_log_time: u64,
     last_log_index: u64,
@@ -294,6 +313,7 @@ impl Expected {
             tablets,
             requests: 0,
             recents: 0,
+            windows: 0,
             last_tablet: None,
             last_log_time: 0,
             last_log_index: 0,
@@ -307,11 +327,14 @@ impl Expected {
         match item {
             StateItem::Tablet(head) => {
                 let right = self.tablets > 0
-                    && self.requests + self.recents == 0
+                    && self.requests == 0
+                    && self.recents == 0
+                    && self.windows == 0
                     && self.last_tablet.is_none_or(|last| head.tablet > last);
                 *self = Expected {
                     requests: head.request_count,
                     recents: head.recent_count,
+                    windows: head.window_count,
                     last_tablet: Some(head.tablet),
                     last_log_index: head.recent_floor.0,
                     ..Expected::new(self.tablets.saturating_sub(1))
@@ -333,7 +356,14 @@ impl Expected {
                 self.index_before = recent.log_index.0;
                 right
             }
-            StateItem::End { .. } => self.tablets == 0 && self.requests == 0 && self.recents == 0,
+            StateItem::Window(_) => {
+                let right = self.requests == 0 && self.recents == 0 && self.windows > 0;
+                self.windows = self.windows.saturating_sub(1);
+                right
+            }
+            StateItem::End { .. } => {
+                self.tablets == 0 && self.requests == 0 && self.recents == 0 && self.windows == 0
+            }
         }
     }
 }
@@ -404,6 +434,17 @@ impl StateWriter {
         self.out.extend_from_slice(&recent.key_hash.to_le_bytes());
         put_difference(&mut self.out, recent.log_index.0, before);
         self.appended(start);
+    }
+
+    /// The next window of the tablet, behind its recent keys.
+    pub fn window(&mut self, window: &TabletWindow) {
+        self.item(StateItem::Window(*window));
+        let bytes = window.encode();
+        assert!(
+            TabletWindow::decode(&bytes) == Ok(*window),
+            "a window we write can be read again: {window:?}"
+        );
+        self.append(&bytes);
     }
 
     /// Bytes that were made and not yet consumed: the next ones of the blob.
@@ -517,6 +558,11 @@ impl StateReader {
                 return Ok(None);
             };
             (StateItem::Recent(recent), wrong)
+        } else if expected.windows > 0 {
+            let Some(bytes) = self.take::<WINDOW_BYTES>(input) else { return Ok(None) };
+            let window = TabletWindow::decode(bytes);
+            let wrong = |field| crate::tablet_window::WINDOW_TABLE.corrupt(field, at);
+            (StateItem::Window(window.map_err(wrong)?), TABLET_TABLE.corrupt(T_WINDOW_COUNT, at))
         } else if expected.tablets > 0 {
             let Some(bytes) = self.take::<TABLET_BYTES>(input) else { return Ok(None) };
             let head = TabletHead::decode(bytes).map_err(|field| TABLET_TABLE.corrupt(field, at))?;
@@ -566,12 +612,33 @@ mod tests {
             recent_floor: LogIndex(2),
             recent_newest: LogIndex(80),
             recent_count,
+            window_count: u32::from(tablet == 2),
+            seal_generation: 7,
+            sealed_generation: u32::from(tablet),
+        }
+    }
+
+    fn window() -> TabletWindow {
+        TabletWindow {
+            from: 5,
+            to: 9,
+            generation: 7,
+            index: LogIndex(11),
+            log_time: LogTime(3),
+            options: crate::seal_operation::SealOptions {
+                codec: 1,
+                block_bytes: 4096,
+                dictionary_bytes: 0,
+                level: 3,
+            },
+            checksum: Some(9),
+            over_at: 0,
         }
     }
 
     fn items() -> Vec<StateItem> {
         let mut items = Vec::new();
-        for (tablet, requests, recents) in [(0, 3, 2), (1, 0, 0), (2, 0, 4), (63, 5, 0)] {
+        for (tablet, requests, recents) in [(0, 3, 2), (1, 0, 0), (2, 0, 4), (6, 5, 0)] {
             items.push(StateItem::Tablet(head(tablet, requests, recents)));
             items.extend((0..requests).map(|number| {
                 let id = RequestId { client: u64::MAX, log_time: 3, sequence: u64::from(number) };
@@ -582,6 +649,7 @@ mod tests {
                 let log_index = LogIndex(3 + u64::from(number) / 2);
                 StateItem::Recent(StateRecent { key_hash: u128::MAX - u128::from(number), log_index })
             }));
+            items.extend((tablet == 2).then(|| StateItem::Window(window())));
         }
         items
     }
@@ -594,6 +662,7 @@ mod tests {
                 StateItem::Tablet(head) => writer.begin_tablet(&head),
                 StateItem::Request(request) => writer.request(&request),
                 StateItem::Recent(recent) => writer.recent(&recent),
+                StateItem::Window(window) => writer.window(&window),
                 StateItem::End { .. } => unreachable!("the list has no end"),
             }
             let count = writer.pending().len().min(7);

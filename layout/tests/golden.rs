@@ -9,6 +9,7 @@ use layout::journal_record::{
 };
 use layout::key::Key;
 use layout::log_entry::{Change, EntryIter, Operation, Write, append_entry};
+use layout::seal_operation::{Seal, SealOptions, Sealed};
 use layout::superblock::{Role, SUPERBLOCK_BYTES, Superblock, copy_offset};
 use layout::superblock_peers::{Lives, Origin, PeerDisk, PeerDisks};
 use layout::units::{
@@ -82,6 +83,19 @@ fn entries() -> Vec<(u8, u64, Vec<Operation<'static>>)> {
         atomic_with_next: true,
         ..write(b"user-1", 100, 1, Change::Put { value: b"first" })
     };
+    static SPANS: [u8; 32] = {
+        let mut bytes = [0; 32];
+        (bytes[8], bytes[16], bytes[24]) = (9, 9, 20);
+        bytes
+    };
+    static TABLES: [u8; 48] = {
+        let mut bytes = [0; 48];
+        (bytes[0], bytes[16]) = (0xc5, 0x0e);
+        bytes
+    };
+    let options = SealOptions { codec: 10_507, block_bytes: 16 << 10, dictionary_bytes: 64 << 10, level: 6 };
+    let seal = Seal::new(4, options, &SPANS).expect("two windows in order");
+    let sealed = Sealed::new(4, &TABLES).expect("a table, and none");
     vec![
         (
             1,
@@ -97,6 +111,7 @@ fn entries() -> Vec<(u8, u64, Vec<Operation<'static>>)> {
             ],
         ),
         (63, 1, vec![Operation::Tick]),
+        (2, 5, vec![Operation::Seal(seal), Operation::Sealed(sealed)]),
         (1, 8, vec![Operation::Write(write(b"a", 0, 5, Change::Put { value: &LONG }))]),
     ]
 }

@@ -12,6 +12,7 @@ use layout::Corrupt;
 use layout::key::Key;
 use layout::log_entry::{Change, Entry, Operation, Write};
 use layout::units::{LogIndex, LogTime, RequestId, STREAM_BYTES_MAX, TabletIndex, Version};
+use std::rc::Rc;
 
 /// Everything a core's requests read and its entries change.
 pub(crate) struct State {
@@ -20,6 +21,8 @@ pub(crate) struct State {
     pub(crate) memtables: Memtables,
     pub(crate) tables: Tables,
     pub(crate) versions: Versions,
+    /// By tablet: what was applied up to here is in tables.
+    pub(crate) flushed: Vec<LogIndex>,
     /// The tablets as they were when a memtable was frozen, until they are written down.
     pub(crate) capture: Option<Capture>,
 }
@@ -53,6 +56,8 @@ pub(crate) enum Decided {
     Ticked,
     /// The same, and the replicas compare what they hold.
     Verified,
+    /// A seal begins or ends, or would have if nothing had come between.
+    Sealed,
 }
 
 /// Statuses in the table of request ids.
@@ -113,11 +118,21 @@ pub(crate) fn apply(
         let outcome = match first {
             Operation::Tick => Decided::Ticked,
             Operation::Verify => Decided::Verified,
+            Operation::Seal(seal) => {
+                let own = state.tablet_mut(header.tablet);
+                Rc::make_mut(&mut own.seals).begin(&seal, header.log_index, log_time);
+                Decided::Sealed
+            }
+            Operation::Sealed(sealed) => {
+                let own = state.tablet_mut(header.tablet);
+                Rc::make_mut(&mut own.seals).agree(&sealed, log_time);
+                Decided::Sealed
+            }
             Operation::Write(first) => {
                 let at = At { index: header.log_index, position, log_time };
                 let group = group.take(usize::from(count)).filter_map(|operation| match operation {
                     Ok(Operation::Write(write)) => Some(write),
-                    Ok(Operation::Tick | Operation::Verify) | Err(_) => None,
+                    Ok(_) | Err(_) => None,
                 });
                 apply_group(state, header.tablet, at, first.request, group)?
             }

@@ -223,6 +223,23 @@ pub(crate) fn stage_ticks(shard: &Shard) {
     }
 }
 
+/// Stage an operation that no client sends. False: there is no room.
+pub(crate) fn stage(shard: &Shard, tablet: TabletIndex, operation: Operation<'_>) -> bool {
+    let Some(journal) = &shard.journal else { return false };
+    if shard.state.borrow().tablet(tablet).damage.is_some() {
+        return false;
+    }
+    let mut batch = shard.batch.borrow_mut();
+    let room = batch.body_bytes_with(tablet, operation.encoded_bytes(), 1);
+    let fits = room.is_some_and(|bytes| journal.has_room(Claim::Delete, shard.flying_bytes.get(), bytes));
+    if fits {
+        let request = Request { tablet, reply_to: None, since: shard.io.now(), charge: Charge::NONE };
+        batch.push(request, |add| add(operation));
+        shard.staged.notify();
+    }
+    fits
+}
+
 /// The device has failed: nobody knows what of the record on its way is there. Those behind it were never written.
 pub(crate) fn fail(shard: &Shard, error: &DiskError) {
     ioengine::sometimes!("the journal's device failed");

@@ -406,7 +406,7 @@ pub(crate) fn tell_decided(
             Outcome::BadRequest { why: Why::RequestId, at }
         }
         Decided::IdsFull => Outcome::Busy { limit: Limit::RequestIds, hint_ms: 1000 },
-        Decided::Ticked | Decided::Verified => return,
+        Decided::Ticked | Decided::Verified | Decided::Sealed => return,
     };
     tell(shard, to, |out| encode_outcome(out, log_time, &outcome));
 }

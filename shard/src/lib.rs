@@ -34,6 +34,7 @@ mod reply;
 pub mod requests;
 mod scan;
 mod scrub;
+mod seals;
 mod staging;
 mod status;
 mod tablet;

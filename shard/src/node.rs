@@ -387,7 +387,11 @@ fn spawn(shard: &Rc<Shard>, buffer: Buf, receivers: Vec<(u16, Receiver)>) {
     if shard.journal.is_some() {
         io.spawn(Queue::Maintenance, lsm::flush::run(Rc::clone(shard)));
         io.spawn(Queue::Maintenance, lsm::work::merges(Rc::clone(shard)));
-        io.spawn(Queue::Maintenance, lsm::work::seals(Rc::clone(shard)));
+        if shard.logs.is_some() {
+            io.spawn(Queue::Maintenance, lsm::agree::run(Rc::clone(shard)));
+        } else {
+            io.spawn(Queue::Maintenance, lsm::work::seals(Rc::clone(shard)));
+        }
     }
     if !limits.scrub_period.is_zero() {
         io.spawn(Queue::Scrub, scrub::run(Rc::clone(shard)));

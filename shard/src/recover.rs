@@ -166,8 +166,10 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     let mut tablets = tablets(io, shard, superblock.shard_count, limits);
     let Opened { keeper, tables, start, is_lost, written_by } =
         lsm::open(io, &disk, superblock, shard, limits, zone.bytes(), &mut tablets).await?;
+    let flushed = tablets.iter().map(|own| own.as_ref().map_or(LogIndex(0), |own| own.applied)).collect();
     let mut state = State {
         tablets,
+        flushed,
         memtables: Memtables::new(MemtableConfig { seed: io.random(), ..limits.memtable() }),
         tables,
         versions,

@@ -5,8 +5,10 @@ use crate::limits::Limits;
 use crate::proof::Damage;
 use crate::recent::RecentKeys;
 use crate::requests::RequestTable;
+use crate::seals::Seals;
 use ioengine::Io;
 use layout::units::{LogIndex, LogTime};
+use std::rc::Rc;
 
 /// State of one tablet.
 pub(crate) struct Tablet {
@@ -20,6 +22,8 @@ pub(crate) struct Tablet {
     pub(crate) requests: RequestTable,
     /// Keys written lately, for compare-and-set.
     pub(crate) recent: RecentKeys,
+    /// Its windows, as all replicas know them.
+    pub(crate) seals: Rc<Seals>,
     /// Part of the log is lost: learner-only. It takes no writes and answers no strong read, not even of records
     /// written later: whether a later entry took effect may hang on a lost one (a compare-and-set on its key, a
     /// retry of its request).
@@ -38,6 +42,7 @@ impl Tablet {
             stamped: (LogTime(0), io.now().ns / 1000),
             requests: RequestTable::new(limits.requests(), io.random()),
             recent: RecentKeys::new(limits.recent_count, LogIndex(0), io.random()),
+            seals: Rc::default(),
             damage: None,
             awaits_tables: false,
         }
@@ -85,6 +90,7 @@ mod tests {
             stamped: (LogTime(0), 5 * HOUR),
             requests: RequestTable::new(limits, 1),
             recent: RecentKeys::new(8, LogIndex(0), 1),
+            seals: Rc::default(),
             damage: None,
             awaits_tables: false,
         }

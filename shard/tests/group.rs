@@ -535,3 +535,38 @@ fn without_a_rule_a_disk_is_taken_for_what_it_is_not() {
     started(&scene);
     assert!(!scene.marks("a learner returns"));
 }
+
+/// Checksums of the sealed tables that were put in place: by window, of each node.
+fn in_place(scene: &Scene) -> std::collections::BTreeMap<u64, std::collections::BTreeMap<u32, u64>> {
+    let mut windows = std::collections::BTreeMap::<u64, std::collections::BTreeMap<u32, u64>>::new();
+    for fact in scene.world.take_facts().iter().filter(|fact| fact.name == "sealed") {
+        let before = windows.entry(fact.key).or_default().insert(fact.node, fact.value);
+        assert!(before.is_none_or(|before| before == fact.value), "one window, one table");
+    }
+    windows
+}
+
+#[test]
+fn windows_are_sealed_with_the_same_bytes_everywhere() {
+    let scene = Scene::with(5, 3, 1, &[], Limits { window_bytes: 4096, ..Limits::small() });
+    scene.client(|client| async move {
+        put_all(&client, 0..3_000).await;
+        for record in 0..50 {
+            client.delete(key(&stream(record), record)).await.unwrap();
+        }
+    });
+    scene.wait(Duration::from_secs(120));
+    let marks = scene.world.marks();
+    let windows = in_place(&scene);
+    assert!(!windows.is_empty(), "{marks:?}");
+    for checksums in windows.values() {
+        assert_eq!(checksums.len(), 3, "{windows:?} {marks:?}");
+        assert!(checksums.values().all(|checksum| Some(checksum) == checksums.values().next()));
+    }
+    assert!(!marks.contains_key("a replica copies a sealed table"), "all built the same");
+    let mut expected = all(3_000);
+    expected[..50].fill(None);
+    for number in 0..3 {
+        assert_eq!(scene.local(number, 3_000), expected, "node {number}");
+    }
+}

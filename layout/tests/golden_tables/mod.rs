@@ -12,6 +12,7 @@ use layout::manifest::{
     AddTable, Edit, EditIter, EditWriter, ExtentRange, Extents, SetJournalStart, SetState, TableKind,
 };
 use layout::manifest_record::{ManifestHeader, ManifestKind, seal};
+use layout::seal_operation::SealOptions;
 use layout::table::{
     Block, BlockBuilder, BlockChecksum, BlockKind, Compressor, Decompressor, FOOTER_BYTES, Footer,
     SectionReader, TableIdentity, TableOptions, TableWriter, encode_key, open_block, open_index,
@@ -21,6 +22,7 @@ use layout::table_columns::{ColumnsBuilder, read_columns};
 use layout::tablet_state::{
     StateIdentity, StateItem, StateReader, StateRecent, StateRequest, StateWriter, TabletHead,
 };
+use layout::tablet_window::TabletWindow;
 use layout::units::{
     BucketIndex, DiskOffset, Incarnation, LogIndex, LogTime, RequestId, Sequence, ShardIndex, Space, TableId,
     TabletIndex, Uuid, Version,
@@ -126,7 +128,7 @@ fn table(identity: TableIdentity, records: Vec<Kept>) -> Vec<u8> {
 }
 
 fn state_items() -> Vec<StateItem> {
-    let head = |index, damage, request_count, recent_count| {
+    let head = |index, damage, request_count, recent_count, window_count| {
         StateItem::Tablet(TabletHead {
             tablet: TabletIndex::new(index).expect("below 64"),
             applied: LogIndex(9),
@@ -137,11 +139,31 @@ fn state_items() -> Vec<StateItem> {
             recent_floor: LogIndex(2),
             recent_newest: LogIndex(8),
             recent_count,
+            window_count,
+            seal_generation: 5,
+            sealed_generation: 4,
+        })
+    };
+    let window = |from, checksum: Option<u128>| {
+        StateItem::Window(TabletWindow {
+            from,
+            to: from + 86_400_000_000,
+            generation: 4 + u32::from(checksum.is_none()),
+            index: LogIndex(3),
+            log_time: LogTime(1_700_000_000_000_000),
+            options: SealOptions {
+                codec: 10_507,
+                block_bytes: 16 << 10,
+                dictionary_bytes: 64 << 10,
+                level: 6,
+            },
+            checksum,
+            over_at: 0,
         })
     };
     let id = RequestId { client: 0x1122_3344_5566_7788, log_time: 1_700_000_000_000_000, sequence: 3 };
     vec![
-        head(1, None, 1, 1),
+        head(1, None, 1, 1, 2),
         StateItem::Request(StateRequest {
             id,
             log_time: LogTime(1_700_000_000_000_007),
@@ -149,7 +171,9 @@ fn state_items() -> Vec<StateItem> {
             version: Version((7 << 16) + 1),
         }),
         StateItem::Recent(StateRecent { key_hash: 0x0123_4567_89ab_cdef << 64 | 5, log_index: LogIndex(8) }),
-        head(63, Some((LogIndex(5), Some(LogIndex(9)))), 0, 0),
+        window(0, Some(0x0123_4567_89ab_cdef << 64 | 7)),
+        window(86_400_000_000, None),
+        head(63, Some((LogIndex(5), Some(LogIndex(9)))), 0, 0, 0),
     ]
 }
 
@@ -160,6 +184,7 @@ fn state() -> Vec<u8> {
             StateItem::Tablet(head) => writer.begin_tablet(&head),
             StateItem::Request(request) => writer.request(&request),
             StateItem::Recent(recent) => writer.recent(&recent),
+            StateItem::Window(window) => writer.window(&window),
             StateItem::End { .. } => unreachable!("the list has no end"),
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! Life of a put: staged at the door, becomes an entry with what else waits for its tablet (`propose.rs`), is proposed to the
 //! peers and queued for the journal in the same turn (`tablet.rs: follow`), written with the votes of all tablets (`commit.rs`),
-//! chosen when a majority has flushed it, applied, answered.
+//! chosen when a majority has flushed it, applied, answered. What the core itself has to say, ticks and seals, goes the same way.
 
 mod clock;
 mod clocks;
@@ -17,6 +17,7 @@ mod propose;
 mod queue;
 mod reads;
 mod receive;
+mod seals;
 mod start;
 mod tablet;
 mod tail;
@@ -44,6 +45,7 @@ use net::peer::Refusal;
 use paxos::{Input, Output};
 use queue::{Queue, Queued};
 use reads::Reads;
+use seals::SealTalk;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -121,6 +123,8 @@ pub(crate) struct Logs {
     rounds: verify::Rounds,
     /// Tablets whose replicas shall be compared, one bit each.
     verifies_wanted: Cell<u64>,
+    /// What was heard of seals.
+    seal_talk: SealTalk,
 }
 
 impl Logs {

@@ -6,7 +6,7 @@
 use super::clocks::CLOCK_BYTES;
 use super::tablet::TabletLog;
 use super::values::{Value, weigh};
-use super::{AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, give, take, verify, wire};
+use super::{AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, give, seals, take, verify, wire};
 use crate::core::Shard;
 use crate::journal::Claim;
 use crate::memtable::Charge;
@@ -33,6 +33,9 @@ pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u
         wire::COPY_ASK => give::asked(shard, tablet, place, body),
         wire::COPY_PART => take::part(logs, tablet, body),
         wire::COPY_NOT => take::refused(logs, tablet, body),
+        wire::SEAL_BUILT => seals::built(shard, logs, tablet, place, body),
+        wire::TABLE_ASK => seals::asked(shard, logs, tablet, place, body),
+        wire::TABLE_PART => seals::part(logs, body),
         wire::MESSAGE | wire::FETCH | wire::ENTRIES | wire::GONE if is_copied => Ok(()),
         wire::MESSAGE => message(shard, logs, tablet, place, body),
         wire::FETCH => give_entries(shard, &log.borrow(), place, body),

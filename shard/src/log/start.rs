@@ -140,6 +140,7 @@ impl Logs {
             verifying: super::verify::Waiting::default(),
             rounds: super::verify::Rounds::default(),
             verifies_wanted: Cell::new(0),
+            seal_talk: Default::default(),
         })
     }
 }

@@ -225,14 +225,18 @@ impl TabletLog {
         let mut askers = own.into_iter().flat_map(|own| own.askers);
         let mut state = shard.state.borrow_mut();
         let log_time = state.tablet(self.tablet).log_time.max(header.stamp);
-        let mut verifies = false;
+        let (mut verifies, mut seals) = (false, false);
         let applied = apply(&mut state, &entry, &mut |decided| {
             verifies |= decided == Decided::Verified;
+            seals |= decided == Decided::Sealed;
             if let Some(Asker { reply_to: Some(to), operation_count }) = askers.next() {
                 tell_decided(shard, &to, decided, log_time, u32::from(operation_count));
             }
         });
         applied.expect("an entry is checked when it comes, and its room is reserved");
+        if seals {
+            shard.keeper.merge_due.notify();
+        }
         if self.journaled != Some((chosen.index, chosen.value)) {
             ioengine::sometimes!("an entry is chosen that was not accepted here");
             logs.queue.borrow_mut().push(self.tablet, None, Some(chosen.index), chosen.index, |out| {

@@ -126,6 +126,7 @@ async fn run(shard: &Rc<Shard>, session: &TakeSession) {
     while !shard.keeper.work.hold(session.tablet) {
         shard.io.sleep(HELD_POLL).await;
     }
+    shard.keeper.agreeing.forget(shard, session.tablet);
     // Each life begins with another peer.
     let first = shard.io.random() % u64::from(count);
     for turn in 0..count {

@@ -26,6 +26,13 @@ pub(crate) const COPY_NOT: u8 = 7;
 /// "At this index my tablet is this": index 8, number 16.
 pub(crate) const DIGEST: u8 = 8;
 
+/// Which tables were built for a seal: generation 4, a list as in its end.
+pub(crate) const SEAL_BUILT: u8 = 9;
+/// "Give me this part of a sealed table": checksum 16, offset 8.
+pub(crate) const TABLE_ASK: u8 = 10;
+/// A part of it: the same, bytes of the table 8, bytes. Without these it is not here.
+pub(crate) const TABLE_PART: u8 = 11;
+
 const HEAD_BYTES: usize = VALUE_ID_BYTES + 4;
 
 /// The answer to a fetch from `index` on, of about `bytes_max`, and at least one entry; `None` if they are gone.

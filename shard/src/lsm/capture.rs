@@ -5,14 +5,23 @@
 use crate::apply::State;
 use crate::proof::Damage;
 use crate::requests::{AppliedRequest, Outcome};
+use crate::seals::Seals;
 use crate::tablet::Tablet;
 use layout::tablet_state::{StateItem, StateReader, StateRecent, StateRequest, StateWriter, TabletHead};
 use layout::units::{LogIndex, LogTime, TabletIndex};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// The tablets of a shard, as they were: their heads. Their ids and recent keys are kept by themselves.
 pub(crate) struct Capture {
-    heads: Vec<Option<TabletHead>>,
+    heads: Vec<Option<Head>>,
+}
+
+/// A tablet as it was: what stands first, and its windows.
+#[derive(Clone)]
+pub(crate) struct Head {
+    pub(crate) head: TabletHead,
+    pub(crate) seals: Rc<Seals>,
 }
 
 fn count(of: usize) -> u32 {
@@ -20,10 +29,11 @@ fn count(of: usize) -> u32 {
 }
 
 /// Take down what a tablet is now; what it remembers is kept until [`State::end_capture`].
-fn keep(index: TabletIndex, tablet: &mut Tablet) -> TabletHead {
+fn keep(index: TabletIndex, tablet: &mut Tablet) -> Head {
     let request_count = count(tablet.requests.keep());
     let (recent_count, recent_newest) = tablet.recent.keep();
-    TabletHead {
+    let seals = Rc::clone(&tablet.seals);
+    let head = TabletHead {
         tablet: index,
         applied: tablet.applied,
         log_time: tablet.log_time,
@@ -33,7 +43,11 @@ fn keep(index: TabletIndex, tablet: &mut Tablet) -> TabletHead {
         recent_floor: tablet.recent.floor(),
         recent_newest,
         recent_count: count(recent_count),
-    }
+        window_count: count(seals.windows().count()),
+        seal_generation: seals.begun,
+        sealed_generation: seals.agreed,
+    };
+    Head { head, seals }
 }
 
 impl State {
@@ -52,6 +66,9 @@ impl State {
             recent_floor: own.recent.floor(),
             recent_newest,
             recent_count: count(own.recent.entries().count()),
+            window_count: count(own.seals.windows().count()),
+            seal_generation: own.seals.begun,
+            sealed_generation: own.seals.agreed,
         });
         for &AppliedRequest { id, log_time, outcome: Outcome { status, version } } in own.requests.entries() {
             writer.request(&StateRequest { id, log_time, status, version });
@@ -59,6 +76,7 @@ impl State {
         for (key_hash, log_index) in own.recent.entries() {
             writer.recent(&StateRecent { key_hash, log_index });
         }
+        own.seals.windows().for_each(|window| writer.window(window));
     }
 
     /// A memtable was frozen: the tablets as they are now are wanted.
@@ -73,7 +91,7 @@ impl State {
     /// otherwise: shared memory alone knows of the loss; the flush writes down that all is well, and power goes.
     pub(crate) fn capture_damage(&mut self) {
         let Some(capture) = &mut self.capture else { return };
-        for head in capture.heads.iter_mut().flatten() {
+        for Head { head, .. } in capture.heads.iter_mut().flatten() {
             let own = self.tablets[head.tablet.index()].as_ref().expect("a head is of an own tablet");
             head.damage = own.damage.map(|damage| (damage.from, damage.to));
         }
@@ -85,11 +103,11 @@ impl State {
     }
 
     /// What a tablet was at the freeze. `None` for those of other cores.
-    pub(crate) fn captured(&mut self, index: TabletIndex) -> Option<TabletHead> {
+    pub(crate) fn captured(&mut self, index: TabletIndex) -> Option<Head> {
         if ioengine::canary("capture_too_late") {
             return self.tablets[index.index()].as_mut().map(|tablet| keep(index, tablet));
         }
-        self.capture.as_ref().expect("a flush has begun one").heads[index.index()]
+        self.capture.as_ref().expect("a flush has begun one").heads[index.index()].clone()
     }
 
     /// Write down these of the ids that a tablet remembered at the freeze, by rank.
@@ -109,9 +127,18 @@ impl State {
         }
     }
 
-    /// The blob is durable.
+    /// How far a tablet had come at the freeze.
+    pub(crate) fn captured_index(&self, index: TabletIndex) -> Option<LogIndex> {
+        let capture = self.capture.as_ref()?;
+        capture.heads[index.index()].as_ref().map(|Head { head, .. }| head.applied)
+    }
+
+    /// The blob is durable, and what was applied before the freeze is in tables.
     pub(crate) fn end_capture(&mut self) {
-        self.capture = None;
+        for Head { head, .. } in self.capture.take().iter().flat_map(|capture| capture.heads.iter().flatten())
+        {
+            self.flushed[head.tablet.index()] = head.applied;
+        }
         for tablet in self.tablets.iter_mut().flatten() {
             tablet.requests.let_go();
             tablet.recent.let_go();
@@ -157,6 +184,12 @@ pub(crate) fn restore(
             StateItem::Recent(StateRecent { key_hash, log_index }) => {
                 own.ok_or(StateError::Other)?.recent.note(key_hash, log_index);
             }
+            StateItem::Window(window) => {
+                let seals = Rc::make_mut(&mut own.ok_or(StateError::Other)?.seals);
+                if !seals.restore(window) {
+                    return Err(StateError::Other);
+                }
+            }
             StateItem::End { checksum: found } if found == checksum => return Ok(()),
             StateItem::End { .. } => return Err(StateError::Other),
         }
@@ -169,6 +202,8 @@ fn begin(tablet: &mut Tablet, head: &TabletHead) {
     tablet.damage = head.damage.map(|(from, to)| Damage { from, to });
     tablet.requests.begin_at(head.request_floor);
     tablet.recent.begin_at(head.recent_floor);
+    let (begun, agreed) = (head.seal_generation, head.sealed_generation);
+    tablet.seals = Rc::new(Seals { begun, agreed, ..Seals::default() });
 }
 
 /// Nothing is known of these tablets, though part of a blob may have been read that is not believed. What it said of
@@ -177,6 +212,7 @@ pub(crate) fn forget(tablets: &mut [Option<Tablet>]) {
     for tablet in tablets.iter_mut().flatten() {
         tablet.applied = LogIndex(0);
         tablet.log_time = LogTime(0);
+        tablet.seals = Rc::default();
         tablet.damage = Some(Damage { from: LogIndex(1), to: None });
     }
 }

@@ -7,11 +7,12 @@
 //!
 //! ```text
 //! | head 44: bytes of the blob 4, its checksum 16, last entry 8 + 16 | state blob | record | record | ..
-//! record:  | key bytes 2, version 8, expiry 8, value bytes 4 | key | value |
+//! record:  | key bytes 2, version 8, expiry 8, value bytes 4 | key | value |    value bytes 2^32 - 1: deleted
 //! ```
 
 use super::build::{BuildError, Sink, TableBuilder};
 use super::cursor::{Cursors, TableCursor};
+use super::gather::time_of;
 pub(crate) use super::publish::Made;
 use super::publish::Written;
 use super::room::Purpose;
@@ -19,11 +20,13 @@ use super::table::Table;
 use super::zone::ReadError;
 use crate::core::Shard;
 use crate::memtable::{Direction, Record};
+use crate::seals::Seals;
 use crate::tablet::Tablet;
 use layout::Corrupt;
 use layout::table_key::encode_key;
 use layout::table_seal::{Compressor, Decompressor, TableIdentity};
 use layout::tablet_state::{StateIdentity, StateReader, StateWriter};
+use layout::tablet_window::TabletWindow;
 use layout::units::{LogTime, ShardIndex, TableId, TabletIndex, Uuid, Version};
 use layout::vote::{VALUE_ID_BYTES, decode_value_id, encode_value_id};
 use paxos::{Chosen, LogIndex};
@@ -33,6 +36,8 @@ use std::rc::Rc;
 
 const HEAD_BYTES: usize = 4 + 16 + 8 + VALUE_ID_BYTES;
 const RECORD_BYTES: usize = 2 + 8 + 8 + 4;
+/// Bytes of the value of a record that was deleted.
+const DELETED: u32 = u32::MAX;
 /// Level of the run: it is nobody's neighbour yet.
 const LEVEL: u8 = 1;
 /// Bytes of each table that are read at once.
@@ -62,6 +67,15 @@ pub(crate) struct TakenDown {
     held: BTreeMap<Vec<u8>, Held>,
     tables: Vec<Rc<Table>>,
     log_time: LogTime,
+    seals: Rc<Seals>,
+}
+
+impl TakenDown {
+    /// Without what was deleted and is kept for the sake of a seal that is not in place everywhere: what of that a replica has
+    /// left is its own affair.
+    pub(crate) fn bare(self) -> TakenDown {
+        TakenDown { seals: Rc::default(), ..self }
+    }
 }
 
 /// The giving end: a tablet as it was in one turn, on its way.
@@ -69,17 +83,20 @@ pub(crate) struct Giving {
     held: BTreeMap<Vec<u8>, Held>,
     cursors: Cursors,
     log_time: LogTime,
+    seals: Rc<Seals>,
     unpack: Decompressor,
     key: Vec<u8>,
 }
 
-fn push_record(out: &mut Vec<u8>, key: &[u8], version: Version, expiry_us: u64, value: &[u8]) {
+fn push_record(out: &mut Vec<u8>, key: &[u8], record: &Record<'_>) {
+    let Record { version, expiry_us, value } = *record;
+    let value_bytes = value.map_or(DELETED, |value| u32::try_from(value.len()).expect("a value is bounded"));
     out.extend_from_slice(&u16::try_from(key.len()).expect("a key is short").to_le_bytes());
     out.extend_from_slice(&version.0.to_le_bytes());
     out.extend_from_slice(&expiry_us.to_le_bytes());
-    out.extend_from_slice(&u32::try_from(value.len()).expect("a value is bounded").to_le_bytes());
+    out.extend_from_slice(&value_bytes.to_le_bytes());
     out.extend_from_slice(key);
-    out.extend_from_slice(value);
+    out.extend_from_slice(value.unwrap_or_default());
 }
 
 impl Giving {
@@ -120,7 +137,8 @@ impl Giving {
         head.extend_from_slice(&chosen.index.0.to_le_bytes());
         head.extend_from_slice(&encode_value_id(chosen.value));
         head.extend_from_slice(writer.pending());
-        TakenDown { head, held, tables, log_time: state.tablet(tablet).log_time }
+        let own = state.tablet(tablet);
+        TakenDown { head, held, tables, log_time: own.log_time, seals: Rc::clone(&own.seals) }
     }
 
     /// Begin to give what was taken down. The stream begins in `out`.
@@ -128,7 +146,7 @@ impl Giving {
     /// # Errors
     /// A table cannot be read.
     pub(crate) async fn open(taken: TakenDown, out: &mut Vec<u8>) -> Result<Giving, ReadError> {
-        let TakenDown { mut head, held, tables, log_time } = taken;
+        let TakenDown { mut head, held, tables, log_time, seals } = taken;
         out.append(&mut head);
         let mut unpack = Decompressor::new();
         let mut cursors = Cursors::new(tables.len(), Direction::Forward);
@@ -137,7 +155,7 @@ impl Giving {
             cursor.seek_first(&mut unpack).await?;
             cursors.push(cursor);
         }
-        Ok(Giving { held, cursors, log_time, unpack, key: Vec::new() })
+        Ok(Giving { held, cursors, log_time, seals, unpack, key: Vec::new() })
     }
 
     /// Append the next bytes of the stream, about `bytes`. True at its end.
@@ -158,6 +176,15 @@ impl Giving {
         Ok(false)
     }
 
+    /// What is alive, and what hides something in a sealed table that comes beneath the copy.
+    fn is_wanted(&self, key: &[u8], record: &Record<'_>) -> bool {
+        let is_alive = record.value.is_some() && !self.log_time.has_expired(record.expiry_us);
+        let time = time_of(key);
+        let is_above =
+            |window: &TabletWindow| window.holds(time) && record.version.log_index(0) > window.index;
+        is_alive || self.seals.windows().any(is_above)
+    }
+
     /// The next record; false when there are no more.
     async fn step(&mut self, out: &mut Vec<u8>) -> Result<bool, ReadError> {
         let in_table = self.cursors.next(&[]).and_then(TableCursor::key);
@@ -171,16 +198,20 @@ impl Giving {
         self.key.clear();
         if from_memory {
             let (key, record) = self.held.pop_first().expect("just seen");
-            if let Some(value) = record.value.filter(|_| !self.log_time.has_expired(record.expiry_us)) {
-                push_record(out, &key, record.version, record.expiry_us, &value);
+            let record = Record {
+                version: record.version,
+                expiry_us: record.expiry_us,
+                value: record.value.as_deref(),
+            };
+            if self.is_wanted(&key, &record) {
+                push_record(out, &key, &record);
             }
             self.key.extend_from_slice(&key);
         } else {
             let newest = self.cursors.next(&[]).expect("just seen");
             let entry = newest.entry()?.expect("the least key stands at a record");
-            let Record { version, expiry_us, value } = entry.record;
-            if let Some(value) = value.filter(|_| !self.log_time.has_expired(expiry_us)) {
-                push_record(out, entry.key, version, expiry_us, value);
+            if self.is_wanted(entry.key, &entry.record) {
+                push_record(out, entry.key, &entry.record);
             }
             self.key.extend_from_slice(entry.key);
         }
@@ -273,7 +304,9 @@ impl Taking {
             return Ok(Some(HEAD_BYTES + blob_bytes));
         }
         let Some(head) = input.first_chunk::<RECORD_BYTES>() else { return Ok(None) };
-        let (key_bytes, value_bytes) = (number(&head[..2]) as usize, number(&head[18..]) as usize);
+        let is_deleted = number(&head[18..]) == u64::from(DELETED);
+        let value_bytes = if is_deleted { 0 } else { number(&head[18..]) as usize };
+        let key_bytes = number(&head[..2]) as usize;
         let all = RECORD_BYTES + key_bytes + value_bytes;
         let Some(body) = input.get(RECORD_BYTES..all) else { return Ok(None) };
         let (key, value) = body.split_at(key_bytes);
@@ -285,7 +318,7 @@ impl Taking {
         let record = Record {
             version: Version(number(&head[2..10])),
             expiry_us: number(&head[10..18]),
-            value: Some(value),
+            value: (!is_deleted).then_some(value),
         };
         self.output.as_mut().expect("a copy is finished once").push(key, &record);
         Ok(Some(all))

@@ -7,6 +7,7 @@ use crate::memtable::Direction;
 use layout::table_block::{Block, BlockEntry};
 use layout::table_cursor::Cursor;
 use layout::table_seal::Decompressor;
+use layout::units::LogIndex;
 use std::rc::Rc;
 
 /// Bytes of a table that were read together.
@@ -225,6 +226,21 @@ impl Cursors {
             }
         }
         best.map(|(cursor, _)| cursor)
+    }
+
+    /// The newest record of `key`, which the cursors stand at, that was written up to this entry.
+    pub(crate) fn newest_upto(
+        &self,
+        key: &[u8],
+        upto: LogIndex,
+    ) -> Result<Option<BlockEntry<'_>>, ReadError> {
+        for cursor in self.cursors.iter().filter(|cursor| cursor.key() == Some(key)) {
+            let entry = cursor.entry()?.filter(|entry| entry.record.version.log_index(0) <= upto);
+            if entry.is_some() {
+                return Ok(entry);
+            }
+        }
+        Ok(None)
     }
 
     /// Move every cursor that is at `key` on.

@@ -32,6 +32,12 @@ fn is_over(table: &Table, log_time: LogTime) -> bool {
     footer.expiring_count == footer.record_count && log_time.has_expired(footer.expiry_max)
 }
 
+/// Log time from which nothing of a sealed table can be seen; 0 = never.
+pub(super) fn over_at(table: &Table) -> u64 {
+    let footer = &table.parts().footer;
+    if footer.expiring_count == footer.record_count { footer.expiry_max } else { 0 }
+}
+
 /// The sealed tables of a tablet of which nothing is left.
 pub(super) fn pick_expired(windows: &[Rc<Table>], log_time: LogTime) -> Option<Vec<Rc<Table>>> {
     let over: Vec<_> = windows.iter().filter(|table| is_over(table, log_time)).cloned().collect();

@@ -7,6 +7,7 @@
 //! frozen memtable emptied (memory only); journal trimmed (before: replay would begin at the new start all the same).
 
 use super::build::{BuildError, Sink, TableBuilder};
+use super::capture::Head;
 use super::names::{NamedState, start_edit};
 use super::publish::Made;
 use super::room::Purpose;
@@ -262,7 +263,7 @@ async fn write_state(shard: &Shard, purpose: Purpose) -> Result<(NamedState, Hel
     let mut sink = Sink::new(Rc::clone(&keeper.zone), purpose, 0);
     for tablet in TabletIndex::all() {
         let head = shard.state.borrow_mut().captured(tablet);
-        let Some(head) = head else { continue };
+        let Some(Head { head, seals }) = head else { continue };
         writer.begin_tablet(&head);
         for ranks in steps(head.request_count) {
             shard.state.borrow().write_requests(tablet, ranks, &mut writer);
@@ -272,6 +273,7 @@ async fn write_state(shard: &Shard, purpose: Purpose) -> Result<(NamedState, Hel
             shard.state.borrow().write_recent(tablet, ranks, &mut writer);
             write_whole(&mut writer, &mut sink).await?;
         }
+        seals.windows().for_each(|window| writer.window(window));
     }
     let summary = writer.finish();
     while !writer.pending().is_empty() {

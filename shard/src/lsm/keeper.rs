@@ -3,6 +3,7 @@
 //! Owns the order of commits: one at a time is on its way. Must never give a table a number that was used before on this
 //! device.
 
+use super::agree::Agreeing;
 use super::build::BuildError;
 use super::names::{NamedState, Names};
 use super::pace::Pace;
@@ -17,6 +18,7 @@ use crate::manifest::{Manifest, Wrote};
 use ioengine::sync::Notify;
 use ioengine::{Disk, DiskError};
 use layout::manifest::{AddTable, Edit, EditWriter, TableKind};
+use layout::seal_operation::SealOptions;
 use layout::table::TableOptions;
 use layout::table_seal::TableIdentity;
 use layout::units::{ShardIndex, TableId, TabletIndex, Uuid};
@@ -91,6 +93,8 @@ pub(crate) struct Keeper {
     manifest_half_bytes: Option<u64>,
     /// What merges and seals are at.
     pub(crate) work: Work,
+    /// Of a group: seals that the log has not ended yet.
+    pub(crate) agreeing: Agreeing,
     /// How fast they go.
     pub(crate) pace: Pace,
     /// A flush found no space and it is not ample yet: deletes and ticks go on, writes only into what memory has left.
@@ -112,6 +116,7 @@ impl Keeper {
         let manifest_room = manifest.as_ref().map(|manifest| room(manifest, &names));
         Keeper {
             work: Work::new(),
+            agreeing: Agreeing::default(),
             pace: Pace::new(zone.now()),
             short: Cell::new(false),
             spent: Cell::new(false),
@@ -157,6 +162,17 @@ impl Keeper {
             dictionary: None,
             dictionary_bytes_max: u32::try_from(limits.sealed_dictionary_bytes)
                 .expect("at most 512 KiB, by the check of the limits"),
+        }
+    }
+
+    /// The same as the log says it.
+    pub(crate) fn logged_options(options: &SealOptions) -> TableOptions<'static> {
+        TableOptions {
+            block_bytes: options.block_bytes,
+            level: (options.level > 0).then_some(i32::from(options.level)),
+            extent_bytes: SEALED_EXTENT_BYTES,
+            dictionary: None,
+            dictionary_bytes_max: options.dictionary_bytes,
         }
     }
 

@@ -7,6 +7,7 @@
 //! reader has let go of them. An expired record is dropped by the log time that the tablet had when the merge began: it
 //! was absent to every read since, and stays so.
 
+use super::agree::awaited;
 use super::build::{BuildError, Sink, TableBuilder};
 use super::cursor::{Cursors, TableCursor};
 use super::gather::time_of;
@@ -14,6 +15,7 @@ use super::pace::{Step, rest};
 use super::pick::Pick;
 use super::publish::{Made, Written};
 use super::room::Purpose;
+use super::seal::awaits;
 use super::table::Table;
 use super::work::run_of;
 use super::zone::ReadError;
@@ -21,6 +23,7 @@ use crate::core::Shard;
 use crate::memtable::Direction;
 use layout::manifest::Edit;
 use layout::table_seal::{Compressor, Decompressor};
+use layout::tablet_window::TabletWindow;
 use layout::units::{LogTime, TabletIndex};
 use std::rc::Rc;
 
@@ -40,11 +43,13 @@ pub(crate) enum MergeError {
 
 /// Merge what the policy picked.
 pub(super) async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) -> Result<(), MergeError> {
-    let (inputs, windows, sealed_to, log_time) = {
+    let (inputs, windows, sealed_to, log_time, awaited) = {
         let state = shard.state.borrow();
         let tables = &state.tables;
         let inputs = tables.runs(tablet)[picked.tables.clone()].to_vec();
-        (inputs, tables.windows(tablet).to_vec(), tables.sealed_to(tablet), state.tablet(tablet).log_time)
+        let (windows, log_time) = (tables.windows(tablet).to_vec(), state.tablet(tablet).log_time);
+        let awaited = awaited(shard, &state, tablet);
+        (inputs, windows, tables.sealed_to(tablet), log_time, awaited)
     };
     let keeper = &shard.keeper;
     let id = keeper.next_table();
@@ -55,10 +60,11 @@ pub(super) async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick)
     let mut output = TableBuilder::new(identity, options, Compressor::new(), sink, sealed_to);
     let is_dead = |table: &Rc<Table>| {
         let run = run_of(table, &windows, log_time);
-        run.dead_count >= run.record_count && !run.is_overlay
+        run.dead_count >= run.record_count && !run.is_overlay && awaited.is_empty()
     };
     if !picked.is_bottom || !inputs.iter().all(is_dead) {
-        copy(shard, &inputs, picked.is_bottom.then_some(&windows), log_time, &mut output).await?;
+        let beneath = picked.is_bottom.then_some(Beneath { windows, awaited });
+        copy(shard, &inputs, beneath.as_ref(), log_time, &mut output).await?;
     }
     let mut made = None;
     if !output.is_empty() {
@@ -82,12 +88,18 @@ pub(super) async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick)
     Ok(())
 }
 
-/// Copy the newest record of each key from `inputs`, newest first, to `output`. With `beneath`, nothing but these sealed
-/// windows is older.
+/// What is older than the oldest run.
+struct Beneath {
+    windows: Vec<Rc<Table>>,
+    /// Windows whose tables may yet come there.
+    awaited: Vec<TabletWindow>,
+}
+
+/// Copy the newest record of each key from `inputs`, newest first, to `output`. With `beneath`, nothing but that is older.
 async fn copy(
     shard: &Shard,
     inputs: &[Rc<Table>],
-    beneath: Option<&Vec<Rc<Table>>>,
+    beneath: Option<&Beneath>,
     log_time: LogTime,
     output: &mut TableBuilder,
 ) -> Result<(), MergeError> {
@@ -103,10 +115,11 @@ async fn copy(
         let entry = newest.entry()?.expect("the least key stands at a record");
         let record = entry.record;
         let is_alive = record.value.is_some() && !log_time.has_expired(record.expiry_us);
-        let hides = |windows: &Vec<Rc<Table>>| {
+        let hides = |beneath: &Beneath| {
             let time = time_of(entry.key);
-            !ioengine::canary("drop_tombstone_above_window")
-                && windows.iter().any(|window| window.may_hold(time, entry.key))
+            let is_above = |window: &Rc<Table>| window.may_hold(time, entry.key);
+            !ioengine::canary("drop_tombstone_above_window") && beneath.windows.iter().any(is_above)
+                || awaits(&beneath.awaited, time, record.version)
         };
         if is_alive || beneath.map_or(!ioengine::canary("drop_tombstone_early"), hides) {
             output.push(entry.key, &record);

@@ -7,6 +7,7 @@
 //! to the front of the list has the newer version of every key that both have; memtables are newer than all. The list has the
 //! runs, newest first, and behind them the sealed windows, no two of which share a time.
 
+pub(crate) mod agree;
 pub(crate) mod build;
 mod cache;
 mod capture;
@@ -29,6 +30,7 @@ mod room;
 pub(crate) mod scrub;
 mod seal;
 mod table;
+mod table_copy;
 mod window;
 pub(crate) mod work;
 mod zone;

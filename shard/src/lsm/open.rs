@@ -1,6 +1,7 @@
 //! Start of a shard's tables: the manifest, the tables that it names, and the state of the tablets.
 
 use super::Tables;
+use super::agree::tell_in_place;
 use super::capture::{forget, restore};
 use super::extents::Taken;
 use super::keeper::{Keeper, TableOwner};
@@ -94,6 +95,7 @@ pub(crate) async fn open(
             identity: owner.named(&named.facts),
             extents: HeldExtents::named(Rc::clone(&zone), named.ranges.clone()),
             bytes: named.facts.bytes,
+            checksum: named.facts.checksum,
             spread: spread_of(&named.facts),
         };
         let (table, opened) = Table::open(place, &mut unpack).await;
@@ -102,7 +104,10 @@ pub(crate) async fn open(
         }
         match named.facts.kind {
             TableKind::Run => tables.add(named.facts.tablet, Rc::new(table)),
-            TableKind::Sealed => tables.add_window(named.facts.tablet, Rc::new(table)),
+            TableKind::Sealed => {
+                tell_in_place(&table, named.facts.tablet);
+                tables.add_window(named.facts.tablet, Rc::new(table));
+            }
         }
     }
     let mut is_lost = false;

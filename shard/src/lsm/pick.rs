@@ -31,6 +31,8 @@ pub(crate) struct RunLimits {
     pub(crate) count_max: usize,
     /// Older runs than those of the list: a seal is at them.
     pub(crate) sealing_count: usize,
+    /// A sealed table of another replica may come beneath: some of what is dead stays.
+    pub(crate) keeps_dead: bool,
     /// Space is short: fewer tables first. The output of a merge may have so many bytes.
     pub(crate) squeeze_bytes: Option<u64>,
 }
@@ -48,13 +50,14 @@ pub(crate) struct Pick {
 
 /// The next merge of a tablet whose runs are `runs`, newest first; `None` when there is nothing to gain.
 pub(crate) fn pick(runs: &[Run], limits: &RunLimits) -> Option<Pick> {
-    let RunLimits { fan_in, count_max, sealing_count, squeeze_bytes } = *limits;
+    let RunLimits { fan_in, count_max, sealing_count, keeps_dead, squeeze_bytes } = *limits;
+    let is_free = sealing_count == 0 && !keeps_dead;
     let make = |tables: std::ops::Range<usize>, level: u8| Pick {
         is_bottom: tables.end == runs.len() && sealing_count == 0,
         level,
         tables,
     };
-    if let Some(picked) = squeeze_bytes.and_then(|bytes| squeeze(runs, bytes, sealing_count == 0, make)) {
+    if let Some(picked) = squeeze_bytes.and_then(|bytes| squeeze(runs, bytes, is_free, make)) {
         return Some(picked);
     }
     // The lowest full level first: it is the cheapest, and it makes room for flushes.
@@ -75,7 +78,7 @@ pub(crate) fn pick(runs: &[Run], limits: &RunLimits) -> Option<Pick> {
     // Half of the oldest run's records are dead, and nothing is beneath: rewrite it alone.
     let last = runs.len().checked_sub(1)?;
     let oldest = &runs[last];
-    if oldest.dead_count * 2 > oldest.record_count && !oldest.is_overlay && sealing_count == 0 {
+    if oldest.dead_count * 2 > oldest.record_count && !oldest.is_overlay && is_free {
         return Some(make(last..last + 1, oldest.level));
     }
     None
@@ -116,7 +119,8 @@ fn cheapest(runs: &[Run], count: usize, make: impl Fn(std::ops::Range<usize>, u8
 mod tests {
     use super::*;
 
-    const LIMITS: RunLimits = RunLimits { fan_in: 8, count_max: 64, sealing_count: 0, squeeze_bytes: None };
+    const LIMITS: RunLimits =
+        RunLimits { fan_in: 8, count_max: 64, sealing_count: 0, keeps_dead: false, squeeze_bytes: None };
 
     fn pick8(runs: &[Run]) -> Option<Pick> {
         pick(runs, &LIMITS)
@@ -190,6 +194,19 @@ mod tests {
         eight.truncate(1);
         eight[0].dead_count = 10;
         assert_eq!(pick(&eight, &limits), None, "what it hides may be among what is sealed");
+    }
+
+    #[test]
+    fn what_another_table_may_come_beneath_keeps_its_dead() {
+        let limits = RunLimits { keeps_dead: true, ..LIMITS };
+        let eight = runs(&[0; 8]);
+        assert_eq!(pick(&eight, &limits), Some(Pick { tables: 0..8, level: 1, is_bottom: true }));
+        let mut one = runs(&[1]);
+        one[0].dead_count = 10;
+        assert!(pick8(&one).is_some());
+        assert_eq!(pick(&one, &limits), None, "it would come out as it is, again and again");
+        let squeezed = RunLimits { squeeze_bytes: Some(1000), ..limits };
+        assert_eq!(pick(&one, &squeezed), None);
     }
 
     #[test]

@@ -76,7 +76,15 @@ impl Written {
             expiry_max: footer.expiry_max,
             checksum: summary.checksum,
         };
-        let place = TablePlace { id, level, identity, extents: built.extents, bytes: summary.bytes, spread };
+        let place = TablePlace {
+            id,
+            level,
+            identity,
+            extents: built.extents,
+            bytes: summary.bytes,
+            checksum: summary.checksum,
+            spread,
+        };
         let (table, opened) = Table::open(place, unpack).await;
         opened?;
         Ok(Made { facts, table: Rc::new(table) })

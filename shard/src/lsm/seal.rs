@@ -5,6 +5,9 @@
 //! the pass began, and no tombstones: nothing lies beneath it. Its bytes follow from that, the window and the cluster alone,
 //! however the records came: also its dictionary, which it makes of its own first blocks (decision 0027). The rest keeps a tombstone only where a window that takes no part may have the key.
 //!
+//! In a group the log says which windows, as of which entry (`agree`): then a record that was written later stays in the rest,
+//! above its window, and the table has the one before it.
+//!
 //! Order, and what a crash leaves, as with a merge (`merge`): one edit names all outputs and drops all inputs, so that no
 //! state between has a record twice or not at all.
 
@@ -23,8 +26,10 @@ use crate::core::Shard;
 use crate::limits::Limits;
 use crate::memtable::{Direction, Record};
 use layout::manifest::Edit;
-use layout::table_seal::{Compressor, Decompressor};
-use layout::units::{LogTime, TabletIndex};
+use layout::table::TableOptions;
+use layout::table_seal::{Compressor, Decompressor, TableIdentity};
+use layout::tablet_window::TabletWindow;
+use layout::units::{LogIndex, LogTime, TableId, TabletIndex, Version};
 use std::rc::Rc;
 
 /// Sealed tables written at once; a pass with more windows goes through its inputs again.
@@ -67,15 +72,37 @@ pub(super) fn pick_seal(
     pick(&runs, &sealed, log_time, &limits)
 }
 
+/// A window to be written.
+pub(super) struct Target {
+    pub(super) window: Window,
+    /// What was written behind this entry is not for it.
+    pub(super) upto: LogIndex,
+    /// What has expired then is not, either.
+    pub(super) log_time: LogTime,
+    pub(super) options: TableOptions<'static>,
+}
+
 /// What goes into a pass, and what stays beside it.
-struct Inputs {
+pub(super) struct Pass {
+    /// In order of time.
+    pub(super) targets: Vec<Target>,
     /// All runs of the tablet, newest first.
-    runs: Vec<Rc<Table>>,
+    pub(super) runs: Vec<Rc<Table>>,
     /// Sealed windows that take part.
-    taken: Vec<Rc<Table>>,
+    pub(super) taken: Vec<Rc<Table>>,
     /// Those that do not.
-    kept: Vec<Rc<Table>>,
-    log_time: LogTime,
+    pub(super) kept: Vec<Rc<Table>>,
+    pub(super) log_time: LogTime,
+    /// Windows of which this replica has not yet the table: what was written behind their entries stays, dead or not. Failing
+    /// history otherwise: a delete is dropped for want of anything beneath, and what it hides comes with another's table.
+    pub(super) awaited: Vec<TabletWindow>,
+}
+
+/// What a pass has written.
+pub(super) struct Output {
+    /// Of each target; `None` when there are no records.
+    pub(super) windows: Vec<Option<Made>>,
+    pub(super) rest: Option<Made>,
 }
 
 /// Where the records go.
@@ -87,63 +114,87 @@ struct Outputs {
 
 /// Seal what the policy picked.
 pub(super) async fn seal(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick) -> Result<(), MergeError> {
-    let inputs = {
+    let pass = {
         let state = shard.state.borrow();
         let windows = state.tables.windows(tablet).iter().cloned().enumerate();
         let (taken, kept): (Vec<_>, Vec<_>) = windows.partition(|(place, _)| picked.taken.contains(place));
         let tables = |list: Vec<(usize, Rc<Table>)>| list.into_iter().map(|(_, table)| table).collect();
-        Inputs {
+        let log_time = state.tablet(tablet).log_time;
+        let options = Keeper::sealed_options(&shard.limits);
+        let target =
+            |window: &Window| Target { window: *window, upto: LogIndex(u64::MAX), log_time, options };
+        Pass {
+            targets: picked.windows.iter().map(target).collect(),
             runs: state.tables.runs(tablet).to_vec(),
             taken: tables(taken),
             kept: tables(kept),
-            log_time: state.tablet(tablet).log_time,
+            log_time,
+            awaited: Vec::new(),
         }
     };
-    let (made, rest) = write(shard, tablet, picked, &inputs).await?;
+    let output = write(shard, tablet, &pass).await?;
+    put_in_place(shard, tablet, pass, output).await
+}
+
+/// Make what a pass has written durable, and show it in the place of what went into it.
+pub(super) async fn put_in_place(
+    shard: &Shard,
+    tablet: TabletIndex,
+    pass: Pass,
+    output: Output,
+) -> Result<(), MergeError> {
     let keeper = &shard.keeper;
+    let Output { windows, rest } = output;
+    let made: Vec<Made> = windows.into_iter().flatten().collect();
     keeper.zone.disk().flush().await.map_err(BuildError::from)?;
-    let gone = || inputs.runs.iter().chain(&inputs.taken);
+    let gone = || pass.runs.iter().chain(&pass.taken);
     let mut edits: Vec<Edit<'_>> = gone().map(|table| Edit::RemoveTable(table.place.id)).collect();
     edits.extend(made.iter().chain(&rest).map(Made::edit));
     crate::log::until_told(shard, tablet).await;
     keeper.commit(&edits, Purpose::Merge).await?;
     drop(edits);
-    mark(picked, &inputs, &made);
-    count(shard, &made, rest.as_ref());
+    mark(&pass, &made);
+    count(shard, &pass, &made, rest.as_ref());
     made.iter().chain(&rest).for_each(|made| made.table.place.extents.set_named(true));
     let windows = made.into_iter().map(|made| made.table).collect();
-    let old = (&inputs.runs[..], &inputs.taken[..]);
+    let old = (&pass.runs[..], &pass.taken[..]);
     shard.state.borrow_mut().tables.seal(tablet, old, (rest.map(|made| made.table), windows));
     gone().for_each(|table| table.place.extents.set_named(false));
     Ok(())
 }
 
+/// Was something of this span sealed before?
+fn is_again(pass: &Pass, window: &Window) -> bool {
+    pass.taken
+        .iter()
+        .filter_map(|table| table.window())
+        .any(|old| window.from < old.to && old.from < window.to)
+}
+
 /// Count what was written.
-fn count(shard: &Shard, windows: &[Made], rest: Option<&Made>) {
+fn count(shard: &Shard, pass: &Pass, windows: &[Made], rest: Option<&Made>) {
     let counters = &shard.counters;
-    for Made { facts, .. } in windows {
+    for Made { facts, table } in windows {
         counters.seal_written_bytes.add(facts.bytes);
-        let again = if facts.window_generation > 1 { facts.bytes } else { 0 };
-        counters.seal_again_written_bytes.add(again);
+        let again = table.window().is_some_and(|window| is_again(pass, &window));
+        counters.seal_again_written_bytes.add(if again { facts.bytes } else { 0 });
     }
     counters.seal_rest_written_bytes.add(rest.map_or(0, |made| made.facts.bytes));
 }
 
 /// Say what has happened.
-fn mark(picked: &Pick, inputs: &Inputs, made: &[Made]) {
-    let before = |window: &Window| {
-        inputs
-            .taken
-            .iter()
-            .filter_map(|table| table.window())
-            .any(|old| (old.from, old.to) == (window.from, window.to))
+fn mark(pass: &Pass, made: &[Made]) {
+    let before = |target: &Target| {
+        let window = target.window;
+        let old = pass.taken.iter().filter_map(|table| table.window());
+        old.into_iter().any(|old| (old.from, old.to) == (window.from, window.to))
     };
-    if picked.windows.iter().any(before) {
+    if pass.targets.iter().any(before) {
         ioengine::sometimes!("a window is sealed again");
-    } else if !inputs.taken.is_empty() {
+    } else if !pass.taken.is_empty() {
         ioengine::sometimes!("windows are merged");
     }
-    if made.iter().any(|made| made.facts.window_generation == 1) {
+    if made.iter().filter_map(|made| made.table.window()).any(|window| !is_again(pass, &window)) {
         ioengine::sometimes!("a window is sealed");
     }
     if made.iter().any(|made| made.table.has_dictionary()) {
@@ -152,63 +203,61 @@ fn mark(picked: &Pick, inputs: &Inputs, made: &[Made]) {
 }
 
 /// Write the sealed tables, and the run of the rest: those that have records.
-async fn write(
-    shard: &Rc<Shard>,
-    tablet: TabletIndex,
-    picked: &Pick,
-    inputs: &Inputs,
-) -> Result<(Vec<Made>, Option<Made>), MergeError> {
+pub(super) async fn write(shard: &Rc<Shard>, tablet: TabletIndex, pass: &Pass) -> Result<Output, MergeError> {
     let keeper = &shard.keeper;
-    let all = || inputs.runs.iter().chain(&inputs.taken);
+    let all = || pass.runs.iter().chain(&pass.taken);
     // More is had when it is needed; nobody knows yet which table needs most.
-    let outputs_count = picked.windows.len() as u64 + 1;
+    let outputs_count = pass.targets.len() as u64 + 1;
     let expected_bytes = all().map(|table| table.place.bytes).sum::<u64>() / outputs_count;
     let sink = || Sink::new(Rc::clone(&keeper.zone), Purpose::Merge, expected_bytes);
-    let ends = inputs.kept.iter().filter_map(|table| table.window()).chain(picked.windows.iter().copied());
+    let windows = pass.targets.iter().map(|target| target.window);
+    let ends = pass.kept.iter().filter_map(|table| table.window()).chain(windows);
     let sealed_to = ends.map(|window| window.to).max().unwrap_or(0);
     let mut unpack = Decompressor::new();
     let mut made = Vec::new();
     let mut rest = None;
-    let group_count = picked.windows.len().div_ceil(OPEN_COUNT_MAX);
-    for (number, group) in picked.windows.chunks(OPEN_COUNT_MAX).enumerate() {
-        let builder = |window: &Window| {
-            let identity = keeper.owner.sealed(tablet, *window);
-            let options = Keeper::sealed_options(&shard.limits);
-            (*window, TableBuilder::new(identity, options, Compressor::new(), sink(), sealed_to))
+    // Also without a window there is a rest.
+    let mut groups: Vec<&[Target]> = pass.targets.chunks(OPEN_COUNT_MAX).collect();
+    let last = groups.pop().unwrap_or_default();
+    for (is_last, group) in groups.into_iter().map(|group| (false, group)).chain([(true, last)]) {
+        let builder = |target: &Target| {
+            let identity = keeper.owner.sealed(tablet, target.window);
+            let (options, compressor) = (target.options, Compressor::new());
+            (target.window, TableBuilder::new(identity, options, compressor, sink(), sealed_to))
         };
         let mut outputs = Outputs { windows: group.iter().map(builder).collect(), rest: None };
         let rest_id = keeper.next_table();
         let rest_identity = keeper.owner.run(tablet, rest_id);
-        if number + 1 == group_count {
+        if is_last {
             let options = keeper.options(&shard.limits);
             let builder = TableBuilder::new(rest_identity, options, Compressor::new(), sink(), sealed_to);
             outputs.rest = Some(builder);
         }
-        copy(shard, inputs, picked, &mut outputs, &mut unpack).await?;
+        copy(shard, pass, &mut outputs, &mut unpack).await?;
         for (window, output) in outputs.windows {
             let identity = keeper.owner.sealed(tablet, window);
-            made.extend(finish(output, keeper.next_table(), tablet, 0, identity, &mut unpack).await?);
+            made.push(finish(output, keeper.next_table(), tablet, 0, identity, &mut unpack).await?);
         }
         if let Some(output) = outputs.rest {
-            let level = inputs.runs.iter().map(|table| table.place.level).max().unwrap_or(0);
+            let level = pass.runs.iter().map(|table| table.place.level).max().unwrap_or(0);
             rest = Some((output, rest_id, level, rest_identity));
         }
     }
     let (mut output, id, level, identity) = rest.expect("there is a last group of windows");
     // A window that nothing was found for is none: the rest has no records in it either.
-    let ends = inputs.kept.iter().chain(made.iter().map(|made: &Made| &made.table));
+    let ends = pass.kept.iter().chain(made.iter().flatten().map(|made: &Made| &made.table));
     output.set_sealed_to(ends.filter_map(|table| table.window()).map(|window| window.to).max().unwrap_or(0));
     let rest = finish(output, id, tablet, level, identity, &mut unpack).await?;
-    Ok((made, rest))
+    Ok(Output { windows: made, rest })
 }
 
 /// End a table that has records.
 async fn finish(
     output: TableBuilder,
-    id: layout::units::TableId,
+    id: TableId,
     tablet: TabletIndex,
     level: u8,
-    identity: layout::table_seal::TableIdentity,
+    identity: TableIdentity,
     unpack: &mut Decompressor,
 ) -> Result<Option<Made>, MergeError> {
     if output.is_empty() {
@@ -221,17 +270,17 @@ async fn finish(
 /// Copy the newest record of each key to the output that it belongs to.
 async fn copy(
     shard: &Shard,
-    inputs: &Inputs,
-    picked: &Pick,
+    pass: &Pass,
     outputs: &mut Outputs,
     unpack: &mut Decompressor,
 ) -> Result<(), MergeError> {
-    // Of the windows only those that go into these: what they hold goes nowhere else.
+    // Of the windows only those that go into these: what they hold goes nowhere else, unless they reach beyond the targets.
     let is_asked = |table: &&Rc<Table>| {
         outputs.windows.iter().any(|(window, _)| table.may_hold_times(window.from, window.to - 1))
+            || (outputs.rest.is_some() && !pass.covers(table))
     };
-    let taken: Vec<_> = inputs.taken.iter().filter(is_asked).collect();
-    let tables = || inputs.runs.iter().chain(taken.iter().copied());
+    let taken: Vec<_> = pass.taken.iter().filter(is_asked).collect();
+    let tables = || pass.runs.iter().chain(taken.iter().copied());
     let mut cursors = Cursors::new(tables().count(), Direction::Forward);
     for table in tables() {
         let mut cursor = TableCursor::new(Rc::clone(table), WINDOW_BYTES)?;
@@ -242,11 +291,16 @@ async fn copy(
     while let Some(newest) = cursors.next(&[]) {
         let entry = newest.entry()?.expect("the least key stands at a record");
         let forgets = ioengine::canary("forget_the_overlay") && newest.table.window().is_none();
-        if let Some(output) = outputs.of(picked, inputs, entry.key, &entry.record, forgets) {
-            output.push(entry.key, &entry.record);
-            if output.is_due() {
-                output.write().await?;
-            }
+        let (later, record) = pass.split(entry.key, &entry.record, &cursors)?;
+        if let Some(later) = later
+            && let Some(rest) = &mut outputs.rest
+        {
+            put(rest, entry.key, &later).await?;
+        }
+        if let Some(record) = record
+            && let Some(output) = outputs.of(pass, entry.key, &record, forgets)
+        {
+            put(output, entry.key, &record).await?;
         }
         let is_over = step.add(entry.key, entry.record.value);
         key.clear();
@@ -260,33 +314,82 @@ async fn copy(
     Ok(())
 }
 
+async fn put(output: &mut TableBuilder, key: &[u8], record: &Record<'_>) -> Result<(), BuildError> {
+    output.push(key, record);
+    if output.is_due() {
+        output.write().await?;
+    }
+    Ok(())
+}
+
+impl Pass {
+    /// Is all of a sealed table's window in the windows to be written?
+    fn covers(&self, table: &Table) -> bool {
+        let Some(own) = table.window() else { return false };
+        let shared =
+            |target: &Target| target.window.to.min(own.to).saturating_sub(target.window.from.max(own.from));
+        self.targets.iter().map(shared).sum::<u64>() == own.to - own.from
+    }
+
+    /// The target that a time falls in.
+    fn target(&self, time: u64) -> Option<&Target> {
+        self.targets.iter().find(|target| holds(&target.window, time))
+    }
+
+    /// Of a key whose newest record this is: what was written behind the entry of its window, dead or not, and what goes on.
+    fn split<'a>(
+        &self,
+        key: &[u8],
+        newest: &Record<'a>,
+        cursors: &'a Cursors,
+    ) -> Result<(Option<Record<'a>>, Option<Record<'a>>), MergeError> {
+        let target = self.target(time_of(key));
+        match target.filter(|target| newest.version.log_index(0) > target.upto) {
+            None => Ok((None, Some(*newest))),
+            Some(_) if ioengine::canary("seal_takes_newer") => Ok((None, Some(*newest))),
+            Some(target) => {
+                ioengine::sometimes!("a record is written behind the entry of its seal");
+                let older = cursors.newest_upto(key, target.upto)?;
+                let is_forgotten = ioengine::canary("seal_forgets_what_is_above");
+                Ok(((!is_forgotten).then_some(*newest), older.map(|entry| entry.record)))
+            }
+        }
+    }
+}
+
 impl Outputs {
     fn written_bytes(&self) -> u64 {
         let all = self.windows.iter().map(|(_, output)| output).chain(&self.rest);
         all.map(TableBuilder::written_bytes).sum()
     }
 
-    /// Which one takes the newest record of a key; `None` when none does, or does in this pass.
+    /// Which one takes the record of a key; `None` when none does, or does in this pass.
     fn of(
         &mut self,
-        picked: &Pick,
-        inputs: &Inputs,
+        pass: &Pass,
         key: &[u8],
         record: &Record<'_>,
         forgets: bool,
     ) -> Option<&mut TableBuilder> {
         let time = time_of(key);
-        let is_alive = record.value.is_some() && !inputs.log_time.has_expired(record.expiry_us);
-        let place = picked.windows.iter().position(|window| holds(window, time));
-        if let Some(place) = place {
-            let window = picked.windows[place];
-            let is_lost = !is_alive || (forgets && window.generation > 1);
-            let here = self.windows.iter_mut().find(|(here, _)| *here == window)?;
+        let is_alive = |log_time: LogTime| record.value.is_some() && !log_time.has_expired(record.expiry_us);
+        if let Some(target) = pass.target(time) {
+            let is_lost = !is_alive(target.log_time) || (forgets && target.window.generation > 1);
+            let here = self.windows.iter_mut().find(|(here, _)| *here == target.window)?;
             return (!is_lost).then_some(&mut here.1);
         }
-        let hides = || inputs.kept.iter().any(|table| table.may_hold(time, key));
-        self.rest.as_mut().filter(|_| is_alive || hides())
+        let hides = || {
+            pass.kept.iter().any(|table| table.may_hold(time, key))
+                || awaits(&pass.awaited, time, record.version)
+        };
+        self.rest.as_mut().filter(|_| is_alive(pass.log_time) || hides())
     }
+}
+
+/// Was this written behind the entry of a window whose table may yet come beneath it?
+pub(super) fn awaits(awaited: &[TabletWindow], time: u64, version: Version) -> bool {
+    let is_above = |window: &TabletWindow| window.holds(time) && version.log_index(0) > window.index;
+    awaited.iter().any(is_above)
 }
 
 /// Does a time fall in a window?

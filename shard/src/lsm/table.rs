@@ -20,6 +20,8 @@ pub(crate) struct TablePlace {
     pub(crate) extents: HeldExtents,
     /// Bytes of the table.
     pub(crate) bytes: u64,
+    /// Of all of them.
+    pub(crate) checksum: u128,
     /// Of a run: what it knew of windows when it was written.
     pub(crate) spread: Spread,
 }

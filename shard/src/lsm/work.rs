@@ -9,6 +9,7 @@
 //! Must never begin a seal in a tablet in which a merge is at work: a seal takes all runs that are there. Invariant: a job
 //! that found no space, or an input that it cannot read, holds up no other tablet.
 
+use super::agree::awaited;
 use super::build::BuildError;
 use super::expire::{drop_expired, expired_count, pick_expired};
 use super::merge::{MergeError, merge};
@@ -16,15 +17,17 @@ use super::pick::{Pick, Run, RunLimits, pick};
 use super::seal::{pick_seal, seal};
 use super::table::Table;
 use super::window;
+use crate::apply::State;
 use crate::core::{Phase, Shard};
 use ioengine::sync::{Either, race};
 use layout::units::{LogTime, TabletIndex};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// How long after ticks were asked for the policies are asked again.
-const TICK_WAIT: Duration = Duration::from_secs(1);
+pub(super) const TICK_WAIT: Duration = Duration::from_secs(1);
 
 /// What the tasks are at.
 pub(crate) struct Work {
@@ -33,6 +36,8 @@ pub(crate) struct Work {
     merging: Cell<Option<TabletIndex>>,
     /// The tablet, and how many runs the seal takes: the oldest.
     sealing: Cell<Option<(TabletIndex, usize)>>,
+    /// Of tablets whose tables are built and wait to be put in place: how many runs went into them, the oldest.
+    parked: RefCell<BTreeMap<TabletIndex, usize>>,
     /// Tablets whose merge found no space since anything changed, one bit each.
     starved: Cell<u64>,
     /// The same of seals.
@@ -55,6 +60,7 @@ impl Work {
             unreadable: Cell::new(0),
             merging: Cell::new(None),
             sealing: Cell::new(None),
+            parked: RefCell::default(),
             starved: Cell::new(0),
             seals_starved: Cell::new(0),
             ticks_due: Cell::new(0),
@@ -81,14 +87,49 @@ impl Work {
         self.unreadable.set(self.unreadable.get() & !bit(tablet));
     }
 
-    /// Runs of a tablet that a seal is at.
+    /// Runs of a tablet that a pass is going through now.
+    fn active_count(&self, tablet: TabletIndex) -> Option<usize> {
+        self.sealing.get().filter(|(own, _)| *own == tablet).map(|(_, count)| count)
+    }
+
+    /// A pass goes through so many runs of a tablet, the oldest; `None` when it is over.
+    pub(super) fn set_sealing(&self, at: Option<(TabletIndex, usize)>) {
+        self.sealing.set(at);
+    }
+
+    /// Nobody else may drop windows of this tablet.
+    pub(super) fn set_dropping(&self, tablet: Option<TabletIndex>) {
+        self.dropping.set(tablet);
+    }
+
+    /// So many runs, the oldest, stay as they are; `None` when that is over.
+    pub(super) fn set_parked(&self, tablet: TabletIndex, count: Option<usize>) {
+        let mut parked = self.parked.borrow_mut();
+        match count {
+            Some(count) => parked.insert(tablet, count),
+            None => parked.remove(&tablet),
+        };
+    }
+
+    /// A merge is at work in this tablet.
+    pub(super) fn is_merging(&self, tablet: TabletIndex) -> bool {
+        self.merging.get() == Some(tablet)
+    }
+
+    /// Tablets whose seals found no space.
+    pub(super) fn seals_starved(&self) -> &Cell<u64> {
+        &self.seals_starved
+    }
+
+    /// Runs of a tablet that a seal is at, or has gone through.
     fn sealing_count(&self, tablet: TabletIndex) -> usize {
-        self.sealing.get().filter(|(own, _)| *own == tablet).map_or(0, |(_, count)| count)
+        let parked = || self.parked.borrow().get(&tablet).copied();
+        self.active_count(tablet).or_else(parked).unwrap_or(0)
     }
 }
 
 /// What is to be done to a tablet's windows.
-enum Job {
+pub(super) enum Job {
     Drop(Vec<Rc<Table>>),
     Seal(window::Pick),
 }
@@ -151,7 +192,12 @@ pub(crate) async fn seals(shard: Rc<Shard>) {
 }
 
 /// What comes of a job. False when the core writes no more.
-fn settle(shard: &Shard, tablet: TabletIndex, done: Result<(), MergeError>, starved: &Cell<u64>) -> bool {
+pub(super) fn settle(
+    shard: &Shard,
+    tablet: TabletIndex,
+    done: Result<(), MergeError>,
+    starved: &Cell<u64>,
+) -> bool {
     match done {
         Ok(()) => {
             // There may be room now for what found none, and fewer runs for who waits for that.
@@ -180,11 +226,11 @@ fn settle(shard: &Shard, tablet: TabletIndex, done: Result<(), MergeError>, star
 }
 
 /// The tables of a tablet, and its log time; `None` when there are none here, or they stay as they are.
-type Tables<'a> = (LogTime, &'a [Rc<Table>], &'a [Rc<Table>]);
+pub(super) type Tables<'a> = (LogTime, &'a [Rc<Table>], &'a [Rc<Table>]);
 
-fn tables_of<'a>(
+pub(super) fn tables_of<'a>(
     shard: &Shard,
-    state: &'a crate::apply::State,
+    state: &'a State,
     tablet: TabletIndex,
     starved: u64,
 ) -> Option<Tables<'a>> {
@@ -196,7 +242,7 @@ fn tables_of<'a>(
 }
 
 /// The merge of a tablet, were its log time this.
-fn merge_of(shard: &Shard, tablet: TabletIndex, tables: Tables<'_>) -> Option<Pick> {
+fn merge_of(shard: &Shard, state: &State, tablet: TabletIndex, tables: Tables<'_>) -> Option<Pick> {
     let (log_time, runs, windows) = tables;
     let zone = &shard.keeper.zone;
     let sealing_count = shard.keeper.work.sealing_count(tablet);
@@ -204,6 +250,7 @@ fn merge_of(shard: &Shard, tablet: TabletIndex, tables: Tables<'_>) -> Option<Pi
         fan_in: shard.limits.merge_fan_in,
         count_max: shard.limits.runs_per_tablet_max,
         sealing_count,
+        keeps_dead: !awaited(shard, state, tablet).is_empty(),
         squeeze_bytes: shard
             .keeper
             .is_short()
@@ -220,13 +267,13 @@ fn next_merge(shard: &Shard) -> Option<(TabletIndex, Pick)> {
     let starved = shard.keeper.work.starved.get();
     let merges = TabletIndex::all().filter_map(|tablet| {
         let tables = tables_of(shard, &state, tablet, starved)?;
-        Some((tables.1.len(), tablet, merge_of(shard, tablet, tables)?))
+        Some((tables.1.len(), tablet, merge_of(shard, &state, tablet, tables)?))
     });
     merges.max_by_key(|(count, ..)| *count).map(|(_, tablet, picked)| (tablet, picked))
 }
 
 /// What is to be done to a tablet's windows, were its log time this.
-fn seal_of(shard: &Shard, (log_time, runs, windows): Tables<'_>) -> Option<Job> {
+pub(super) fn seal_of(shard: &Shard, (log_time, runs, windows): Tables<'_>) -> Option<Job> {
     let over = pick_expired(windows, log_time).map(Job::Drop);
     let picked = || {
         let picked = pick_seal(runs, windows, log_time, &shard.limits, shard.keeper.is_short())?;
@@ -248,7 +295,7 @@ fn next_seal(shard: &Shard) -> Option<(TabletIndex, Job)> {
 
 /// Log time of an idle tablet stands still, and with it what expires and what is old enough: ask for ticks where that would
 /// give something to do, and nowhere else. So that an idle journal does not grow for nothing.
-fn ask_for_ticks(shard: &Shard) -> bool {
+pub(super) fn ask_for_ticks(shard: &Shard) -> bool {
     if shard.phase.get() == Phase::Draining {
         return false;
     }
@@ -261,7 +308,8 @@ fn ask_for_ticks(shard: &Shard) -> bool {
             return false;
         };
         let clock = shard.clock(own);
-        let gives = |tables| seal_of(shard, tables).is_some() || merge_of(shard, *tablet, tables).is_some();
+        let gives =
+            |tables| seal_of(shard, tables).is_some() || merge_of(shard, &state, *tablet, tables).is_some();
         own.damage.is_none()
             && clock > log_time
             && !gives((log_time, runs, windows))
@@ -298,10 +346,10 @@ pub(crate) fn is_crowded(shard: &Shard) -> bool {
         if state.tables.runs(tablet).len() < shard.limits.runs_per_tablet_max {
             return false;
         }
-        let is_at_it = work.merging.get() == Some(tablet) || work.sealing_count(tablet) > 0;
+        let is_at_it = work.merging.get() == Some(tablet) || work.active_count(tablet).is_some();
         let may_be = || {
             let tables = tables_of(shard, &state, tablet, work.starved.get())?;
-            merge_of(shard, tablet, tables)
+            merge_of(shard, &state, tablet, tables)
         };
         is_at_it || may_be().is_some()
     })

@@ -1,5 +1,5 @@
 //! Replicas of a tablet agree: what two of them hold at one index of its log is the same, records, expiries and log time. And
-//! what was chosen at an index stays so, at every node and in every life.
+//! what was chosen at an index stays so, at every node and in every life. A sealed table is one table, wherever it is in place.
 
 use crate::sim::history::{History, KeyIndex, Page, Seen, Violation};
 use ioengine::marks::Fact;
@@ -61,6 +61,24 @@ fn differ(history: &History, one: &Page, other: &Page) -> Option<String> {
     })
 }
 
+/// Every window and generation for which nodes, or lives of one, put two tables in place.
+#[must_use]
+pub fn check_tables(facts: &[Fact]) -> Vec<Violation> {
+    let mut known: BTreeMap<u64, &Fact> = BTreeMap::new();
+    let mut out = Vec::new();
+    for fact in facts.iter().filter(|fact| fact.name == SEALED) {
+        let first = *known.entry(fact.key).or_insert(fact);
+        if first.value != fact.value {
+            let text = format!(
+                "sealed window {:016x} has table {:016x} at node {}, and {:016x} at node {}",
+                fact.key, first.value, first.node, fact.value, fact.node
+            );
+            out.push(Violation { checker: NAME, text });
+        }
+    }
+    out
+}
+
 /// Every place in a log for which two values were told, and every entry that a process left out.
 #[must_use]
 pub fn check_logs(facts: &[Fact]) -> Vec<Violation> {
@@ -103,6 +121,8 @@ const APPLIED: &str = "applied";
 const BEGUN: &str = "begun";
 /// The fact that a whole tablet has this number behind the entry: the same key.
 const DIGEST: &str = "digest";
+/// The fact that a sealed table is in place: key is tablet, window and generation, value its checksum.
+const SEALED: &str = "sealed";
 /// Bits of the index in the key.
 const INDEX_BITS: u32 = 56;
 
@@ -162,6 +182,14 @@ mod tests {
         let fact = |node, key, value| Fact { node, process: node, name: CHOSEN, key, value };
         assert!(check_logs(&[fact(0, 1, 5), fact(1, 1, 5), fact(0, 2, 6)]).is_empty());
         assert_eq!(check_logs(&[fact(0, 1, 5), fact(1, 1, 6)]).len(), 1);
+    }
+
+    #[test]
+    fn a_sealed_window_has_one_table() {
+        let fact = |node, key, value| Fact { node, process: node, name: SEALED, key, value };
+        assert!(check_tables(&[fact(0, 1, 5), fact(1, 1, 5), fact(0, 2, 6), fact(0, 1, 5)]).is_empty());
+        assert_eq!(check_tables(&[fact(0, 1, 5), fact(1, 1, 6)]).len(), 1);
+        assert_eq!(check_tables(&[fact(0, 1, 5), fact(0, 1, 6)]).len(), 1, "in another life");
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl<'a> Run<'a> {
         self.sum.violations.extend(checkers::judge(&history, &self.last, law));
         let facts = self.scene.world.take_facts();
         self.sum.violations.extend(replicas::check_logs(&facts));
+        self.sum.violations.extend(replicas::check_tables(&facts));
         self.sum.operations += history.operation_count;
         for (name, count) in &history.answers {
             *self.sum.answers.entry(name).or_insert(0) += count;
