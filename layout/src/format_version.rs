@@ -18,5 +18,5 @@ pub const IMAGES: [u64; FORMAT_VERSION as usize] = [
     0xf138_891c_3b03_43d8,
     0x8cb7_ac82_133c_4342,
     0x3202_beaa_b525_ba82,
-    0x93e0_0d7a_7e67_0954,
+    0xc07c_30fa_9447_9684,
 ];

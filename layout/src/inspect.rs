@@ -304,6 +304,7 @@ fn operation_text(operation: &Operation<'_>) -> String {
     let Write { key, request, expiry_us, atomic_with_next, change } = match operation {
         Operation::Write(write) => write,
         Operation::Tick => return "tick".to_string(),
+        Operation::Verify => return "verify".to_string(),
         Operation::Seal(seal) => {
             let spans: Vec<String> = seal.spans().map(|(from, to)| format!("{from} to {to}")).collect();
             return format!("seal, generation {}: {}", seal.generation, spans.join(", "));
