@@ -350,7 +350,9 @@ impl Pass {
             Some(target) => {
                 ioengine::sometimes!("a record is written behind the entry of its seal");
                 let older = cursors.newest_upto(key, target.upto)?;
-                let is_forgotten = ioengine::canary("seal_forgets_what_is_above");
+                let is_dead = || newest.value.is_none() || self.log_time.has_expired(newest.expiry_us);
+                let is_forgotten = ioengine::canary("seal_forgets_what_is_above")
+                    || (ioengine::canary("drop_what_is_above_a_seal") && is_dead());
                 Ok(((!is_forgotten).then_some(*newest), older.map(|entry| entry.record)))
             }
         }
