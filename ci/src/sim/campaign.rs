@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Names of the marks that a campaign must reach, one a line; `#` begins a remark.
-const REQUIRED_MARKS: &str = include_str!("../../sim_marks.txt");
+/// Names of the marks that a campaign must reach, one a line; `#` begins a remark. Of single nodes, and of clusters.
+const REQUIRED_MARKS: [&str; 2] =
+    [include_str!("../../sim_marks.txt"), include_str!("../../sim_marks_cluster.txt")];
 /// Seeds that found something once, one a line: mode, seed, name; `#` begins a remark.
 const REGRESSIONS: &str = include_str!("../../seeds.txt");
 /// Planted bugs, one a line: name, mode, a seed that finds it, what it is; `#` begins a remark.
@@ -37,18 +38,26 @@ pub struct Campaign {
     sealed_runs: u64,
     caught_up_runs: u64,
     faults: BTreeMap<&'static str, u64>,
-    marks: BTreeMap<&'static str, u64>,
+    /// Of single nodes, and of clusters.
+    of: [Marks; 2],
     answers: BTreeMap<&'static str, u64>,
+}
+
+/// What the runs of one kind reached.
+#[derive(Clone, Debug, Default)]
+struct Marks {
+    runs: u64,
+    counts: BTreeMap<&'static str, u64>,
 }
 
 fn lines(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|line| !line.is_empty())
 }
 
-/// Marks that a campaign must reach.
+/// Marks that a campaign must reach, of single nodes or of clusters.
 #[must_use]
-pub fn required_marks() -> Vec<&'static str> {
-    lines(REQUIRED_MARKS).collect()
+pub fn required_marks(of_clusters: bool) -> Vec<&'static str> {
+    lines(REQUIRED_MARKS[usize::from(of_clusters)]).collect()
 }
 
 fn mode(word: &str) -> Option<Mode> {
@@ -120,7 +129,9 @@ impl Campaign {
         self.sealed_runs += reached(&["a window is sealed"]);
         self.caught_up_runs += reached(&["entries are fetched", "a copy is installed"]);
         add(&mut self.faults, &report.faults);
-        add(&mut self.marks, &report.marks);
+        let of = &mut self.of[usize::from(report.mode.is_cluster())];
+        of.runs += 1;
+        add(&mut of.counts, &report.marks);
         add(&mut self.answers, &report.sum.answers);
     }
 
@@ -130,16 +141,19 @@ impl Campaign {
         self.cpu_s
     }
 
-    /// Required marks that never fired.
-    #[must_use]
-    pub fn missing_marks(&self) -> Vec<&'static str> {
-        required_marks().into_iter().filter(|name| !self.marks.contains_key(name)).collect()
+    /// Required marks that never fired in the runs of a kind; none while there are too few of those.
+    fn missing_marks(&self, of_clusters: bool) -> Vec<&'static str> {
+        let of = &self.of[usize::from(of_clusters)];
+        let is_missing = |name: &&'static str| !of.counts.contains_key(name);
+        let required = required_marks(of_clusters).into_iter();
+        required.filter(is_missing).filter(|_| of.runs >= MARKS_FROM_RUNS).collect()
     }
 
-    /// Whether anything is wrong; marks count from so many runs on, when `marks` says that all modes were run.
+    /// Whether anything is wrong. The marks of single nodes count when all their modes were run.
     #[must_use]
-    pub fn is_wrong(&self, marks: bool) -> bool {
-        !self.wrong.is_empty() || marks && self.runs >= MARKS_FROM_RUNS && !self.missing_marks().is_empty()
+    pub fn is_wrong(&self, all_modes: bool) -> bool {
+        let is_unreached = |of_clusters| !self.missing_marks(of_clusters).is_empty();
+        !self.wrong.is_empty() || all_modes && is_unreached(false) || is_unreached(true)
     }
 
     /// The sum as text.
@@ -156,7 +170,8 @@ impl Campaign {
              speed {:.0} x real time; {:.0} x counting only runs of {DENSE} operations/s and more ({:.0} % of the time)\n\
              {} starts, {} failed starts, {} formats, {:.0} % of runs with a crash, {:.0} % with a seal, \
              {:.0} % with a catch-up; {} losses excused (FORMAT.md, journal)\n\
-             faults: {}\nanswers: {}\nmarks: {}\nrequired marks that never fired: {:?}\n",
+             faults: {}\nanswers: {}\nmarks of single nodes: {}\nmarks of clusters: {}\n\
+             required marks that never fired: {:?} {:?}\n",
             self.runs,
             self.wrong.len(),
             self.operations,
@@ -175,8 +190,10 @@ impl Campaign {
             self.excused,
             list(&self.faults),
             list(&self.answers),
-            list(&self.marks),
-            self.missing_marks(),
+            list(&self.of[0].counts),
+            list(&self.of[1].counts),
+            self.missing_marks(false),
+            self.missing_marks(true),
         );
         for (seed, mode) in &self.wrong {
             let _infallible = writeln!(out, "WRONG: --seed {seed} --mode {}", mode.name());
@@ -191,8 +208,25 @@ mod tests {
 
     #[test]
     fn the_lists_can_be_read() {
-        assert!(required_marks().len() > 10);
+        assert!(required_marks(false).len() > 10 && required_marks(true).len() > 10);
         let regressions = regressions();
         assert!(regressions.iter().all(|(_, _, what)| !what.is_empty()));
+    }
+
+    #[test]
+    fn a_mark_that_no_cluster_reached_is_wrong() {
+        let mut campaign = Campaign::default();
+        campaign.of[0].runs = MARKS_FROM_RUNS;
+        assert!(!campaign.is_wrong(false) && campaign.is_wrong(true), "one mode reaches less");
+        campaign.of[0].counts = required_marks(false).into_iter().map(|name| (name, 1)).collect();
+        campaign.of[1].runs = MARKS_FROM_RUNS - 1;
+        assert!(!campaign.is_wrong(true), "too few clusters");
+        campaign.of[1].runs += 1;
+        assert!(campaign.is_wrong(false) && campaign.is_wrong(true));
+        campaign.of[1].counts = required_marks(true).into_iter().map(|name| (name, 1)).collect();
+        assert!(!campaign.is_wrong(true));
+        campaign.of[1].counts.remove("entries are fetched");
+        assert_eq!(campaign.missing_marks(true), ["entries are fetched"]);
+        assert!(campaign.is_wrong(false));
     }
 }
