@@ -84,10 +84,12 @@ fn judge(
         Does::Delete => true,
         Does::Put { expiry, .. } => expiry != 0 && expiry <= log_time.0,
     };
-    let away = match by {
+    // Or what came about later still.
+    let mut since = known.versions[key.0 as usize].range(newest..);
+    let away = since.any(|(_, by)| match *by {
         By::Change(by) => takes(by),
         By::Someone => true,
-    };
+    });
     let maybe = known.maybe[key.0 as usize].iter().any(|by| takes(*by));
     (!away && !maybe).then(|| format!("shows nothing at log time {log_time}, and {newest} ({by:?}) is lost"))
 }
@@ -95,20 +97,20 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::history::{Change, Read, Write};
+    use crate::sim::history::{Change, Read, StreamIndex, Write};
     use layout::units::{RequestId, Space};
 
     const SINCE: Order = 100;
 
-    fn write(history: &mut History, key: KeyIndex, fate: Fate) {
+    fn write(history: &mut History, changes: &[(KeyIndex, Does)], fate: Fate) {
         history.writes.push(Write {
             client: 0,
             invoked: 1,
             sent: 1,
             returned: 2,
             at_ns: (1, 2),
-            stream: history.keys.keys[key.0 as usize].0,
-            changes: vec![Change { key, does: Does::Put { bytes: 100, expiry: 0 } }],
+            stream: StreamIndex(0),
+            changes: changes.iter().map(|&(key, does)| Change { key, does }).collect(),
             expected: None,
             id: RequestId::default(),
             fate,
@@ -116,7 +118,7 @@ mod tests {
         });
     }
 
-    fn sees(history: &mut History, key: KeyIndex, invoked: Order, version: u64, write: u32) {
+    fn sees(history: &mut History, key: KeyIndex, invoked: Order, seen: Seen) {
         history.reads.push(Read {
             by: "a get",
             client: 0,
@@ -125,27 +127,57 @@ mod tests {
             at_ns: 0,
             key,
             log_time: LogTime(0),
-            seen: Seen::Value(Version(version), WriteRef { write, position: 0 }),
+            seen,
             expiry: Some(0),
         });
     }
 
-    /// An acknowledged write 1, a write 2 of unknown fate that is seen at `seen_at`, and a read of 1 that counts as the last.
-    fn found(seen_at: Order) -> usize {
+    const PUT: Does = Does::Put { bytes: 100, expiry: 0 };
+    const ACKED: Fate = Fate::Acked { first: Version(10), repeated: false };
+
+    fn of(version: u64, write: u32, position: u16) -> Seen {
+        Seen::Value(Version(version), WriteRef { write, position })
+    }
+
+    fn begun() -> (History, KeyIndex, KeyIndex) {
         let mut history = History::new(0);
         let stream = history.keys.stream(Space(0), b"s");
-        let key = history.keys.key(stream, 1);
-        write(&mut history, key, Fate::Acked { first: Version(10), repeated: false });
-        write(&mut history, key, Fate::Unknown);
-        sees(&mut history, key, seen_at, 20, 1);
-        sees(&mut history, key, SINCE + 10, 10, 0);
-        let known = Known::new(&history, 0);
-        check(&history, &known, 0, SINCE, &BTreeMap::new()).len()
+        let (key, other) = (history.keys.key(stream, 1), history.keys.key(stream, 2));
+        write(&mut history, &[(key, PUT)], ACKED);
+        (history, key, other)
+    }
+
+    fn count(history: &History) -> usize {
+        check(history, &Known::new(history, 0), 0, SINCE, &BTreeMap::new()).len()
+    }
+
+    /// An acknowledged write, one of unknown fate that is seen at `seen_at`, and a read of the first that counts as the last.
+    fn found(seen_at: Order) -> usize {
+        let (mut history, key, other) = begun();
+        write(&mut history, &[(key, PUT)], Fate::Unknown);
+        sees(&mut history, key, seen_at, of(20, 1, 0));
+        sees(&mut history, key, SINCE + 10, of(10, 0, 0));
+        sees(&mut history, other, SINCE + 10, Seen::Absent);
+        count(&history)
     }
 
     #[test]
     fn what_was_seen_before_the_end_is_not_lost_and_what_comes_later_may() {
         assert_eq!(found(SINCE - 50), 1);
         assert_eq!(found(SINCE + 20), 0);
+    }
+
+    #[test]
+    fn a_delete_of_which_only_its_batch_is_seen_takes_the_record() {
+        let deleted = |with: &[Does]| {
+            let (mut history, key, other) = begun();
+            let changes: Vec<_> = [other, key].into_iter().zip(with.iter().copied()).collect();
+            write(&mut history, &changes, Fate::Unknown);
+            sees(&mut history, other, SINCE + 5, of(20, 1, 0));
+            sees(&mut history, key, SINCE + 10, Seen::Absent);
+            count(&history)
+        };
+        assert_eq!(deleted(&[PUT, Does::Delete]), 0);
+        assert_eq!(deleted(&[PUT]), 1, "nobody has deleted it");
     }
 }
