@@ -10,6 +10,7 @@
 //! ```
 
 mod damage;
+pub mod gap;
 mod links;
 mod peace;
 mod process;
@@ -21,7 +22,7 @@ use crate::sim::checkers::{self, Final, Law};
 use crate::sim::client::Shared;
 use crate::sim::history::{History, Violation};
 use crate::sim::plan::Mode;
-use ioengine::signal::Signal;
+use ioengine::signal::{Signal, Signals};
 use ioengine::sim::Random;
 use ioengine::sync::{Either, race};
 use ioengine::uring::Runtime;
@@ -111,25 +112,31 @@ pub fn run(options: &Options) -> Result<Report, RealError> {
     let runtime = Runtime::new(config).map_err(|error| RealError::Tool(error.to_string()))?;
     let io = runtime.io().clone();
     let signals = io.signals();
-    runtime.block_on(async {
-        let ended = async {
-            loop {
-                if signals.next().await == Signal::Terminate {
-                    return;
-                }
+    runtime.block_on(until_signal(&signals, play(&io, options)))
+}
+
+/// The end of `work`, or that somebody asked for ours.
+async fn until_signal<T>(
+    signals: &Signals,
+    work: impl Future<Output = Result<T, RealError>>,
+) -> Result<T, RealError> {
+    let ended = async {
+        loop {
+            if signals.next().await == Signal::Terminate {
+                return;
             }
-        };
-        match race(Box::pin(play(&io, options)), ended).await {
-            Either::First(report) => report,
-            Either::Second(()) => Err(RealError::Interrupted),
         }
-    })
+    };
+    match race(Box::pin(work), ended).await {
+        Either::First(report) => report,
+        Either::Second(()) => Err(RealError::Interrupted),
+    }
 }
 
 async fn play(io: &Io, options: &Options) -> Result<Report, RealError> {
     let random = Random::new(options.seed);
     let history = Rc::new(RefCell::new(History::new((options.seed % 65_521) as u16).repeating(true)));
-    let mut scene = Scene::new(io, options, &history).await?;
+    let mut scene = Scene::new(io, options, scene::small(), &history).await?;
     let shared = Rc::new(Shared {
         history,
         device_failed: Cell::new(0),

@@ -88,8 +88,21 @@ pub(super) struct Scene {
     pub(super) rotten: u64,
 }
 
-/// Bounds as settings, and the same as the checkers know them.
-fn limits() -> (Vec<&'static str>, Limits) {
+/// How the nodes of a group are set up.
+pub(super) struct Setup {
+    /// `section.key=value`
+    pub(super) settings: Vec<&'static str>,
+    /// The limits among them, as the checkers know them.
+    pub(super) limits: Limits,
+    pub(super) disk_size: &'static str,
+    /// Of its journals.
+    pub(super) segment: &'static str,
+    /// Whether there is a proxy between each two nodes.
+    pub(super) proxies: bool,
+}
+
+/// Small bounds, for a group that is to be tormented.
+pub(super) fn small() -> Setup {
     let settings = vec![
         "limits.staging_bytes=32KiB",
         "limits.record_bytes_max=64KiB",
@@ -113,7 +126,7 @@ fn limits() -> (Vec<&'static str>, Limits) {
         arena_bytes: 32 << 20,
         ..Limits::default()
     };
-    (settings, limits)
+    Setup { settings, limits, disk_size: "96 MiB", segment: "1 MiB", proxies: true }
 }
 
 /// The order in which clients try the nodes of each tablet.
@@ -139,6 +152,7 @@ impl Scene {
     pub(super) async fn new(
         io: &Io,
         options: &Options,
+        setup: Setup,
         history: &Rc<RefCell<History>>,
     ) -> Result<Scene, RealError> {
         let folder = &options.folder;
@@ -146,15 +160,20 @@ impl Scene {
         let count = usize::from(options.nodes);
         let cuts = Cuts::none(count);
         let addresses = (0..count).map(|node| free_address(io, node)).collect::<Result<Vec<_>, _>>()?;
-        let (settings, limits) = limits();
+        let Setup { settings, limits, disk_size, segment, proxies } = setup;
         let mut nodes = Vec::new();
         let mut cluster = None;
         for (node, &address) in addresses.iter().enumerate() {
             let disk = folder.join(format!("disk-{}.img", node + 1));
-            cluster = Some(format(&options.binary, &disk, node + 1, cluster.as_deref())?);
+            cluster =
+                Some(format(&options.binary, &disk, (disk_size, segment), node + 1, cluster.as_deref())?);
             let mut members = Vec::new();
             for (other, &real) in addresses.iter().enumerate() {
-                let known = if other == node { real } else { links::proxy(io, &cuts, (node, other), real)? };
+                let known = if other == node || !proxies {
+                    real
+                } else {
+                    links::proxy(io, &cuts, (node, other), real)?
+                };
                 let id = other + 1;
                 members.push(format!("{{ id = {id}, address = \"{known}\", zone = {id} }}"));
             }
@@ -265,13 +284,19 @@ fn free_address(io: &Io, node: usize) -> Result<SocketAddr, RealError> {
 }
 
 /// Makes the disk of a node; the cluster it belongs to.
-fn format(binary: &Path, disk: &Path, node: usize, cluster: Option<&str>) -> Result<String, RealError> {
+fn format(
+    binary: &Path,
+    disk: &Path,
+    (size, segment): (&str, &str),
+    node: usize,
+    cluster: Option<&str>,
+) -> Result<String, RealError> {
     let mut command = Command::new(binary);
     command.args(["disk", "format"]).arg(disk).args([
         "--create",
-        "96 MiB",
+        size,
         "--segment",
-        "1 MiB",
+        segment,
         "--yes",
         "--json",
     ]);
