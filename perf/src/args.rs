@@ -17,6 +17,8 @@ pub enum BenchName {
     GetDisk,
     /// Durable puts of 64 writers with one in flight each, beside fio's write + fdatasync
     PutDurable,
+    /// Durable puts with three replicas in three processes, beside etcd with three members
+    PutCluster,
     /// The worst wait while memtables are flushed, runs merged and windows sealed, beside a node with nothing to do and fio
     Background,
     /// The upper bounds alone: bare echoes of 64 to 256 bytes, and the frame echo
@@ -27,7 +29,7 @@ pub enum BenchName {
     Hosts,
     /// Processor time of a node that nobody asks anything
     Idle,
-    /// All of the above, one after the other
+    /// All of the above but put-cluster, one after the other
     All,
     /// Two runs that were kept: `bench compare A B`
     Compare,

@@ -2,6 +2,7 @@
 //! of whom is in the files below.
 
 mod background;
+mod cluster;
 mod disk;
 mod gets;
 mod hosts;
@@ -104,6 +105,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
         BenchName::GetDisk => disk::get_disk(session),
         BenchName::Limits => gets::limits(session),
         BenchName::PutDurable => puts::put_durable(session),
+        BenchName::PutCluster => cluster::put_cluster(session),
         BenchName::Background => background::background(session),
         BenchName::Ingest => puts::ingest(session),
         BenchName::Timeline => timeline::timeline(session),

@@ -26,7 +26,7 @@ impl Cpu {
         self.total_ns as f64 / 1e9
     }
 
-    fn plus(self, other: Cpu) -> Cpu {
+    pub(crate) fn plus(self, other: Cpu) -> Cpu {
         Cpu {
             total_ns: self.total_ns + other.total_ns,
             user_ns: self.user_ns + other.user_ns,
@@ -52,6 +52,8 @@ impl Sub for Cpu {
 pub enum CpuOf {
     /// Another process, all of its threads.
     Process(u32),
+    /// Several other processes.
+    Processes(Vec<u32>),
     /// Threads of this process, with those that the kernel runs for their rings.
     Threads(Vec<u32>),
     /// Nobody said; the figures per processor second are left out.
@@ -66,6 +68,10 @@ impl CpuOf {
             CpuOf::Unknown => None,
             // The sum of the process knows the threads that have ended, too.
             CpuOf::Process(pid) => ticks_of(&format!("/proc/{pid}")),
+            CpuOf::Processes(pids) => pids
+                .iter()
+                .map(|pid| ticks_of(&format!("/proc/{pid}")))
+                .reduce(|one, other| Some(one?.plus(other?)))?,
             CpuOf::Threads(threads) => {
                 let workers = tasks().into_iter().filter(|(_, name)| {
                     name.strip_prefix(WORKER)

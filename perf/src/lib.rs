@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod cpu;
+mod group;
 mod limits;
 pub mod load;
 mod machine;

@@ -18,7 +18,7 @@ use crate::cpu::{Cpu, MACHINE_TICK_NS, MachineTicks, of_this_thread};
 use crate::workloads::Workload;
 use ground::{Ground, connect};
 use ioengine::sync::race;
-use ioengine::{CoreConfig, HostKind, Io, Launcher, Queue};
+use ioengine::{CoreConfig, CoreHandle, HostKind, Io, Launcher, Queue};
 use meter::Meter;
 use schedule::Spacing;
 use std::net::SocketAddr;
@@ -110,6 +110,25 @@ impl Measured {
         self.meter.answer_count() as f64 / self.seconds
     }
 
+    /// What several loads that ran beside each other did together.
+    pub(crate) fn together(parts: Vec<Measured>) -> Option<Measured> {
+        parts.into_iter().reduce(|sum, part| {
+            let mut meter = sum.meter;
+            meter.add(&part.meter);
+            // Each took the time of the others for somebody else's.
+            let used = part.generator.seconds() + part.server.map_or(0.0, |cpu| cpu.seconds());
+            Measured {
+                seconds: sum.seconds.max(part.seconds),
+                meter,
+                server: sum.server.zip(part.server).map(|(one, other)| one.plus(other)),
+                generator: sum.generator.plus(part.generator),
+                others: (sum.others - used / part.seconds).max(0.0),
+                stolen: sum.stolen,
+                unanswered: sum.unanswered + part.unanswered,
+            }
+        })
+    }
+
     /// Answers per second of the server's processor time.
     #[must_use]
     pub fn per_server_second(&self) -> Option<f64> {
@@ -171,6 +190,35 @@ where
     W: Wire + 'static,
     L: Workload + Send + 'static,
 {
+    begin(plan, connect_within, wire, workload)?.end()
+}
+
+/// A load that runs, on a core of its own.
+pub(crate) struct Running<L> {
+    result: mpsc::Receiver<Result<(Measured, L), LoadError>>,
+    core: CoreHandle,
+}
+
+impl<L> Running<L> {
+    /// Waits for its end.
+    pub(crate) fn end(self) -> Result<(Measured, L), LoadError> {
+        let outcome = self.result.recv().expect("the generator reports before it ends");
+        self.core.join();
+        outcome
+    }
+}
+
+/// Begins what [`run_within`] does, so that several loads can run beside each other.
+pub(crate) fn begin<W, L>(
+    plan: &Plan,
+    connect_within: Duration,
+    wire: impl Fn(usize) -> W + Send + 'static,
+    workload: L,
+) -> Result<Running<L>, LoadError>
+where
+    W: Wire + 'static,
+    L: Workload + Send + 'static,
+{
     // Two buffers to send from, one to receive into, each rounded up to a power of two.
     let sends = (workload.request_bytes_max() * plan.mode.depth()).next_power_of_two().max(4096);
     let per_connection = 2 * sends + (256 << 10);
@@ -186,14 +234,12 @@ where
     let (report, result) = mpsc::channel();
     let plan = plan.clone();
     let main = move |io: Io| async move {
-        // The caller below waits for it.
+        // Who began it waits for it.
         let _ = report.send(drive(io, &plan, connect_within, wire, workload).await);
     };
     let core =
         Launcher::Threads.launch(config, main).map_err(|error| LoadError::Launch(error.to_string()))?;
-    let outcome = result.recv().expect("the generator reports before it ends");
-    core.join();
-    outcome
+    Ok(Running { result, core })
 }
 
 async fn drive<W, L>(

@@ -61,6 +61,11 @@ pub(crate) fn names(path: impl AsRef<Path>) -> Vec<String> {
     names
 }
 
+/// Removes a folder and all in it; that it is not there is as good.
+pub(crate) fn remove_folder(path: &Path) {
+    let _ = std::fs::remove_dir_all(path);
+}
+
 /// True for a folder.
 pub(crate) fn is_folder(path: &Path) -> bool {
     path.is_dir()

@@ -1,6 +1,7 @@
 //! Others under the same load or on the same file system. Owns starting them, with the whole command and version for
 //! the report. What is not installed is said with the line that installs it; nothing is measured by memory.
 
+pub(crate) mod etcd;
 pub(crate) mod fio;
 pub(crate) mod redis;
 

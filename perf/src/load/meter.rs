@@ -106,6 +106,20 @@ impl Meter {
         }
     }
 
+    /// What another meter of the same operations saw, too.
+    pub(crate) fn add(&mut self, other: &Meter) {
+        for ((_, mine), (_, theirs)) in self.latencies.iter_mut().zip(&other.latencies) {
+            mine.add(theirs).expect("histograms of one shape");
+        }
+        self.lateness.add(&other.lateness).expect("histograms of one shape");
+        for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *mine += theirs;
+        }
+        self.answered += other.answered;
+        self.received_bytes += other.received_bytes;
+        self.sent_bytes += other.sent_bytes;
+    }
+
     /// Answers in the window.
     #[must_use]
     pub fn answer_count(&self) -> u64 {

@@ -2,6 +2,7 @@
 //! ours; a wire turns them into bytes and answers back into outcomes, without allocating. One value per connection.
 
 pub mod echo;
+pub mod etcd;
 pub mod redis;
 pub mod thermocline;
 

@@ -23,6 +23,8 @@ pub struct PutDurable {
     name: StreamName,
     value: [u8; VALUE_BYTES],
     ids: RequestIds,
+    /// Tablets put to, one bit each.
+    tablets: u64,
 }
 
 impl PutDurable {
@@ -35,7 +37,15 @@ impl PutDurable {
             name: StreamName::of(0),
             value: [0; VALUE_BYTES],
             ids: RequestIds::new(client),
+            tablets: u64::MAX,
         }
+    }
+
+    /// The same to some tablets only, one bit each.
+    #[must_use]
+    pub fn only(self, tablets: u64) -> PutDurable {
+        assert!(tablets != 0, "there is something to put to");
+        PutDurable { tablets, ..self }
     }
 }
 
@@ -49,9 +59,15 @@ impl Workload for PutDurable {
     }
 
     fn next(&mut self) -> Option<Request<'_>> {
-        self.written += 1;
-        let random = hash(self.seed, self.written);
-        self.name = StreamName::of(random % STREAM_COUNT);
+        let random = loop {
+            self.written += 1;
+            let random = hash(self.seed, self.written);
+            self.name = StreamName::of(random % STREAM_COUNT);
+            let key = Key { space: Space::DEFAULT, stream: self.name.bytes(), time: 0 };
+            if self.tablets >> key.tablet().index() & 1 == 1 {
+                break random;
+            }
+        };
         fill(random, &mut self.value);
         // Each its own microsecond: no two puts meet.
         let time = TIME_FIRST_US + self.written;

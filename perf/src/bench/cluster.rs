@@ -1,0 +1,120 @@
+//! Durable puts with three replicas on one machine, beside etcd with three members: the same generator, 64 connections, one put in
+//! flight on each.
+
+use super::BenchError;
+use super::puts::{WRITERS, client_of};
+use super::session::{CLIENT, OWN, Session, Side};
+use crate::group::{Group, first_replicas};
+use crate::load::wire::etcd::EtcdWire;
+use crate::load::wire::thermocline::ThermoclineWire;
+use crate::load::{CpuOf, Measured, Mode, Plan, begin};
+use crate::peers::etcd::Etcd;
+use crate::report::figures_of;
+use crate::target::TargetError;
+use crate::workloads::put_durable::{PutDurable, VALUE_BYTES};
+use ioengine::CoreConfig;
+use ioengine::uring::Runtime;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long nodes may take to listen.
+const CONNECT: Duration = Duration::from_secs(20);
+/// Until members have found each other and been idle for a moment.
+const REST: Duration = Duration::from_secs(2);
+
+/// See the head of the file.
+pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
+    let etcd = match Etcd::version() {
+        Ok(version) => {
+            session.peer("etcd", version);
+            true
+        }
+        Err(missing) => {
+            session.note(missing.to_string())?;
+            false
+        }
+    };
+    let load = format!(
+        "{} connections with one put of {VALUE_BYTES} bytes in flight each, acknowledged when a majority of three has flushed it; \
+         all processes on one machine and one file system, fresh in each round, those of one side at a time. etcd: gRPC to \
+         the leader. Ours: each connection puts what its node is the first replica of.",
+        WRITERS.connection_count
+    );
+    let args = session.args;
+    let (seed, client, dir) = (args.seed, session.client(), args.dir.clone());
+    let plan = move |address: SocketAddr, connection_count: usize, server: CpuOf| Plan {
+        address,
+        connection_count,
+        mode: Mode::Closed { depth: WRITERS.depth },
+        warm_up: Duration::from_secs_f64(args.warm_up),
+        window: Some(Duration::from_secs_f64(args.seconds)),
+        server,
+        cpu: None,
+    };
+    let machine = std::cell::RefCell::new(Vec::new());
+    let keep = |name: &str, command: &str| {
+        let mut kept = machine.borrow_mut();
+        if !kept.iter().any(|(known, _)| known == name) {
+            kept.push((name.to_owned(), command.to_owned()));
+        }
+    };
+    let mut sides = vec![Side::new(OWN, |round| {
+        let (addresses, clock) = free_addresses::<3>()?;
+        let group = Group::start(&dir, &addresses, 1)?;
+        keep("thermocline, each node", group.command());
+        clock.rest(REST);
+        let first = first_replicas(&group.addresses);
+        let mut running = Vec::new();
+        for (place, (address, pid)) in group.addresses.iter().zip(group.pids()).enumerate() {
+            let count = (WRITERS.connection_count + 2 - place) / 3;
+            let own = first.iter().enumerate().filter(|(_, node)| **node == place);
+            let tablets = own.fold(0, |mask, (tablet, _)| mask | 1 << tablet);
+            let client = client_of(client, round) ^ (place as u64) << 56;
+            let puts = PutDurable::new(seed + u64::from(round), client).only(tablets);
+            let plan = plan(*address, count, CpuOf::Process(pid));
+            running.push(begin(&plan, CONNECT, |_| ThermoclineWire::new(CLIENT, 1), puts)?);
+        }
+        let parts = running.into_iter().map(|one| one.end().map(|(measured, _)| measured));
+        let parts = parts.collect::<Result<Vec<Measured>, _>>()?;
+        Ok(figures_of(&Measured::together(parts).expect("there are three")))
+    })];
+    if etcd {
+        sides.push(Side::new("etcd", |round| {
+            let (addresses, clock) = free_addresses::<6>()?;
+            let etcd = Etcd::start(&dir, &addresses, |wait| clock.rest(wait))?;
+            keep("etcd, each member", etcd.command());
+            clock.rest(REST);
+            let plan = plan(etcd.leader, WRITERS.connection_count, CpuOf::Processes(etcd.pids()));
+            let puts = PutDurable::new(seed + u64::from(round), client_of(client, round));
+            let (measured, _) = begin(&plan, CONNECT, |_| EtcdWire::default(), puts)?.end()?;
+            Ok(figures_of(&measured))
+        }));
+    }
+    session.alternate("put-cluster", &load, sides)?;
+    for (name, command) in machine.into_inner() {
+        session.peer(&name, command);
+    }
+    Ok(())
+}
+
+/// A clock of a core that does nothing else.
+struct Clock(Runtime);
+
+impl Clock {
+    fn rest(&self, wait: Duration) {
+        self.0.block_on(self.0.io().sleep(wait));
+    }
+}
+
+/// Addresses that nobody listens on now.
+fn free_addresses<const COUNT: usize>() -> Result<([SocketAddr; COUNT], Clock), TargetError> {
+    let failed = |error: &dyn std::fmt::Display| TargetError(format!("no free port: {error}"));
+    let runtime = Runtime::new(CoreConfig::small("port", 0)).map_err(|error| failed(&error))?;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listeners = (0..COUNT)
+        .map(|_| runtime.io().listen(any).map_err(|error| failed(&error)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let addresses = std::array::from_fn(|at| listeners[at].address());
+    drop(listeners);
+    Ok((addresses, Clock(runtime)))
+}
