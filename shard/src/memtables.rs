@@ -55,6 +55,11 @@ impl Memtables {
         self.frozen = Some(std::mem::replace(&mut self.active, fresh));
     }
 
+    /// A replay finds more than the active one holds before the frozen one is flushed: go on in one twice as large, for this life.
+    pub(crate) fn grow(&mut self) {
+        self.active = self.active.grown();
+    }
+
     /// The frozen one's records are durable in tables, and can be found there: empty it.
     pub(crate) fn thaw(&mut self) {
         let mut frozen = self.frozen.take().expect("the caller has flushed it");

@@ -293,15 +293,28 @@ fn logs(
 }
 
 /// Before a record of the journal is applied: freeze the memtable where it happened before (`is_next`: the record went
-/// to the next one). And where the record might not fit, because the memtables were larger then, or records are lost.
+/// to the next one). And where the record might not fit, because the memtables were larger then, or records are lost, or because entries were
+/// applied before that freeze of which the journal says so only behind it. When the other one is full already this one grows: it is better
+/// to take more memory for a while than never to start again. (Failing history: a node of a group is killed while writers keep both of its
+/// memtables full.)
 fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Record<'_>, is_next: bool) {
     let is_next = is_next && !ioengine::canary("forget_freezes");
-    let active = &state.memtables.active;
-    let is_empty = active.usage().record_count == 0;
-    if is_empty || !state.memtables.can_freeze() {
+    let needed = charge(record).plus(open_charge(proofs));
+    let is_full = |state: &State| state.memtables.active.room_to_replay(needed).is_err();
+    if state.memtables.active.usage().record_count == 0 {
         return;
     }
-    if is_next || active.room_to_replay(charge(record).plus(open_charge(proofs))).is_err() {
+    if !state.memtables.can_freeze() {
+        while is_full(state) {
+            ioengine::sometimes!("a memtable grows in a replay");
+            tracing::warn!(
+                "the journal holds more than the memtables: one of them is laid out larger, for this life"
+            );
+            state.memtables.grow();
+        }
+        return;
+    }
+    if is_next || is_full(state) {
         ioengine::sometimes!("a memtable is frozen in a replay");
         if !is_next {
             ioengine::sometimes!("a memtable is frozen in a replay because it is full");

@@ -169,7 +169,7 @@ fn start(
     if let Some(Pending { value, header, body, .. }) = pending {
         let entry = Entry { header, body: &body, body_at: 0 };
         let (charge, _) = weigh(tablet, &entry).map_err(|corrupt| corrupt.to_string())?;
-        core.memtables.active.admit(charge).map_err(|_| {
+        core.memtables.active.admit_again(charge).map_err(|_| {
             "the memtable has no room for what was accepted before: raise memtable_bytes".to_owned()
         })?;
         values.add(Value::new(value, header, &body, charge));

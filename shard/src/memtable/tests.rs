@@ -383,3 +383,28 @@ fn streams_of_one_space_are_found_without_looking_at_all() {
         }
     }
 }
+
+/// A memtable that is full to the brim grows: it has the same records, with room for as many again beside what is admitted.
+#[test]
+fn one_that_grows_has_the_same_and_room_for_as_much_again() {
+    let record = |number| (Version(number + 1), 0, (number % 7 > 0).then(|| vec![7; 50]));
+    let key = |number: u64| at(0, format!("stream {}", number % 9).as_bytes(), number);
+    for config in [config(8192, 1000), config(1 << 20, 40)] {
+        let mut memtable = Memtable::new(config);
+        let open = Charge::write(8, 50);
+        memtable.admit_again(open).unwrap();
+        let mut count = 0;
+        while memtable.room_to_replay(open.plus(open)).is_ok() {
+            put(&mut memtable, &key(count), &record(count)).unwrap();
+            count += 1;
+        }
+        assert!(memtable.admit(open).is_err(), "it is full");
+        let mut memtable = memtable.grown();
+        for number in count..2 * count {
+            memtable.room_for(open).unwrap();
+            put(&mut memtable, &key(number), &record(number)).unwrap();
+        }
+        assert!((0..2 * count).all(|number| get(&memtable, &key(number)) == Some(record(number))));
+        memtable.release(open);
+    }
+}
