@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job, from nothing: a node is made, real records are loaded, come back exactly, and survive a restart.
+"""The main job, from nothing: a group of nodes is made, real records are loaded, come back exactly, and survive a restart.
 
     smoke.py --binary PATH --folder F [--data DIR]
 
@@ -46,7 +46,7 @@ class MainJob(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         os.makedirs(arguments.folder, exist_ok=True)
-        command = [arguments.binary, "dev", "--nodes", "1", "--dir", os.path.join(arguments.folder, "dev"), "--port", "0"]
+        command = [arguments.binary, "dev", "--dir", os.path.join(arguments.folder, "dev"), "--port", "0"]
         cls.node = Node(command, os.path.join(arguments.folder, "dev.log"))
         cls.node.start()
 

@@ -1,4 +1,4 @@
-//! `thermocline dev`: one node, or a group of them, on file-backed disks that it makes.
+//! `thermocline dev`: a group of nodes in one process, or one alone, on file-backed disks that it makes.
 //!
 //! Must never leave a disk under its name that is not formatted: all are made beside their names and renamed when the last one is
 //! done. Invariant: the disks of a folder belong to one cluster, and all of its nodes are started or none.
@@ -24,20 +24,26 @@ const SHARD_COUNT_MAX: u16 = 4;
 const SHARD_COUNT_OF_MANY: u16 = 2;
 /// Part of the disk that journals take, one of this many.
 const JOURNAL_SHARE: u64 = 2;
+/// Journal of each shard of several disks at most: a journal is written whole when its disk is made, so that no later write waits for
+/// the file system's own. The segments are no longer than a record may be.
+const JOURNAL_BYTES_OF_MANY: u64 = 64 << 20;
+const SEGMENT_BYTES_OF_MANY: u64 = 8 << 20;
+/// Nodes of a folder without disks.
+const NODES_DEFAULT: u16 = 3;
 
 /// Arguments of `dev`.
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
-    /// Nodes: 1, or a group of 3 or 5 that hold the same
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = node_count)]
-    nodes: u16,
+    /// Nodes: 1, or a group of 3 or 5 that hold the same [default: as many as the folder has disks, 3 where it has none]
+    #[arg(long, value_name = "N", value_parser = node_count)]
+    nodes: Option<u16>,
     /// Where the disks are made, or found again
     #[arg(long, value_name = "DIR", default_value = "dev-data")]
     dir: PathBuf,
     /// Port on 127.0.0.1 of the first node, the others have those after it; 0 takes any that are free
     #[arg(long, value_name = "P", default_value_t = net::frame::PORT_DEFAULT)]
     port: u16,
-    /// Size of each disk when it is made
+    /// Size of each disk when it is made; its file takes room as it fills
     #[arg(long, value_name = "SIZE", value_parser = size_argument, default_value = "2 GiB")]
     disk_size: u64,
 }
@@ -52,25 +58,39 @@ fn node_count(text: &str) -> Result<u16, String> {
 /// A disk cannot be made, a port is taken, the folder has the disks of another number of nodes, or a node failed.
 pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
     file::create_folder(&args.dir)?;
-    let disks: Vec<PathBuf> = (1..=args.nodes).map(|number| disk_path(&args.dir, number)).collect();
+    let node_count = args.nodes.unwrap_or_else(|| node_count_of(&args.dir));
+    let disks: Vec<PathBuf> = (1..=node_count).map(|number| disk_path(&args.dir, number)).collect();
     make_missing(args, &disks)?;
     // They go with the folder: in shared memory they would outlive it, and fill the machine's memory trial by trial.
     ioengine::uring::keep_regions_in(&args.dir);
-    let addresses = addresses(args)?;
+    let addresses = addresses(args, node_count)?;
     let members = addresses.iter().zip(1..).map(|(address, id)| member(u32::from(id), *address, id - 1));
-    let cluster = match args.nodes {
+    let cluster = match node_count {
         1 => Cluster::default(),
-        nodes => Cluster { nodes: members.collect(), replicas: nodes as u8, ..Cluster::default() },
+        _ => Cluster { nodes: members.collect(), replicas: node_count as u8, ..Cluster::default() },
     };
     let node = |(path, listen): (&PathBuf, &SocketAddr)| Settings {
         disk_path: path.to_string_lossy().into_owned(),
         listen: *listen,
         cluster: cluster.clone(),
-        limits: limits(args.nodes),
+        limits: limits(node_count),
         ..Settings::default()
     };
     let nodes: Vec<Settings> = disks.iter().zip(&addresses).map(node).collect();
     node::run(&nodes, |address| crate::output::note!("{}", next(address, &disks)))
+}
+
+/// As many as the folder has disks, counted from what an earlier start has named or was about to name.
+fn node_count_of(folder: &Path) -> u16 {
+    let is_there = |number: &u16| file::exists(&disk_path(folder, *number));
+    let highest =
+        (1..=5).rev().find(|number| is_there(number) || file::exists(&part(&disk_path(folder, *number))));
+    match highest.filter(|_| (1..=5).any(|number| is_there(&number))) {
+        None => NODES_DEFAULT,
+        Some(1) => 1,
+        Some(2 | 3) => 3,
+        Some(_) => 5,
+    }
 }
 
 fn disk_path(folder: &Path, number: u16) -> PathBuf {
@@ -87,26 +107,28 @@ fn limits(nodes: u16) -> Limits {
             memtable_record_count_max: all.memtable_record_count_max / 4,
             block_cache_bytes: all.block_cache_bytes / 4,
             sealed_cache_bytes: all.sealed_cache_bytes / 4,
+            // It stays in memory, used or not.
+            arena_bytes: all.arena_bytes * 3 / 8,
             ..all
         },
     }
 }
 
 /// Where each node listens. The map of a group names the ports before anybody listens on them, so free ones are looked for.
-fn addresses(args: &DevArgs) -> Result<Vec<SocketAddr>, Failure> {
+fn addresses(args: &DevArgs, node_count: u16) -> Result<Vec<SocketAddr>, Failure> {
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    if args.nodes == 1 {
+    if node_count == 1 {
         return Ok(vec![at(args.port)]);
     }
     if args.port == 0 {
         let runtime = disk::runtime()?;
         let listen = |_| runtime.io().listen(at(0)).map_err(|error| Failure::failed(error.to_string(), ""));
-        let listeners = (0..args.nodes).map(listen).collect::<Result<Vec<_>, _>>()?;
+        let listeners = (0..node_count).map(listen).collect::<Result<Vec<_>, _>>()?;
         return Ok(listeners.iter().map(|listener| listener.address()).collect());
     }
-    let ports = (0..args.nodes).map(|place| args.port.checked_add(place).map(at));
+    let ports = (0..node_count).map(|place| args.port.checked_add(place).map(at));
     ports.collect::<Option<_>>().ok_or_else(|| {
-        let what = format!("--port {}: {} nodes need as many ports from there", args.port, args.nodes);
+        let what = format!("--port {}: {} nodes need as many ports from there", args.port, node_count);
         Failure::wrong_use(what, "name a lower port")
     })
 }
@@ -118,11 +140,11 @@ fn make_missing(args: &DevArgs, disks: &[PathBuf]) -> Result<(), Failure> {
         disks.iter().zip(1..).filter(|(path, _)| !file::exists(path)).collect();
     // Half renamed: an earlier start was ended between the last disk made and the last one named.
     let half = there > 0 && missing.iter().all(|(path, _)| file::exists(&part(path)));
-    let more = file::exists(&disk_path(&args.dir, args.nodes + 1));
+    let more = file::exists(&disk_path(&args.dir, disks.len() as u16 + 1));
     if more || (there > 0 && !missing.is_empty() && !half) {
         let dir = args.dir.display();
         return Err(Failure::wrong_use(
-            format!("{dir} has the disks of another number of nodes than {}", args.nodes),
+            format!("{dir} has the disks of another number of nodes than {}", disks.len()),
             "say --nodes as when they were made, or another --dir",
         ));
     }
@@ -131,7 +153,7 @@ fn make_missing(args: &DevArgs, disks: &[PathBuf]) -> Result<(), Failure> {
         _ => Some(disk::superblock(&disks[0].to_string_lossy())?.cluster),
     };
     for (path, number) in &missing {
-        cluster = Some(make(path, args, *number, cluster)?);
+        cluster = Some(make(path, args, (*number, disks.len()), cluster)?);
     }
     for (path, _) in &missing {
         file::rename(&part(path), path)?;
@@ -143,16 +165,25 @@ fn part(path: &Path) -> PathBuf {
     path.with_extension("img.part")
 }
 
-fn make(path: &Path, args: &DevArgs, number: u16, cluster: Option<Uuid>) -> Result<Uuid, Failure> {
+/// Makes and formats disk `number` of `count`.
+fn make(
+    path: &Path,
+    args: &DevArgs,
+    (number, count): (u16, usize),
+    cluster: Option<Uuid>,
+) -> Result<Uuid, Failure> {
     let part = part(path);
     let (name, bytes) = (part.to_string_lossy().into_owned(), args.disk_size);
     crate::output::note!("making a disk of {} in {}", crate::units::size_text(bytes), path.display());
     if !file::exists(&part) {
-        disk::create_file(&name, bytes)?;
+        disk::create_thin_file(&name, bytes)?;
     }
     // Claims the file: what an earlier start left half made is ours, what another one makes right now is not.
     let offline = Offline::open(&name, false)?;
-    let shards_max = if args.nodes == 1 { SHARD_COUNT_MAX } else { SHARD_COUNT_OF_MANY };
+    let (shards_max, journal_bytes_max, segment_bytes) = match count {
+        1 => (SHARD_COUNT_MAX, u64::MAX, disk::SEGMENT_BYTES),
+        _ => (SHARD_COUNT_OF_MANY, JOURNAL_BYTES_OF_MANY, SEGMENT_BYTES_OF_MANY),
+    };
     let shard_count = doctor::processor_count().min(shards_max);
     let journal_bytes = offline.geometry().bytes / JOURNAL_SHARE / u64::from(shard_count);
     let cluster = cluster.unwrap_or_else(|| disk::new_cluster(&offline));
@@ -160,8 +191,8 @@ fn make(path: &Path, args: &DevArgs, number: u16, cluster: Option<Uuid>) -> Resu
         cluster,
         node: u32::from(number),
         shard_count,
-        journal_bytes: Some(journal_bytes),
-        segment_bytes: disk::SEGMENT_BYTES,
+        journal_bytes: Some(journal_bytes.min(journal_bytes_max)),
+        segment_bytes,
         // Disks are made for a folder that has none.
         recovers: false,
         anew: true,

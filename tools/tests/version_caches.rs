@@ -85,7 +85,7 @@ fn dev_keeps_its_own_in_its_folder() {
         command.env_remove("THERMOCLINE_SHM_DIR");
         Server::start_command(
             &folder,
-            command.args(["dev", "--dir", "data", "--port", "0", "--disk-size", "256 MiB"]),
+            command.args(["dev", "--nodes", "1", "--dir", "data", "--port", "0", "--disk-size", "256 MiB"]),
         )
     };
     assert_eq!(start().stop().1, 0);

@@ -198,14 +198,38 @@ fn lock(file: File) -> Result<Flock<File>, Refusal> {
 /// # Errors
 /// [`DiskOpenError`] when it exists already, or there is no room for it.
 pub fn create_file(path: &Path, bytes: u64) -> Result<(), DiskOpenError> {
-    create(path, bytes).map_err(|refusal| DiskOpenError {
+    create_with(path, bytes, reserve)
+}
+
+/// The same with room that is taken as it is written: a file system that is full refuses a write then, with
+/// [`DiskError::Full`](crate::DiskError::Full), and a first write costs more than a later one. For trials.
+///
+/// # Errors
+/// [`DiskOpenError`] when it exists already.
+pub fn create_thin_file(path: &Path, bytes: u64) -> Result<(), DiskOpenError> {
+    create_with(path, bytes, |file, bytes| {
+        length_of(bytes)?;
+        file.set_len(bytes).map_err(|error| refusal_of_room(bytes, &error))
+    })
+}
+
+fn create_with(
+    path: &Path,
+    bytes: u64,
+    take_room: impl FnOnce(&File, u64) -> Result<(), Refusal>,
+) -> Result<(), DiskOpenError> {
+    create(path, bytes, take_room).map_err(|refusal| DiskOpenError {
         name: path.display().to_string(),
         what: refusal.what,
         mend: refusal.mend,
     })
 }
 
-fn create(path: &Path, bytes: u64) -> Result<(), Refusal> {
+fn create(
+    path: &Path,
+    bytes: u64,
+    take_room: impl FnOnce(&File, u64) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
     let file =
         OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => {
@@ -213,7 +237,7 @@ fn create(path: &Path, bytes: u64) -> Result<(), Refusal> {
             }
             _ => Refusal::new(error.to_string(), "check that the directory exists and can be written to"),
         })?;
-    reserve(&file, bytes)
+    take_room(&file, bytes)
         .and_then(|()| file.sync_all().map_err(|error| refusal_of_room(bytes, &error)))
         .and_then(|()| sync_parent(path))
         .inspect_err(|_| {
@@ -227,11 +251,15 @@ fn refusal_of_room(bytes: u64, error: &std::io::Error) -> Refusal {
     Refusal::new(format!("no room for {bytes} bytes: {error}"), mend)
 }
 
-fn reserve(file: &File, bytes: u64) -> Result<(), Refusal> {
-    let length = i64::try_from(bytes)
+fn length_of(bytes: u64) -> Result<i64, Refusal> {
+    i64::try_from(bytes)
         .ok()
         .filter(|&length| length > 0)
-        .ok_or_else(|| Refusal::new(format!("{bytes} is no size of a file"), "give a size such as 1 GiB"))?;
+        .ok_or_else(|| Refusal::new(format!("{bytes} is no size of a file"), "give a size such as 1 GiB"))
+}
+
+fn reserve(file: &File, bytes: u64) -> Result<(), Refusal> {
+    let length = length_of(bytes)?;
     match fallocate(file, FallocateFlags::empty(), 0, length) {
         Ok(()) => Ok(()),
         Err(Errno::EOPNOTSUPP) => write_zeros(file, bytes).map_err(|error| refusal_of_room(bytes, &error)),

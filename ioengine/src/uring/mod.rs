@@ -18,7 +18,7 @@ mod signals;
 mod system;
 mod turn;
 
-pub use disk::create_file;
+pub use disk::{create_file, create_thin_file};
 pub(crate) use driver::UringDriver;
 pub use probe::{Finding, Verdict, probe, probe_disk};
 pub(crate) use refusal::Refusal;

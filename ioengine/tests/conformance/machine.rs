@@ -7,7 +7,7 @@ use crate::env::{DISK_BYTES_MIN, Env, fill, filled, holds, is_filled, poll_once}
 use crate::real::{Scratch, watched};
 use ioengine::disk::DiskOpen;
 use ioengine::sync::yield_now;
-use ioengine::uring::{Runtime, create_file};
+use ioengine::uring::{Runtime, create_file, create_thin_file};
 use ioengine::{DiskError, HostKind, Io, Launcher, Queue};
 use std::cell::Cell;
 use std::io::{BufRead, BufReader};
@@ -456,6 +456,13 @@ fn files_are_made_whole_or_refused() {
     let error = create_file(&path, 1 << 20).expect_err("it is there");
     assert!(error.what.contains("exists"), "{error}");
     assert!(create_file(&scratch.path("no/such"), 4096).is_err());
+    let thin = scratch.path("thin");
+    assert!(create_thin_file(&thin, 0).is_err() && !thin.exists());
+    create_thin_file(&thin, 64 << 20).unwrap();
+    let facts = std::fs::metadata(&thin).unwrap();
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&facts);
+    assert!(facts.len() == 64 << 20 && blocks * 512 < 1 << 20, "its room is taken as it is written");
+    assert!(create_thin_file(&thin, 64 << 20).is_err(), "it is there");
     let runtime = runtime("made");
     let small = scratch.path("small");
     std::fs::write(&small, [7; 100]).unwrap();

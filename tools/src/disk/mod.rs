@@ -180,6 +180,12 @@ pub(crate) fn create_file(path: &str, bytes: u64) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(error.to_string(), ""))
 }
 
+/// The same, with room that is taken as it is written.
+pub(crate) fn create_thin_file(path: &str, bytes: u64) -> Result<(), Failure> {
+    ioengine::uring::create_thin_file(Path::new(path), bytes)
+        .map_err(|error| Failure::failed(error.to_string(), ""))
+}
+
 fn make(args: &FormatArgs, shard_count: u16) -> Result<Uuid, Failure> {
     let offline = Offline::open(&args.path, false)?;
     let cluster = args.cluster.unwrap_or_else(|| new_cluster(&offline));

@@ -137,9 +137,12 @@ impl Server {
         Server { child, out, endpoint }
     }
 
-    /// A small trial node on a free port.
+    /// A small trial of one node on a free port.
     pub(crate) fn dev(folder: &Folder) -> Server {
-        Server::start(folder, &["dev", "--dir", "data", "--port", "0", "--disk-size", "256 MiB"])
+        Server::start(
+            folder,
+            &["dev", "--nodes", "1", "--dir", "data", "--port", "0", "--disk-size", "256 MiB"],
+        )
     }
 
     /// Runs a client verb against it.
