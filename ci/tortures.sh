@@ -11,19 +11,21 @@
 : "${CLUSTER_SECONDS:=40}"
 # Crash states to open: of the proof, for each of its journals; and of the engine.
 : "${PROOF_STATES:=100}" "${CRASH_STATES:=240}"
+# The simulator.
+: "${simulator:=$programs/sim}"
 
 # Seeds that once found something come first, then one process per core from this commit's seeds on.
 sim() {
   local first folder pids=() seed failed=0 stretch mode seeds limit=()
   folder=$(work_folder sim)
-  "$programs/sim" --regressions || failed=1
+  "$simulator" --regressions || failed=1
   first=$(fresh_seed)
   for mode in all cluster; do
     pids=()
     for stretch in 0 1000000; do
       seeds=$((first + stretch))..$((first + stretch + 999999)) limit=(--minutes "$SIM_MINUTES")
       [[ $mode == cluster ]] && limit=(--minutes "$CLUSTER_MINUTES")
-      "$programs/sim" --seeds "$seeds" --mode "$mode" "${limit[@]}" >"$folder/from-$mode-$stretch" &
+      "$simulator" --seeds "$seeds" --mode "$mode" "${limit[@]}" >"$folder/from-$mode-$stretch" &
       pids+=($!)
     done
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done

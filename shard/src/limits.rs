@@ -251,7 +251,7 @@ impl Limits {
         need((512..=65_536).contains(&self.sealed_block_bytes), "sealed_block_bytes is from 512 to 65,536")?;
         need((0..=19).contains(&self.sealed_level), "sealed_level is from 0 to 19")?;
         need(self.sealed_dictionary_bytes <= 512 << 10, "sealed_dictionary_bytes is at most 512 KiB")?;
-        need(self.window_bytes >= 4096, "window_bytes is at least 4 KiB")?;
+        need(self.window_bytes >= 1024, "window_bytes is at least 1 KiB")?;
         need(
             self.reader_count > 0 && self.parked_count_max > 0,
             "reader_count and parked_count_max are at least 1",

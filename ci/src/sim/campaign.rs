@@ -126,7 +126,7 @@ impl Campaign {
         let crashed = ["kill", "power_cut"].iter().any(|kind| report.faults.contains_key(kind));
         self.crashed_runs += u64::from(crashed);
         let reached = |names: &[&str]| u64::from(names.iter().any(|name| report.marks.contains_key(name)));
-        self.sealed_runs += reached(&["a window is sealed"]);
+        self.sealed_runs += reached(&["a window is sealed", "a group seals a window"]);
         self.caught_up_runs += reached(&["entries are fetched", "a copy is installed"]);
         add(&mut self.faults, &report.faults);
         let of = &mut self.of[usize::from(report.mode.is_cluster())];

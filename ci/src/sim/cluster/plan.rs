@@ -129,6 +129,11 @@ impl Plan {
         limits.request_horizon_min = limits.request_horizon_min.min(Duration::from_secs(1));
         plan::scrub(seed, &mut root.fork("scrub", 0), &mut limits);
         let times = plan::windows(&mut root.fork("windows", 0), &mut limits, world.wall_start_us);
+        let times = if seed % 20 == 0 {
+            times
+        } else {
+            often_sealed(&mut root.fork("often sealed", 0), &mut limits, times)
+        };
         plan::dictionaries(seed, &mut root.fork("dictionary", 0), &mut limits);
         limits.verify_period = verify_period(seed, &mut root.fork("verify", 0));
         limits.check().expect("drawn limits hold together");
@@ -164,6 +169,15 @@ impl Plan {
             start_cut_ppm: if random.chance(300_000) { 100_000 << random.below(3) } else { 0 },
         }
     }
+}
+
+/// In most groups windows are sealed again and again while they are in trouble: they are small, close at once, and most records
+/// go into old ones.
+fn often_sealed(random: &mut Random, limits: &mut Limits, times: Times) -> Times {
+    limits.seal_age = Duration::from_secs(random.below(2));
+    limits.window_bytes = 1 << 10;
+    let is_long_ago = times == Times::OneDay || !random.chance(100_000);
+    if is_long_ago { Times::Apart(900_000_000 << random.below(7)) } else { times }
 }
 
 /// Half the worlds of one node are sluggish. Here every operation crosses the network several times: few of them are.
