@@ -74,7 +74,7 @@ pub(crate) struct Shard {
     pub(crate) state: RefCell<State>,
     /// The logs of its tablets among the replicas; `None` for a node that is its own group.
     pub(crate) logs: Option<Logs>,
-    /// `None` when the journal's tail is damaged: nothing is written behind it.
+    /// `None` when nothing may be written: its end is damaged, and there is no group that has what is lost; or it has no room.
     pub(crate) journal: Option<Journal>,
     /// Writes that wait for the next record.
     pub(crate) batch: RefCell<Batch>,

@@ -2,7 +2,7 @@
 //!
 //! Owns the rule and nothing of a tablet's content. Must never take a tablet for whole that may have forgotten. A tablet
 //! that cannot prove that it still has every entry it acknowledged is damaged. Proof is continuity of log indexes: over a
-//! gap in the journal a later entry, or a tip, of the tablet says whether one is missing; behind a damaged tail nothing
+//! gap in the journal a later entry, or a tip, of the tablet says whether one is missing, in a group only a vote; behind a damaged tail nothing
 //! can say so. Whoever knows from elsewhere how far a tablet had come says that, too.
 
 use crate::journal::{JournalStart, Record, Replayed, Tail};
@@ -37,6 +37,8 @@ pub struct Pending {
     pub charge: Charge,
     /// Where a replay would begin with the record that has it.
     pub before: JournalStart,
+    /// Records behind it are lost: another one may have been accepted in its place.
+    pub in_doubt: bool,
 }
 
 /// What is proven of one tablet.
@@ -92,8 +94,14 @@ impl Proof {
         if let Some(entry) = entry {
             let value = state.vote.accepted.ok_or(wrong("entry of no vote"))?.value;
             let charge = Charge::of_entry(&entry);
-            self.pending =
-                Some(Pending { value, header: entry.header, body: entry.body.to_vec(), charge, before });
+            self.pending = Some(Pending {
+                value,
+                header: entry.header,
+                body: entry.body.to_vec(),
+                charge,
+                before,
+                in_doubt: false,
+            });
         } else if let Some(accepted) = state.vote.accepted
             && state.chosen.index.0 >= self.applied.0
             && applied.index < state.open()
@@ -101,6 +109,11 @@ impl Proof {
         {
             return Err(wrong("vote without its entry"));
         }
+        let accepted = state.vote.accepted.map(|accepted| accepted.value);
+        self.pending
+            .iter_mut()
+            .filter(|pending| Some(pending.value) == accepted)
+            .for_each(|pending| pending.in_doubt = false);
         // One that was applied when this was written is named by an item of its own, if it was not accepted here.
         self.state = Some(state);
         Ok(())
@@ -114,14 +127,16 @@ pub struct Proofs {
     shard_count: u16,
     tablets: Vec<Proof>,
     strange_count: u64,
+    /// It is the journal of a node in a group: votes stand in it, and only a vote proves that none is missing.
+    has_votes: bool,
 }
 
 impl Proofs {
     /// Nothing is read yet.
     #[must_use]
-    pub fn new(shard: u16, shard_count: u16) -> Proofs {
+    pub fn new(shard: u16, shard_count: u16, has_votes: bool) -> Proofs {
         let tablets = vec![Proof::default(); TABLET_COUNT];
-        Proofs { shard: ShardIndex(shard), shard_count, tablets, strange_count: 0 }
+        Proofs { shard: ShardIndex(shard), shard_count, tablets, strange_count: 0, has_votes }
     }
 
     /// This tablet had come to `applied`, and had this damage, where the replay begins.
@@ -138,7 +153,10 @@ impl Proofs {
         mut apply: impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
     ) {
         if record.after_gap {
-            self.tablets.iter_mut().for_each(|tablet| tablet.unproven = true);
+            for tablet in &mut self.tablets {
+                tablet.unproven = true;
+                tablet.pending.iter_mut().for_each(|pending| pending.in_doubt = true);
+            }
         }
         match record.header.fields.kind {
             RecordKind::Open | RecordKind::Mark => {
@@ -205,8 +223,9 @@ impl Proofs {
         if index > proof.last_held() {
             proof.lose(Some(index));
         }
-        // Of votes a tip says nothing.
-        if proof.state.is_none() {
+        // Of votes a tip says nothing. Failing history: the first vote of a tablet is lost in a gap, the mark behind the gap says that the
+        // tablet has no entry; the replica votes again, and with another peer gets another entry 1 chosen.
+        if !self.has_votes || ioengine::canary("trust_a_tip_for_votes") {
             proof.unproven = false;
         }
     }
@@ -230,7 +249,8 @@ impl Proofs {
         if index > proof.applied.next() && !ioengine::canary("skip_index_continuity") {
             proof.lose(Some(LogIndex(index.0 - 1)));
         }
-        proof.unproven = false;
+        // A chosen entry tells nothing of who may vote, nor of lives that are over.
+        proof.unproven &= self.has_votes;
         apply(entry, value)?;
         proof.applied = index;
         proof.entry_count += 1;
@@ -238,11 +258,14 @@ impl Proofs {
     }
 
     /// Every entry up to `index` is chosen: the one that was accepted, too, if it is among them. An other one that was
-    /// chosen in its place would stand in the journal before whatever says so.
+    /// chosen in its place would stand in the journal before whatever says so, unless it is lost: then only its name in `named` tells.
+    /// Failing history: v is accepted, then w in a record that rots, w is chosen; a replay that meets v, the gap, and
+    /// a vote at the next index takes v for what was chosen.
     fn all_chosen_to(
         &mut self,
         tablet: TabletIndex,
         index: LogIndex,
+        named: Option<Chosen>,
         apply: &mut impl FnMut(&Entry<'_>, ValueId) -> Result<(), Corrupt>,
     ) -> Result<(), Corrupt> {
         let proof = &mut self.tablets[tablet.index()];
@@ -252,8 +275,12 @@ impl Proofs {
         if pending.header.log_index <= proof.applied {
             return Ok(());
         }
-        proof.last =
-            Some(Chosen { index: paxos::LogIndex(pending.header.log_index.0), value: pending.value });
+        let chosen = Chosen { index: paxos::LogIndex(pending.header.log_index.0), value: pending.value };
+        if pending.in_doubt && named != Some(chosen) && !ioengine::canary("trust_accepted_behind_gap") {
+            ioengine::sometimes!("what was accepted before a gap is in doubt");
+            return Ok(());
+        }
+        proof.last = Some(chosen);
         let entry = Entry { header: pending.header, body: &pending.body, body_at: 0 };
         self.entry(&entry, pending.value, apply)
     }
@@ -271,13 +298,12 @@ impl Proofs {
         }
         match *item {
             Item::Vote { applied, state, entry } => {
-                self.all_chosen_to(tablet, LogIndex(state.chosen.index.0), apply)?;
+                self.all_chosen_to(tablet, LogIndex(state.chosen.index.0), Some(state.chosen), apply)?;
                 self.tablets[tablet.index()].vote(applied, state, entry, before)
             }
             Item::Chosen { chosen, entry } => {
-                self.all_chosen_to(tablet, LogIndex(chosen.index.0.saturating_sub(1)), apply)?;
+                self.all_chosen_to(tablet, LogIndex(chosen.index.0.saturating_sub(1)), None, apply)?;
                 let proof = &mut self.tablets[tablet.index()];
-                proof.unproven = false;
                 if chosen.index.0 <= proof.applied.0 {
                     return Ok(());
                 }
@@ -345,5 +371,59 @@ impl Proofs {
     #[must_use]
     pub fn strange_count(&self) -> u64 {
         self.strange_count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use layout::journal_record::{RecordFields, RecordHeader};
+    use layout::log_item::push_vote;
+    use layout::tip;
+    use layout::units::Sequence;
+
+    fn tablet() -> TabletIndex {
+        TabletIndex::all().nth(5).expect("there are more")
+    }
+
+    fn take(proofs: &mut Proofs, kind: RecordKind, body: &[u8], after_gap: bool) {
+        let fields = RecordFields {
+            kind,
+            incarnation: Incarnation(1),
+            sequence: Sequence(2),
+            previous_incarnation: Incarnation(1),
+            previous_sequence: Sequence(1),
+            flushed_sequence: Sequence(1),
+            memtable_number: 0,
+        };
+        let header = RecordHeader { fields, frame_count: 8, body_bytes: 0, body_checksum: 0 };
+        proofs.take(&Record { header: &header, body, after_gap, before: JournalStart::FIRST }, |_, _| Ok(()));
+    }
+
+    fn vote() -> Vec<u8> {
+        let mut body = Vec::new();
+        push_vote(&mut body, tablet(), Chosen::default(), &State::NEW, None);
+        body
+    }
+
+    fn damage(proofs: &mut Proofs) -> Option<Damage> {
+        proofs.judge(&Replayed::nothing(JournalStart::FIRST), Incarnation(2), |_| LogIndex(0));
+        proofs.tablet(tablet()).damage
+    }
+
+    /// The vote that a gap swallows is of a tablet without entries: a mark that says so behind it proves nothing.
+    #[test]
+    fn behind_a_gap_a_tip_proves_entries_and_only_a_vote_proves_votes() {
+        let mark = tip::encode(tablet(), LogIndex(0));
+        let alone = &mut Proofs::new(0, 1, false);
+        take(alone, RecordKind::Mark, &mark, true);
+        assert_eq!(damage(alone), None);
+        let group = &mut Proofs::new(0, 1, true);
+        take(group, RecordKind::Mark, &mark, true);
+        assert_eq!(damage(group), Some(Damage { from: LogIndex(1), to: None }));
+        let voted = &mut Proofs::new(0, 1, true);
+        take(voted, RecordKind::Mark, &mark, true);
+        take(voted, RecordKind::Items, &vote(), false);
+        assert_eq!(damage(voted), None);
     }
 }

@@ -177,7 +177,7 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     };
     let arena = |bytes: u64| io.buffer(bytes as usize).ok_or(RecoverError::Arena { bytes });
     let (window, block) = (arena(limits.record_bytes_max)?, arena(BLOCK_BYTES as u64)?);
-    let mut proofs = Proofs::new(shard, superblock.shard_count);
+    let mut proofs = Proofs::new(shard, superblock.shard_count, !group.is_alone());
     begin(&mut state, &mut proofs, &known);
     let mut tails: Vec<_> =
         TabletIndex::all().map(|_| log::new_tail(limits, superblock.shard_count)).collect();
@@ -224,8 +224,7 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     }
     proofs.judge(&replayed, superblock.incarnation, |tablet| known[tablet.index()]);
     note_damage(&mut state, &proofs);
-    let is_founder = superblock.origin == Origin::Founder;
-    let logs = logs(&mut state, &proofs, group, is_founder, tails);
+    let logs = logs(&mut state, &proofs, group, is_new(superblock), tails);
     // A memtable may have been frozen before all of it was known.
     state.capture_damage();
     let damaged = disbelieve_cells(&mut state);
@@ -233,7 +232,8 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
     let (journal, buffer) = if is_lost {
         (None, buffer)
     } else {
-        open_journal(disk, zone, superblock.incarnation, &replayed, &state, buffer).await?
+        let is_alone = group.is_alone();
+        open_journal(disk, zone, superblock.incarnation, &replayed, &state, is_alone, buffer).await?
     };
     let report = Report { replayed, entry_count: proofs.entry_count(), damaged, versions: attached };
     Ok(Recovered { state, keeper, journal, buffer, report, logs })
@@ -263,6 +263,12 @@ fn begin(state: &mut State, proofs: &mut Proofs, known: &[LogIndex]) {
     }
 }
 
+/// Has nothing been said from this disk, nor from one whose place it took?
+fn is_new(superblock: &Superblock) -> bool {
+    let is_founder = superblock.origin == Origin::Founder || ioengine::canary("format_makes_a_voter");
+    is_founder && (superblock.served == Incarnation(0) || ioengine::canary("forget_what_served"))
+}
+
 fn note_damage(state: &mut State, proofs: &Proofs) {
     for tablet in TabletIndex::all() {
         if let Some(own) = &mut state.tablets[tablet.index()] {
@@ -277,7 +283,7 @@ fn logs(
     state: &mut State,
     proofs: &Proofs,
     group: &Group,
-    is_founder: bool,
+    is_new: bool,
     tails: Vec<log::Tail>,
 ) -> Vec<Option<RecoveredLog>> {
     let recovered = TabletIndex::all().zip(tails).map(|(tablet, tail)| {
@@ -285,8 +291,11 @@ fn logs(
         if group.is_alone() || group.place(tablet).is_none() {
             return None;
         }
-        let log = RecoveredLog::new(proofs.tablet(tablet), own.applied, tail, is_founder);
+        let log = RecoveredLog::new(proofs.tablet(tablet), own.applied, tail, is_new);
         own.damage = own.damage.or(log.damage(own.applied));
+        // Without an entry in the middle it is no older state, but one that never was: also local reads wait for the copy.
+        let has_gap = own.damage.is_some_and(|damage| damage.from <= own.applied);
+        own.awaits_tables = has_gap && !ioengine::canary("show_what_has_gaps");
         Some(log)
     });
     recovered.collect()
@@ -360,9 +369,13 @@ async fn open_journal(
     incarnation: Incarnation,
     replayed: &Replayed,
     state: &State,
+    is_alone: bool,
     buffer: Buf,
 ) -> Result<(Option<Journal>, Buf), DiskError> {
-    if matches!(replayed.tail, Tail::Damaged { .. }) || incarnation <= replayed.incarnation_max {
+    // In a group the tablets are learner-only then, and take from their peers what is lost.
+    let is_first = incarnation == Incarnation(1);
+    let is_end_lost = matches!(replayed.tail, Tail::Damaged { .. }) && (is_alone || is_first);
+    if is_end_lost || incarnation <= replayed.incarnation_max {
         return Ok((None, buffer));
     }
     let journal = Journal::new(disk, zone, incarnation, replayed);

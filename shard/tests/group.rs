@@ -499,6 +499,38 @@ fn a_lost_journal_makes_its_shard_learn_again() {
     scene.client(|client| async move { check_all(&client, 0..200).await });
 }
 
+/// The last block of the journal rots: no torn write looks like that. The node learns again by itself, what it writes then is found by
+/// its next start, and it counts for a majority.
+#[test]
+fn a_rotten_end_of_a_journal_is_learnt_again() {
+    let scene = Scene::new(12, 3, 1);
+    scene.client(|client| async move { put_all(&client, 0..200).await });
+    let disk = scene.stores[1].disk;
+    let (at, bytes) = journal_of(&disk.snapshot(), 0);
+    scene.stores[1].node.power_cut();
+    let image = disk.snapshot();
+    let is_written = |at: &u64| image.get(*at, 4096).iter().any(|byte| *byte != 0);
+    let written = (at..at + bytes as u64).step_by(4096).filter(is_written);
+    disk.rot(written.last().unwrap());
+    scene.start(1);
+    scene.wait(Duration::from_secs(10));
+    let marks = scene.world.marks();
+    assert!(marks.contains_key("a journal goes on beyond its damaged end"), "{marks:?}");
+    assert!(marks.contains_key("a learner returns"), "{marks:?}");
+    assert_eq!(scene.local(1, 200), all(200));
+    let learners = || scene.world.marks().get("a learner returns").copied();
+    let before = learners();
+    scene.stores[1].node.power_cut();
+    scene.start(1);
+    scene.wait(Duration::from_secs(5));
+    assert_eq!(learners(), before, "it votes since its start");
+    scene.stores[0].node.power_cut();
+    scene.client(|client| async move {
+        check_all(&client, 0..200).await;
+        put_all(&client, 200..220).await;
+    });
+}
+
 /// Where the journal of a shard lies.
 fn journal_of(image: &DiskImage, shard: usize) -> (u64, usize) {
     let block = image.get(0, SUPERBLOCK_BYTES);

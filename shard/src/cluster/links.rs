@@ -131,6 +131,10 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     let node = link.peer.node;
     let mut wait = WAIT_FIRST;
     let mut told = String::new();
+    // Nobody hears of this start before the superblock calls it one that served: a journal that is lost after that is missed.
+    while shard.facts.map.get().is_none() {
+        shard.io.sleep(WAIT_FIRST / 10).await;
+    }
     let mut down_since = shard.io.now();
     loop {
         let trouble = match dial(&shard, &link.peer).await {

@@ -81,11 +81,14 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Goes on behind what a replay found.
+    /// Goes on behind what a replay found. Behind a damaged tail only where whoever lost something by it gets it from elsewhere: the
+    /// journal of a node in a group.
     #[must_use]
     pub fn new(disk: Disk, zone: JournalZone, incarnation: Incarnation, replayed: &Replayed) -> Journal {
         assert!(incarnation > replayed.incarnation_max, "every start takes a new incarnation");
-        assert!(!matches!(replayed.tail, Tail::Damaged { .. }), "nothing is written behind a damaged tail");
+        let is_damaged = matches!(replayed.tail, Tail::Damaged { .. });
+        let (end, last) = (replayed.start.at + replayed.used_bytes, replayed.last);
+        let (end, last) = if is_damaged { beyond(&zone, replayed, end, incarnation) } else { (end, last) };
         Journal {
             disk,
             zone,
@@ -93,8 +96,8 @@ impl Journal {
             incarnation,
             trimmed: Cell::new(replayed.start.sequence),
             start: Cell::new(replayed.start.at),
-            end: Cell::new(replayed.start.at + replayed.used_bytes),
-            last: Cell::new(replayed.last),
+            end: Cell::new(end),
+            last: Cell::new(last),
             memtable_number: Cell::new(replayed.memtable_number.unwrap_or(0)),
             record_count: Cell::new(0),
             record_bytes: Cell::new(0),
@@ -260,6 +263,25 @@ impl Journal {
         }
         (result, buffer)
     }
+}
+
+/// Where a journal goes on whose end cannot be read, and the number before that of the record there: in the next segment, with numbers above
+/// those of all that may have been lost, so that each later replay meets a gap. What was lost is named nowhere: the caller
+/// says so in what it writes.
+fn beyond(
+    zone: &JournalZone,
+    replayed: &Replayed,
+    end: u64,
+    incarnation: Incarnation,
+) -> (u64, (Incarnation, Sequence)) {
+    ioengine::sometimes!("a journal goes on beyond its damaged end");
+    // If nothing at all can be read, the record before is taken for one of the start before.
+    let (before, last) = replayed.last;
+    let before = if before == Incarnation(0) { Incarnation(incarnation.0 - 1) } else { before };
+    assert!(before > Incarnation(0), "the first start finds nothing to go on beyond");
+    // A lap holds no more records than blocks.
+    let number = last.max(replayed.sequence_max).0 + zone.bytes() / BLOCK_BYTES as u64;
+    (zone.next_segment(end), (before, Sequence(number)))
 }
 
 /// A sealed record on its way to the device.

@@ -422,3 +422,51 @@ fn a_check_of_records_that_are_trimmed_and_written_again_meanwhile_finds_nothing
     }
     assert!(checked > 20 * (100 << 10), "{checked} bytes were looked at");
 }
+
+/// In a group: the last record rots, which no tear looks like, and the journal goes on beyond it. Later replays find the gap, and all
+/// that came after it, also when the first record beyond was torn.
+#[test]
+fn a_journal_goes_on_beyond_its_damaged_end() {
+    for (seed, tears) in [(7, false), (8, true)] {
+        let (world, node, disk) = stage(seed);
+        let life = |incarnation: u32, count: usize| {
+            world.block_on(&node, HOUR, move |io| go_on(io, JournalStart::FIRST, incarnation, count))
+        };
+        let (last, _, at) = life(1, 10);
+        (0..8).for_each(|frame| disk.rot(zone().offset(at - 8192).0 + frame * 512));
+        let lost = second_replay(&world, &node, JournalStart::FIRST);
+        assert!(matches!(lost.replayed.tail, Tail::Damaged { .. }), "{:?}", lost.replayed);
+        if tears {
+            let main = |io: Io| async move {
+                let _never = go_on(io, JournalStart::FIRST, 2, 0).await;
+            };
+            node.launch(CoreConfig::small("torn", 0), main).unwrap();
+            while disk.in_flight() == 0 {
+                world.run_for(Duration::from_micros(3));
+            }
+            node.power_cut();
+        }
+        let (end, position, _) = life(3, 5);
+        assert!(end.0 > last.0 + SEGMENTS * 16, "numbers of all that may be lost are left out: {end:?}");
+        let found = second_replay(&world, &node, JournalStart::FIRST).replayed;
+        assert_eq!((found.tail, found.gaps.len(), found.last.1), (Tail::Clean, 1, end), "{found:?}");
+        assert_eq!(found.record_count, 10 + 6);
+        life(4, 2);
+        let found = second_replay(&world, &node, position).replayed;
+        assert_eq!((found.record_count, found.gaps.len()), (3, 0), "behind the gap there is none: {found:?}");
+    }
+}
+
+/// A life that replays from `start` and writes an open record and so many of two blocks: its last record, and where it ends.
+async fn go_on(io: Io, start: JournalStart, incarnation: u32, count: usize) -> (Sequence, JournalStart, u64) {
+    let disk = io.open_disk("ssd", DiskOpen::default()).unwrap();
+    let found = read(&io, &disk, start).await;
+    let journal = Journal::new(disk, zone(), Incarnation(incarnation), &found.replayed);
+    let model = RefCell::new(Rc::into_inner(Model::new(0)).unwrap().into_inner());
+    let mut buffer = io.buffer(SEGMENT as usize).unwrap();
+    buffer = write(&journal, &model, buffer, RecordKind::Open, 9).await;
+    for _ in 0..count {
+        buffer = write(&journal, &model, buffer, RecordKind::Items, 4000).await;
+    }
+    (journal.last(), journal.position(), journal.end.get())
+}

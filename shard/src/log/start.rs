@@ -27,26 +27,22 @@ pub(crate) struct RecoveredLog {
     pending: Option<Pending>,
     /// It is not proven that every promise made is here.
     is_amnesic: bool,
+    /// The journal has no vote of it.
+    is_silent: bool,
     /// The last entries, in order.
     pub(crate) tail: Tail,
 }
 
 impl RecoveredLog {
-    /// From what the journal proves; `applied` is the last entry here. The log of a founder's disk that says nothing has never said
-    /// anything. On a disk that took another one's place nobody knows what the other had said: a tablet is learner-only there until it says that
-    /// it votes.
-    pub(crate) fn new(proof: &Proof, applied: LogIndex, tail: Tail, is_founder: bool) -> RecoveredLog {
-        let is_founder = is_founder || ioengine::canary("format_makes_a_voter");
+    /// From what the journal proves; `applied` is the last entry here. A journal has a vote of each tablet from the first start on, if only to say that
+    /// there is none: without it the log may have forgotten, unless the disk is new. On a disk that took another one's place nobody knows
+    /// what the other had said: a tablet is learner-only there until it says that it votes.
+    pub(crate) fn new(proof: &Proof, applied: LogIndex, tail: Tail, is_new: bool) -> RecoveredLog {
         let last = proof.last.filter(|last| last.index.0 == applied.0);
         // Without the name of the last entry nothing that is said of the next one could be judged.
         let nameless = Chosen { index: paxos::LogIndex(applied.0), value: ValueId::NONE };
         let (state, known) = match (proof.state, last) {
-            // All entries are here, from the first one on, and no vote: it learned what others chose, and never voted.
-            (None, Some(last)) if is_founder && proof.entry_count == applied.0 => {
-                ioengine::sometimes!("a replica that never voted starts again");
-                (State { chosen: last, ..State::NEW }, true)
-            }
-            (None, _) => (State { chosen: nameless, ..State::NEW }, applied.0 == 0 && is_founder),
+            (None, _) => (State { chosen: nameless, ..State::NEW }, applied.0 == 0 && is_new),
             (Some(state), _) if state.chosen.index.0 == applied.0 => (state, true),
             (Some(state), Some(last)) => (State { chosen: last, vote: Vote::NONE, ..state }, true),
             (Some(state), None) => (State { chosen: nameless, vote: Vote::NONE, ..state }, false),
@@ -54,7 +50,7 @@ impl RecoveredLog {
         let is_amnesic = proof.damage.is_some() || !known || !state.voter;
         let open = state.open();
         let pending = proof.pending.clone().filter(|pending| pending.header.log_index.0 == open.0);
-        RecoveredLog { state, pending, is_amnesic, tail }
+        RecoveredLog { state, pending, is_amnesic, is_silent: proof.state.is_none(), tail }
     }
 
     /// What makes a tablet's log not provable, as damage of the tablet.
@@ -81,6 +77,7 @@ fn guards() -> Guards {
         ("paxos_tip_pending", Guard::TipPending),
         ("paxos_tip_asked", Guard::TipAsked),
         ("paxos_write_skipped", Guard::WriteSkipped),
+        ("paxos_return_prepared", Guard::ReturnPrepared),
     ];
     let removed = removable.into_iter().filter(|(name, _)| ioengine::canary(name));
     removed.fold(Guards::ALL, |guards, (_, guard)| guards.without(guard))
@@ -98,8 +95,9 @@ impl Logs {
         core: &mut Core,
         recovered: Vec<Option<RecoveredLog>>,
     ) -> Result<Logs, String> {
-        let mut tablets = Vec::new();
+        let (mut tablets, mut silent) = (Vec::new(), 0);
         for (tablet, recovered) in TabletIndex::all().zip(recovered) {
+            silent |= u64::from(recovered.as_ref().is_some_and(|log| log.is_silent)) << tablet.index();
             let log = match (recovered, group.place(tablet)) {
                 (Some(recovered), Some(place)) => {
                     Some(RefCell::new(start(io, group, incarnation, core, tablet, place, recovered)?))
@@ -113,8 +111,9 @@ impl Logs {
         let mut restating = 0;
         let is_frozen = core.memtables.frozen().is_some();
         for log in tablets.iter().flatten().map(RefCell::borrow) {
-            // And that a replica is learner-only is durable before anything is said.
-            if is_frozen || !log.replica.durable().voter {
+            // And that a replica is learner-only, or has never voted, is durable before anything is said.
+            let is_silent = silent & 1 << log.tablet.index() != 0;
+            if is_frozen || !log.replica.durable().voter || is_silent {
                 log.restate(&mut queue, None);
             }
         }
@@ -154,7 +153,7 @@ fn start(
     place: u8,
     recovered: RecoveredLog,
 ) -> Result<TabletLog, String> {
-    let RecoveredLog { state, pending, is_amnesic, tail } = recovered;
+    let RecoveredLog { state, pending, is_amnesic, tail, .. } = recovered;
     let members = group.replicas(tablet).to_vec();
     let own = members[usize::from(place)];
     let rank = (0u32..).zip(group.order(tablet)).find(|(_, node)| **node == own);

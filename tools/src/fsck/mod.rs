@@ -87,7 +87,7 @@ fn walk(offline: &Offline, superblock: &Superblock, next: Incarnation, shard: u1
     let zone = journal_zone(superblock, shard, &limits).map_err(|error| failed(error.to_string()))?;
     let examine = examine(offline.io(), offline.disk(), superblock, shard, next, zone.bytes());
     let examined = offline.run(examine).map_err(|error| failed(error.to_string()))?;
-    let mut proofs = Proofs::new(shard, superblock.shard_count);
+    let mut proofs = Proofs::new(shard, superblock.shard_count, superblock.served > Incarnation(0));
     for head in &examined.tablets {
         let damage = head.damage.map(|(from, to)| Damage { from, to });
         proofs.begin_at(head.tablet, head.applied, damage);
