@@ -120,9 +120,12 @@ fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> In
     next
 }
 
-/// Learner-only, and with all that a copy and the peers' entries give: is it time to try to vote again?
+/// Learner-only, and with all that a copy and the peers' entries give: is it time to try to vote again? Not before the copy is in place.
+/// Failing history otherwise: it votes, power is cut before the copy is durable, the start finds the tablet damaged as
+/// before; if another replica has lost its memory meanwhile, too few are left that vote.
 fn comes_back(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> bool {
-    let is_due = !log.replica.state().voter && log.fetch.is_none() && log.return_at <= now;
+    let is_whole = !log.needs_copy && log.fetch.is_none();
+    let is_due = !log.replica.state().voter && is_whole && log.return_at <= now;
     if !is_due || !has_room(shard, logs, log, 0, Claim::Delete) {
         return false;
     }

@@ -154,6 +154,8 @@ async fn fetch(shard: &Rc<Shard>, session: &TakeSession, peer: Node) -> Result<O
         taking.take(&part.bytes).await?;
         if part.is_last {
             ioengine::sometimes!("a tablet is copied");
+            // The peer need not keep it any longer, and has room for the next.
+            tell_ask(shard, session, peer, number + 1);
             let fresh = Tablet::new(&shard.io, &shard.limits);
             return taking.finish(shard, fresh).await.map(Some);
         }
@@ -161,13 +163,18 @@ async fn fetch(shard: &Rc<Shard>, session: &TakeSession, peer: Node) -> Result<O
     }
 }
 
+fn tell_ask(shard: &Shard, session: &TakeSession, peer: Node, number: u32) {
+    if let Some(log) = shard.logs.as_ref().and_then(|logs| logs.tablet(session.tablet)) {
+        let (id, number) = (session.id.get().to_le_bytes(), number.to_le_bytes());
+        log.borrow().tell(shard, peer, wire::COPY_ASK, &[&id, &number]);
+    }
+}
+
 /// Ask for a part until it is here.
 async fn ask(shard: &Shard, session: &TakeSession, peer: Node, number: u32) -> Option<Part> {
-    let log = shard.logs.as_ref().and_then(|logs| logs.tablet(session.tablet))?;
     for _ in 0..TRIES {
         let called = session.called.notified();
-        let (id, number_bytes) = (session.id.get().to_le_bytes(), number.to_le_bytes());
-        log.borrow().tell(shard, peer, wire::COPY_ASK, &[&id, &number_bytes]);
+        tell_ask(shard, session, peer, number);
         let waited = race(called, shard.io.sleep(PART_WAIT)).await;
         if session.refused.get() || shard.failed.get() {
             return None;

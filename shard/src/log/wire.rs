@@ -17,7 +17,7 @@ pub(crate) const FETCH: u8 = 2;
 pub(crate) const ENTRIES: u8 = 3;
 /// The entries asked for are not held any more.
 pub(crate) const GONE: u8 = 4;
-/// "Give me this part of a copy of the tablet": session 8, number 4.
+/// "Give me this part of a copy of the tablet": session 8, number 4. The one behind the last part: "I have all of it".
 pub(crate) const COPY_ASK: u8 = 5;
 /// A part of a copy: session 8, number 4, whether it is the last 1, bytes.
 pub(crate) const COPY_PART: u8 = 6;
