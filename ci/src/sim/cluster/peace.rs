@@ -30,7 +30,8 @@ impl Run<'_> {
         if !self.all_serve(nemesis) {
             return;
         }
-        if !self.progress() {
+        // A few learners are in nobody's way.
+        if !self.progress() || !self.all_vote(nemesis) || !self.helix(nemesis) {
             return;
         }
         self.converge();
@@ -73,6 +74,33 @@ impl Run<'_> {
         }
         self.wrong("devices fail though nothing makes them".to_owned());
         false
+    }
+
+    /// Whoever lost its memory has been given it back.
+    fn all_vote(&mut self, nemesis: &mut Nemesis<'_>) -> bool {
+        let until = self.scene.world.now().after(PROGRESS);
+        while !nemesis.disks.are_well() && self.scene.world.now() < until {
+            self.run_on(nemesis, until);
+        }
+        let harmed = nemesis.disks.harmed(&self.scene);
+        if !harmed.is_empty() {
+            self.wrong(format!("nodes {harmed:?} do not vote on each of their tablets within {PROGRESS:?}"));
+        }
+        harmed.is_empty()
+    }
+
+    /// Every journal rots, each at other places, and then one node after the other ends: what each has lost, its peers have. In some worlds.
+    fn helix(&mut self, nemesis: &mut Nemesis<'_>) -> bool {
+        let mut random = Random::new(self.plan.seed).fork(self.plan.mode.name(), 0).fork("helix", 0);
+        if self.plan.disk_trouble_every.is_none() || random.coin() {
+            return true;
+        }
+        nemesis.disks.helix(&self.scene);
+        (0..self.scene.stores.len()).all(|store| {
+            nemesis.disks.harm(store, self.scene.world.now());
+            nemesis.restart(&self.scene, store);
+            self.all_vote(nemesis)
+        })
     }
 
     /// Nodes that say that their device has failed.

@@ -4,9 +4,13 @@
 use crate::sim::client::Patience;
 use crate::sim::plan::{self, Load, Mode, Times};
 use ioengine::sim::{DiskConfig, Random, WorldConfig};
+use layout::units::Uuid;
+use shard::format::FormatPlan;
 use shard::limits::Limits;
 use std::time::Duration;
 
+/// Everybody's cluster.
+pub(super) const CLUSTER: Uuid = Uuid([7; 16]);
 /// Connections that a core takes at least: its peers must find room beside the clients.
 const CONNECTIONS_MIN: usize = 32;
 
@@ -109,6 +113,8 @@ pub(super) struct Plan {
     pub(super) troubles: Vec<(Trouble, u64)>,
     /// Mean time from one trouble to the next.
     pub(super) trouble_every: Duration,
+    /// Mean time from one trouble with a disk, other than errors, to the next.
+    pub(super) disk_trouble_every: Option<Duration>,
     /// Length of the part with faults.
     pub(super) life: Duration,
     /// Chance that a start is cut short before it serves, or soon after, in parts per million.
@@ -165,10 +171,35 @@ impl Plan {
             peek_every: random.coin().then(|| plan::ms(random, 20..400)),
             troubles: troubles(&mut root.fork("troubles", 0)),
             trouble_every: plan::ms(random, 400..3_500),
+            disk_trouble_every: disk_trouble_every(seed, mode, &mut root.fork("disk troubles", 0)),
             life: plan::ms(random, 12_000..36_000),
             start_cut_ppm: if random.chance(300_000) { 100_000 << random.below(3) } else { 0 },
         }
     }
+
+    /// What happens is what a group must survive, and go on.
+    pub(super) fn is_safe(&self) -> bool {
+        self.mode == Mode::Cluster
+    }
+
+    /// How the disk of a node is made.
+    pub(super) fn format_plan(&self, store: usize, recovers: bool) -> FormatPlan {
+        FormatPlan {
+            cluster: CLUSTER,
+            node: u32::try_from(store).expect("nodes are few") + 1,
+            shard_count: self.stores[store].core_count,
+            journal_bytes: Some(self.journal_bytes),
+            segment_bytes: self.segment_bytes,
+            recovers,
+            anew: false,
+        }
+    }
+}
+
+/// In one world of four: what the other seeds meant stays as it was.
+fn disk_trouble_every(seed: u64, mode: Mode, random: &mut Random) -> Option<Duration> {
+    let every = plan::ms(random, 1_000..6_000);
+    (seed % 4 == 2 || mode == Mode::ClusterUnsafe).then_some(every)
 }
 
 /// In most groups windows are sealed again and again while they are in trouble: they are small, close at once, and most records

@@ -1,15 +1,14 @@
 //! The stage: a world with a group of store nodes, each on a formatted disk of its own, machines for clients, and one for
 //! the hostile. Starts and ends nodes, and knows what they said of themselves.
 
-use super::plan::Plan;
+use super::plan::{CLUSTER, Plan};
 use crate::sim::client::Orders;
 use crate::sim::history::History;
 use crate::sim::scene::{DISK, PORT, Standing, formatted};
 use ioengine::Launcher;
 use ioengine::sim::{DiskHandle, NodeConfig as SimNode, NodeHandle, Random, World, WorldConfig};
-use layout::units::{TabletIndex, Uuid};
+use layout::units::TabletIndex;
 use net::route::{self, ClusterMap, Roles};
-use shard::format::FormatPlan;
 use shard::node::{Event, Node, NodeConfig, start};
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -18,7 +17,6 @@ use std::sync::{Arc, Mutex};
 
 /// Number of the first machine of clients; stores are numbered from 1.
 const MACHINES_FROM: u16 = 50;
-const CLUSTER: Uuid = Uuid([7; 16]);
 
 /// One store node.
 pub(super) struct Store {
@@ -121,15 +119,7 @@ impl Scene {
             .map(|(number, store)| {
                 let node = world.add_node(SimNode::numbered(number));
                 node.set_wall_offset(store.skew_us);
-                let wanted = FormatPlan {
-                    cluster: CLUSTER,
-                    node: u32::from(number),
-                    shard_count: store.core_count,
-                    journal_bytes: Some(plan.journal_bytes),
-                    segment_bytes: plan.segment_bytes,
-                    recovers: false,
-                    anew: false,
-                };
+                let wanted = plan.format_plan(usize::from(number) - 1, false);
                 let seed = Random::new(plan.seed).fork("format", u64::from(number)).bits();
                 let image = formatted(seed, &plan.disk, wanted);
                 let disk = world.add_disk_with(&node, DISK, plan.disk.clone(), image);

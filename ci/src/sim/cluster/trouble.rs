@@ -1,8 +1,9 @@
 //! What goes wrong in a group, when, to whom, and when it is over: draws one trouble after another, does it to the world,
 //! and undoes it in time. Restarts nodes that are down, or have said that their device failed.
 //!
-//! Must never lose what a node has promised: a trouble that does so asks the atlas first.
+//! Must never lose what a node has promised: that is for `disks.rs`, where the atlas is asked first.
 
+use super::disks::Disks;
 use super::plan::{Plan, Trouble};
 use super::scene::Scene;
 use crate::sim::client::Shared;
@@ -84,6 +85,7 @@ pub(super) struct Nemesis<'a> {
     pub(super) overdue_drains: u32,
     /// Longest wait before a start.
     pause_max: Duration,
+    pub(super) disks: Disks<'a>,
 }
 
 impl<'a> Nemesis<'a> {
@@ -102,6 +104,7 @@ impl<'a> Nemesis<'a> {
             hostile_wanted: vec![0; plan.stores.len()],
             overdue_drains: 0,
             pause_max: Duration::from_millis(4_000),
+            disks: Disks::new(plan, now),
         }
     }
 
@@ -135,6 +138,7 @@ impl<'a> Nemesis<'a> {
             self.end(scene, undo);
         }
         self.shoot(scene, now);
+        self.disks.turn(scene, now);
         if now >= self.next {
             let pause = self.plan.trouble_every.as_nanos() as u64;
             self.next = now.after(Duration::from_nanos(pause / 2 + self.random.below(pause)));
@@ -425,6 +429,7 @@ impl<'a> Nemesis<'a> {
         self.next = Instant { ns: u64::MAX };
         self.pause_max = Duration::from_millis(20);
         self.end(scene, Undo::Network);
+        self.disks.end_all(scene);
         let now = scene.world.now();
         for store in 0..self.watches.len() {
             self.end(scene, Undo::Resume(store));
