@@ -11,7 +11,7 @@ const SEEDS: u64 = 120;
 /// few sectors; for the second, power be cut between two writes of a commit that comes once in many flushes. Thousands of
 /// seeds did not. The third by a test of the shard: both memtables have to be full to the last byte in a crash, while no flush
 /// finds space. So is the fourth (`shard/tests/group.rs`): a disk that was rolled back is refused by the logs as well, as a former life, until
-/// it was started more often than the others know of. The fifth by a test of the proofs: one of a hundred damaged groups shows it. The last one showed itself
+/// it was started more often than the others know of. The fifth by a test of the proofs: one damaged group has shown it. The last one showed itself
 /// in one of some thousand clusters, as long as their messages took the time that they took then.
 const FOUND_ELSEWHERE: [&str; 6] = [
     "manifest_one_copy",

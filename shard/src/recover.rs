@@ -190,7 +190,7 @@ pub(crate) async fn recover(io: &Io, start: Start<'_>) -> Result<Recovered, Reco
         replay(&disk, &zone, start, window, block, |record| {
             let number = record.header.fields.memtable_number;
             let is_next = memtable_number.replace(number).is_some_and(|before| before != number);
-            make_room(&mut state, &proofs, &keeper, &record, is_next);
+            make_room(&mut state, &proofs, &keeper, &record, (is_next, !group.is_alone()));
             proofs.take(&record, |entry, value| match apply(&mut state, entry, &mut |_| {}) {
                 Err(ApplyError::Corrupt(corrupt)) => Err(corrupt),
                 Err(ApplyError::MemtableFull) => {
@@ -304,9 +304,16 @@ fn logs(
 /// Before a record of the journal is applied: freeze the memtable where it happened before (`is_next`: the record went
 /// to the next one). And where the record might not fit, because the memtables were larger then, or records are lost, or because entries were
 /// applied before that freeze of which the journal says so only behind it. When the other one is full already this one grows: it is better
-/// to take more memory for a while than never to start again. (Failing history: a node of a group is killed while writers keep both of its
+/// to take more memory for a while than never to start again. A node alone applies and tells at once: its memtables are as large as
+/// they were, and keep their bound. (Failing history: a node of a group is killed while writers keep both of its
 /// memtables full.)
-fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Record<'_>, is_next: bool) {
+fn make_room(
+    state: &mut State,
+    proofs: &Proofs,
+    keeper: &Keeper,
+    record: &Record<'_>,
+    (is_next, may_grow): (bool, bool),
+) {
     let is_next = is_next && !ioengine::canary("forget_freezes");
     let needed = charge(record).plus(open_charge(proofs));
     let is_full = |state: &State| state.memtables.active.room_to_replay(needed).is_err();
@@ -314,7 +321,7 @@ fn make_room(state: &mut State, proofs: &Proofs, keeper: &Keeper, record: &Recor
         return;
     }
     if !state.memtables.can_freeze() {
-        while is_full(state) {
+        while may_grow && is_full(state) {
             ioengine::sometimes!("a memtable grows in a replay");
             tracing::warn!(
                 "the journal holds more than the memtables: one of them is laid out larger, for this life"

@@ -192,6 +192,7 @@ impl<'a> Run<'a> {
             excused,
             core_count: self.plan.core_count,
             limits: &self.plan.limits,
+            memtables_grew: false,
         };
         let found = checkers::judge(&history, &self.last, law);
         self.sum.violations.extend(found);

@@ -52,6 +52,8 @@ pub struct Law<'a> {
     pub core_count: u16,
     /// Bounds of its cores.
     pub limits: &'a Limits,
+    /// A replay may have laid a memtable out larger, for a life.
+    pub memtables_grew: bool,
 }
 
 /// Everything that is wrong with a history.
@@ -71,7 +73,7 @@ pub fn judge(history: &History, last: &Final, law: Law<'_>) -> Vec<Violation> {
     out.extend(requests::check(history, &known, excused, law.core_count));
     out.extend(replicas::check(history));
     for status in &last.status {
-        out.extend(bounds::check(status, law.limits));
+        out.extend(bounds::check(status, law.limits, law.memtables_grew));
     }
     if last.since > 0 {
         // A lying disk may make the node say that it cannot prove what a record is; nothing else is an answer.

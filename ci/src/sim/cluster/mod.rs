@@ -164,7 +164,9 @@ impl<'a> Run<'a> {
             self.wrong("a scrub finds decay on a disk that keeps what it is given".to_owned());
         }
         let history = self.shared.history.borrow();
-        let law = Law { mode: self.plan.mode, excused: 0, core_count: 1, limits: &self.plan.limits };
+        let memtables_grew = self.scene.world.marks().contains_key("a memtable grows in a replay");
+        let limits = &self.plan.limits;
+        let law = Law { mode: self.plan.mode, excused: 0, core_count: 1, limits, memtables_grew };
         if self.plan.is_safe() {
             self.sum.violations.extend(checkers::judge(&history, &self.last, law));
         }

@@ -135,7 +135,7 @@ impl Plan {
         limits.request_horizon_min = limits.request_horizon_min.min(Duration::from_secs(1));
         plan::scrub(seed, &mut root.fork("scrub", 0), &mut limits);
         let times = plan::windows(&mut root.fork("windows", 0), &mut limits, world.wall_start_us);
-        let times = if seed % 20 == 0 {
+        let times = if seed.is_multiple_of(20) {
             times
         } else {
             often_sealed(&mut root.fork("often sealed", 0), &mut limits, times)
