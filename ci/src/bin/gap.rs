@@ -83,7 +83,8 @@ fn print(
         let mut took: Vec<f64> =
             samples.iter().filter(inside).map(|one| one.took.as_secs_f64() * 1e3).collect();
         took.sort_by(f64::total_cmp);
-        let at = |share: f64| took.get(((took.len() - 1) as f64 * share).round() as usize).copied();
+        let at =
+            |share: f64| took.get((took.len().saturating_sub(1) as f64 * share).round() as usize).copied();
         (at(0.5).unwrap_or(0.0), at(0.99).unwrap_or(0.0), at(1.0).unwrap_or(0.0))
     };
     writeln!(out, "| when | p50 ms | p99 ms | max ms |\n|---|---|---|---|")?;
