@@ -8,7 +8,7 @@
 # Times kill -9 on each kind of device.
 : "${KILL_ROUNDS:=8}"
 # Seconds of trouble for each group of real processes.
-: "${CLUSTER_SECONDS:=40}"
+: "${CLUSTER_SECONDS:=25}"
 # Crash states to open: of the proof, for each of its journals; and of the engine.
 : "${PROOF_STATES:=100}" "${CRASH_STATES:=240}"
 # The simulator.
@@ -48,13 +48,15 @@ kill9() {
   return "$failed"
 }
 
-# Three nodes and five, each with a replica of everything.
+# Three nodes and five, each with a replica of everything; then with disks that are damaged, rolled back and lost.
 cluster() {
-  local nodes failed=0 folder
+  local nodes damage failed=0 folder
   folder=$(work_folder cluster)
-  for nodes in 3 5; do
-    "$programs/cluster" --binary "$programs/thermocline" --nodes "$nodes" --seconds "$CLUSTER_SECONDS" \
-      --folder "$folder/$nodes" --seed "$(fresh_seed)" || failed=1
+  for damage in "" --damage; do
+    for nodes in 3 5; do
+      "$programs/cluster" --binary "$programs/thermocline" --nodes "$nodes" --seconds "$CLUSTER_SECONDS" \
+        --folder "$folder/$nodes$damage" --seed "$(fresh_seed)" ${damage:+"$damage"} || failed=1
+    done
   done
   return "$failed"
 }

@@ -2,7 +2,7 @@
 //!
 //!     gap --binary PATH --folder F [--nodes 3] [--victims 1] [--rate 2000]
 //!
-//! Exit codes: 0 measured, 3 it could not be.
+//! Exit codes: 0 measured, 2 wrong use, 3 it could not be.
 
 use ci::real::Options;
 use ci::real::gap::{Plan, Row, Sample, rows, run};
@@ -34,6 +34,11 @@ struct Arguments {
 
 fn main() -> std::io::Result<ExitCode> {
     let arguments = Arguments::parse();
+    let mut out = std::io::stdout();
+    if let Some(error) = misuse(arguments.nodes, arguments.victims) {
+        writeln!(out, "gap: {error}")?;
+        return Ok(ExitCode::from(2));
+    }
     let options = Options {
         binary: arguments.binary,
         folder: arguments.folder,
@@ -50,7 +55,6 @@ fn main() -> std::io::Result<ExitCode> {
         down: Duration::from_secs(5),
         after: Duration::from_secs(5),
     };
-    let mut out = std::io::stdout();
     match run(&options, &plan) {
         Ok(samples) => {
             let title = (arguments.victims, arguments.nodes, arguments.rate);
@@ -62,6 +66,14 @@ fn main() -> std::io::Result<ExitCode> {
             Ok(ExitCode::from(3))
         }
     }
+}
+
+/// Why there is nothing to measure: a group without a majority serves nobody until its nodes are back.
+fn misuse(nodes: u16, victims: u16) -> Option<String> {
+    let most = nodes.saturating_sub(1) / 2;
+    (victims > most).then(|| {
+        format!("without {victims} of {nodes} nodes there is no majority, and nobody is served: --victims is at most {most}")
+    })
 }
 
 fn print(
@@ -111,4 +123,17 @@ fn print(
         writeln!(out, "| {from_ms} | {count} | {failed} | {p50_ms:.2} | {p99_ms:.2} | {max_ms:.2} |")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::misuse;
+
+    #[test]
+    fn only_a_minority_may_be_killed() {
+        assert_eq!([misuse(3, 1), misuse(5, 2), misuse(3, 0)], [None, None, None]);
+        for (nodes, victims) in [(3, 2), (5, 3), (4, 2), (1, 1), (0, 1)] {
+            assert!(misuse(nodes, victims).is_some_and(|text| text.contains("--victims is at most")));
+        }
+    }
 }

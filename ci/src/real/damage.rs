@@ -21,10 +21,6 @@ pub(super) enum Damage {
 }
 
 impl Damage {
-    pub(super) fn draw(random: &mut Random) -> Damage {
-        *random.pick(&[Damage::Flip, Damage::Flip, Damage::Swap, Damage::Swap, Damage::Truncate])
-    }
-
     pub(super) fn name(self) -> &'static str {
         match self {
             Damage::Flip => "flip bits",

@@ -10,6 +10,7 @@
 //! ```
 
 mod damage;
+mod disks;
 pub mod gap;
 mod links;
 mod peace;
@@ -20,6 +21,7 @@ mod work;
 
 use crate::sim::checkers::{self, Final, Law};
 use crate::sim::client::Shared;
+use crate::sim::cluster::quiet::{FRAME_BYTES, patience};
 use crate::sim::history::{History, Violation};
 use crate::sim::plan::Mode;
 use ioengine::signal::{Signal, Signals};
@@ -48,7 +50,7 @@ pub struct Options {
     pub nodes: u16,
     /// Length of the part with trouble.
     pub life: Duration,
-    /// Whether disks are damaged, too: those of a minority.
+    /// Whether disks are damaged, rolled back and lost, too: those of a minority.
     pub damage: bool,
     /// A planted bug for all nodes.
     pub canary: Option<String>,
@@ -148,9 +150,10 @@ async fn play(io: &Io, options: &Options) -> Result<Report, RealError> {
     scene.start_all().await?;
     work::launch(io, &scene, &shared, &mut random.fork("work", 0));
     let mut nemesis = Nemesis::new(io, options, random.fork("trouble", 0));
-    nemesis.rage(&mut scene, &mut report).await?;
+    let looker = scene.routes.client(io, &shared, 1_100, 0, patience(), FRAME_BYTES);
+    nemesis.rage(&mut scene, &looker, &mut report).await?;
     shared.stop.set(true);
-    let last = peace::come(io, &mut scene, &shared, &mut report).await?;
+    let last = peace::come(io, &mut scene, &shared, &mut nemesis.disks, &mut report).await?;
     judge(&scene, &shared, &last, &mut report);
     Ok(report)
 }

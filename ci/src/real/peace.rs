@@ -1,6 +1,7 @@
-//! Peace: everything is mended, every node serves, every tablet takes a write, the replicas become equal, the exports of all nodes are
-//! the same bytes, everything is read back, and all drain.
+//! Peace: everything is mended, every node serves, every tablet takes a write, every node votes on all it holds, `verify` is clean, the
+//! replicas become equal, the exports of all nodes are the same bytes, everything is read back, and all drain.
 
+use super::disks::{Disks, counter};
 use super::scene::{LOOK, START_PATIENCE, Scene};
 use super::trouble::watch;
 use super::work::EXPIRY_US_MAX;
@@ -30,15 +31,19 @@ pub(super) async fn come(
     io: &Io,
     scene: &mut Scene,
     shared: &Rc<Shared>,
+    disks: &mut Disks,
     report: &mut Report,
 ) -> Result<Final, RealError> {
     let mut last = Final::default();
+    let routes = scene.routes.clone();
+    let client = |number| routes.client(io, shared, number, 0, patience(), FRAME_BYTES);
+    if !all_mended(io, scene, &client(1_005), disks, report).await? {
+        return Ok(last);
+    }
     let began = io.now();
     if !all_serve(io, scene, shared, report).await? {
         return Ok(last);
     }
-    let routes = scene.routes.clone();
-    let client = |number| routes.client(io, shared, number, 0, patience(), FRAME_BYTES);
     let stuck = quiet::stuck(client(1_000), Rc::clone(shared), io.now().after(PROGRESS)).await;
     report.healed = io.now().since(began);
     if let Some((stream, what)) = stuck.first() {
@@ -51,8 +56,11 @@ pub(super) async fn come(
         return Ok(last);
     }
     let until = io.now().after(PROGRESS);
-    whole(io, scene, &client(1_004), report).await;
-    let unequal = quiet::unequal(client(1_001), routes.clone(), Rc::clone(shared), until, scene.rotten).await;
+    if !whole(io, scene, &client(1_004), report).await || !verified(io, scene, &client(1_006), report).await?
+    {
+        return Ok(last);
+    }
+    let unequal = quiet::unequal(client(1_001), routes.clone(), Rc::clone(shared), until, 0).await;
     if let Some((tablet, what)) = unequal.first() {
         let (count, tablet) = (unequal.len(), tablet.get());
         wrong(report, format!("{count} streams do not become equal at all nodes, tablet {tablet}: {what}"));
@@ -75,11 +83,12 @@ pub(super) async fn come(
     Ok(last)
 }
 
-/// All nodes serve, and clients have finished.
-async fn all_serve(
+/// Nothing hinders a node any more, and each has a disk that may serve.
+async fn all_mended(
     io: &Io,
     scene: &mut Scene,
-    shared: &Shared,
+    client: &Client,
+    disks: &mut Disks,
     report: &mut Report,
 ) -> Result<bool, RealError> {
     scene.cuts.heal(false);
@@ -89,6 +98,25 @@ async fn all_serve(
             scene.start(node)?;
         }
     }
+    let until = io.now().after(PROGRESS);
+    while disks.turn(scene, client, &mut report.violations).await? {
+        if io.now() >= until {
+            wrong(report, format!("an old or a lost disk is not recognised within {PROGRESS:?} of peace"));
+            return Ok(false);
+        }
+        io.sleep(LOOK).await;
+        watch(scene, report)?;
+    }
+    Ok(true)
+}
+
+/// All nodes serve, and clients have finished.
+async fn all_serve(
+    io: &Io,
+    scene: &mut Scene,
+    shared: &Shared,
+    report: &mut Report,
+) -> Result<bool, RealError> {
     let until = io.now().after(START_PATIENCE);
     loop {
         io.sleep(LOOK).await;
@@ -119,32 +147,74 @@ async fn all_serve(
     Ok(true)
 }
 
-/// Until every node has the copies that it lacks: before, a `local` read shows what is left of a tablet.
-async fn whole(io: &Io, scene: &Scene, client: &Client, report: &mut Report) {
+/// Until every node has the copies that it lacks, and votes on all that it holds: before, a `local` read shows what is left of a tablet.
+async fn whole(io: &Io, scene: &Scene, client: &Client, report: &mut Report) -> bool {
     let until = io.now().after(PROGRESS);
     for node in 0..scene.nodes.len() {
         loop {
-            let status = client.status_of(node, Duration::from_secs(2)).await;
-            let damaged = status.as_deref().and_then(damaged_count);
-            if damaged == Some(0) {
+            let status = client.status_of(node, Duration::from_secs(2)).await.unwrap_or_default();
+            let of = |name| counter(&status, name);
+            let (damaged, held, voting) = (of("tablets_damaged"), of("tablets_held"), of("tablets_voting"));
+            if damaged == Some(0) && held.is_some() && held == voting {
                 break;
             }
             if io.now() >= until {
                 let node = node + 1;
-                return wrong(
+                wrong(
                     report,
-                    format!("node {node} has {damaged:?} damaged tablets after {PROGRESS:?} of peace"),
+                    format!(
+                        "node {node} after {PROGRESS:?} of peace: {damaged:?} tablets damaged, {voting:?} of {held:?} vote"
+                    ),
                 );
+                return false;
             }
             io.sleep(LOOK).await;
         }
     }
+    true
 }
 
-/// Damaged tablets of all cores, by a node's status.
-fn damaged_count(status: &str) -> Option<u64> {
-    let status: serde_json::Value = serde_json::from_str(status).ok()?;
-    status["cores"].as_array()?.iter().map(|core| core["tablets_damaged"].as_u64()).sum()
+/// `verify` finds all replicas equal. On a damaged disk it may find what nobody has read: that is mended then, and it is run again.
+async fn verified(io: &Io, scene: &Scene, client: &Client, report: &mut Report) -> Result<bool, RealError> {
+    let until = io.now().after(PROGRESS);
+    let log = scene.folder.join("verify.log");
+    loop {
+        let mut command = Command::new(&scene.binary);
+        command.args(["verify", "--endpoint", &scene.nodes[0].address.to_string()]);
+        let code = run_to_end(io, command, &log).await?;
+        for node in (0..scene.nodes.len()).filter(|node| scene.rotten & 1 << node == 0) {
+            let status = client.status_of(node, Duration::from_secs(2)).await.unwrap_or_default();
+            if counter(&status, "verify_own") != Some(0) {
+                wrong(report, format!("node {} differs from a majority, and its disk is whole", node + 1));
+                return Ok(false);
+            }
+        }
+        if code == Some(0) {
+            return Ok(true);
+        }
+        if io.now() >= until {
+            wrong(report, format!("verify ends with {code:?} after {PROGRESS:?}, see {}", log.display()));
+            return Ok(false);
+        }
+        if !whole(io, scene, client, report).await {
+            return Ok(false);
+        }
+    }
+}
+
+/// The exit code of a command, if it ends in time.
+async fn run_to_end(io: &Io, command: Command, log: &Path) -> Result<Option<i32>, RealError> {
+    let mut process = super::process::Process::start(command, log)?;
+    let until = io.now().after(GIVE_UP);
+    loop {
+        io.sleep(LOOK).await;
+        if let Some(status) = process.ended() {
+            return Ok(status.code());
+        }
+        if io.now() >= until {
+            return Ok(None);
+        }
+    }
 }
 
 /// The export of each node, as the command makes it, is the same.
@@ -155,16 +225,9 @@ async fn exports(io: &Io, scene: &mut Scene, report: &mut Report) -> Result<(), 
         let mut command = Command::new(&scene.binary);
         command.arg("export").arg("--out").arg(&file);
         command.args(["--endpoint", &scene.nodes[node].address.to_string()]);
-        let mut process = super::process::Process::start(command, &scene.folder.join("export.log"))?;
-        let until = io.now().after(GIVE_UP);
-        let status = loop {
-            io.sleep(LOOK).await;
-            if process.ended().is_some() || io.now() >= until {
-                break process.ended();
-            }
-        };
-        if status.and_then(|status| status.code()) != Some(0) {
-            wrong(report, format!("the export of node {} ended with {status:?}, see export.log", node + 1));
+        let code = run_to_end(io, command, &scene.folder.join("export.log")).await?;
+        if code != Some(0) {
+            wrong(report, format!("the export of node {} ended with {code:?}, see export.log", node + 1));
             continue;
         }
         let bytes = read(&file)?;

@@ -3,6 +3,7 @@
 //! Owns how a node is configured: small memtables, journals and tails, so that seconds of load flush, merge, seal and need copies.
 //! Invariant: `limits` are those that the nodes were started with.
 
+use super::disks::{self, Harm};
 use super::links::{self, Cuts};
 use super::process::Process;
 use super::{Options, RealError};
@@ -40,8 +41,8 @@ pub(super) struct Node {
     pub(super) paused: bool,
     /// Was asked to drain.
     pub(super) draining: bool,
-    /// Its disk as it was before the last damage.
-    pub(super) before: Option<PathBuf>,
+    /// What is the matter with its disk.
+    pub(super) harm: Option<Harm>,
     pub(super) starts: u64,
     command: Vec<String>,
     nodes: String,
@@ -86,6 +87,9 @@ pub(super) struct Scene {
     pub(super) history: Rc<RefCell<History>>,
     /// Nodes whose disk may be damaged, one bit each.
     pub(super) rotten: u64,
+    cluster: String,
+    disk_size: &'static str,
+    segment: &'static str,
 }
 
 /// How the nodes of a group are set up.
@@ -165,8 +169,8 @@ impl Scene {
         let mut cluster = None;
         for (node, &address) in addresses.iter().enumerate() {
             let disk = folder.join(format!("disk-{}.img", node + 1));
-            cluster =
-                Some(format(&options.binary, &disk, (disk_size, segment), node + 1, cluster.as_deref())?);
+            let known = cluster.as_deref().map(|cluster| (cluster, "--found"));
+            cluster = Some(format(&options.binary, &disk, (disk_size, segment), node + 1, known)?);
             let mut members = Vec::new();
             for (other, &real) in addresses.iter().enumerate() {
                 let known = if other == node || !proxies {
@@ -190,7 +194,7 @@ impl Scene {
                 process: None,
                 paused: false,
                 draining: false,
-                before: None,
+                harm: None,
                 starts: 0,
                 command: command.map(str::to_owned).collect(),
                 nodes: format!("[{}]", members.join(", ")),
@@ -210,7 +214,20 @@ impl Scene {
             routes,
             history: Rc::clone(history),
             rotten,
+            cluster: cluster.expect("there are nodes"),
+            disk_size,
+            segment,
         })
+    }
+
+    /// A new disk in place of a node's that is lost: it takes its data from the others before it votes.
+    pub(super) fn format_again(&self, node: usize) -> Result<(), RealError> {
+        let disk = &self.nodes[node].disk;
+        if disk.exists() {
+            disks::remove(disk)?;
+        }
+        let known = Some((&*self.cluster, "--recover"));
+        format(&self.binary, disk, (self.disk_size, self.segment), node + 1, known).map(drop)
     }
 
     /// Begin a start of a node.
@@ -283,13 +300,13 @@ fn free_address(io: &Io, node: usize) -> Result<SocketAddr, RealError> {
     Ok(listener.address())
 }
 
-/// Makes the disk of a node; the cluster it belongs to.
+/// Makes the disk of a node, of a cluster that is there in the way named beside it; the cluster it belongs to.
 fn format(
     binary: &Path,
     disk: &Path,
     (size, segment): (&str, &str),
     node: usize,
-    cluster: Option<&str>,
+    cluster: Option<(&str, &str)>,
 ) -> Result<String, RealError> {
     let mut command = Command::new(binary);
     command.args(["disk", "format"]).arg(disk).args([
@@ -301,7 +318,7 @@ fn format(
         "--json",
     ]);
     command.args(["--shards", &SHARDS.to_string(), "--node", &node.to_string()]);
-    command.args(cluster.into_iter().flat_map(|cluster| ["--cluster", cluster, "--found"]));
+    command.args(cluster.into_iter().flat_map(|(cluster, how)| ["--cluster", cluster, how]));
     let output = command.output().map_err(RealError::io(format!("{}", binary.display())))?;
     let said = || RealError::Tool(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)));
     let text: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|_| said())?;

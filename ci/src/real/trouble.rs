@@ -1,12 +1,13 @@
 //! What goes wrong, drawn from a seed: processes are killed, alone, a minority of them or all at once; they stand still; they are
-//! drained; nodes are cut off from each other, one way or both; disks are damaged while their node is down.
+//! drained; nodes are cut off from each other, one way or both; disks are damaged, rolled back or lost while their node is down.
 //!
 //! Must never leave a node down for good: each trouble carries the moment of its end. The draws are those of the seed, the
 //! moments are those of the machine.
 
-use super::damage::{self, Damage};
+use super::disks::{self, Disks};
 use super::scene::{LOOK, Scene};
 use super::{Options, RealError, Report};
+use crate::sim::client::Client;
 use crate::sim::history::Violation;
 use ioengine::sim::Random;
 use ioengine::{Instant, Io};
@@ -30,7 +31,7 @@ enum Trouble {
     Drain,
     Split,
     OneWay,
-    Damage,
+    Disk,
 }
 
 /// Each with its weight.
@@ -42,7 +43,7 @@ const TROUBLES: [(Trouble, u64); 8] = [
     (Trouble::Drain, 1),
     (Trouble::Split, 3),
     (Trouble::OneWay, 2),
-    (Trouble::Damage, 4),
+    (Trouble::Disk, 6),
 ];
 
 pub(super) struct Nemesis {
@@ -51,11 +52,16 @@ pub(super) struct Nemesis {
     life: Duration,
     damage: bool,
     due: Vec<(Instant, Step)>,
+    pub(super) disks: Disks,
 }
+
+/// How often disks are looked after.
+const TURN: Duration = Duration::from_millis(200);
 
 impl Nemesis {
     pub(super) fn new(io: &Io, options: &Options, random: Random) -> Nemesis {
-        Nemesis { io: io.clone(), random, life: options.life, damage: options.damage, due: Vec::new() }
+        let disks = Disks::new(io, random.fork("disks", 0));
+        Nemesis { io: io.clone(), random, life: options.life, damage: options.damage, due: Vec::new(), disks }
     }
 
     fn ms(&mut self, range: std::ops::Range<u64>) -> Duration {
@@ -67,15 +73,25 @@ impl Nemesis {
     }
 
     /// Trouble after trouble, until life is over.
-    pub(super) async fn rage(&mut self, scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
+    pub(super) async fn rage(
+        &mut self,
+        scene: &mut Scene,
+        client: &Client,
+        report: &mut Report,
+    ) -> Result<(), RealError> {
         let end = self.io.now().after(self.life);
         let mut next = self.io.now().after(self.ms(500..1_500));
+        let mut turn = self.io.now();
         while self.io.now() < end {
             self.io.sleep(LOOK).await;
             watch(scene, report)?;
             self.take_due(scene)?;
+            if self.damage && self.io.now() >= turn {
+                self.disks.turn(scene, client, &mut report.violations).await?;
+                turn = self.io.now().after(TURN);
+            }
             if self.io.now() >= next {
-                self.strike(scene, report)?;
+                self.strike(scene, report).await?;
                 next = self.io.now().after(self.ms(300..3_000));
             }
         }
@@ -105,7 +121,7 @@ impl Nemesis {
     }
 
     fn draw(&mut self) -> Trouble {
-        let fits = |trouble: Trouble| self.damage || trouble != Trouble::Damage;
+        let fits = |trouble: Trouble| self.damage || trouble != Trouble::Disk;
         let all: Vec<(Trouble, u64)> = TROUBLES.into_iter().filter(|one| fits(one.0)).collect();
         let mut left = self.random.below(all.iter().map(|one| one.1).sum());
         for (trouble, weight) in all {
@@ -117,7 +133,7 @@ impl Nemesis {
         Trouble::Kill
     }
 
-    fn strike(&mut self, scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
+    async fn strike(&mut self, scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
         let count = scene.nodes.len();
         let trouble = self.draw();
         let first = self.random.index(count);
@@ -148,7 +164,7 @@ impl Nemesis {
                 "drain"
             }
             Trouble::Split | Trouble::OneWay => self.cut(scene, trouble == Trouble::OneWay),
-            Trouble::Damage => self.harm(scene, report)?,
+            Trouble::Disk => self.harm(scene, report).await?,
         };
         *report.troubles.entry(name).or_insert(0) += 1;
         Ok(())
@@ -188,23 +204,19 @@ impl Nemesis {
         if one_way { "cut one way" } else { "cut both ways" }
     }
 
-    /// Damage to the disk of a node that is down.
-    fn harm(&mut self, scene: &mut Scene, report: &mut Report) -> Result<&'static str, RealError> {
-        let node = self.random.index(scene.rotten.count_ones() as usize);
-        scene.nodes[node].kill();
-        let damage = Damage::draw(&mut self.random);
-        let before = scene.nodes[node].disk.with_extension("before");
-        damage::copy(&scene.nodes[node].disk, &before)?;
-        let what = damage.hurt(&scene.nodes[node].disk, &mut self.random)?;
-        report.story.push(format!("node {}: {what}", node + 1));
-        scene.nodes[node].before = Some(before);
+    /// Something happens to the disk of a node, which starts again.
+    async fn harm(&mut self, scene: &mut Scene, report: &mut Report) -> Result<&'static str, RealError> {
+        let Some((node, name, what)) = self.disks.strike(scene).await? else {
+            return Ok("leave a harmed disk alone");
+        };
+        report.story.push(format!("node {}: {name} {what}", node + 1));
         let wait = self.ms(0..1_000);
         self.later(wait, Step::Start(node));
-        Ok(damage.name())
+        Ok(name)
     }
 }
 
-/// Who has ended: after a drain as it should; a damaged disk may be refused, and gets its bytes back; else something is wrong.
+/// Who has ended: after a drain as it should; a harmed disk may be refused, and is mended; else something is wrong.
 pub(super) fn watch(scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
     for node in 0..scene.nodes.len() {
         let Some(status) = scene.nodes[node].process.as_mut().and_then(super::process::Process::ended) else {
@@ -213,10 +225,10 @@ pub(super) fn watch(scene: &mut Scene, report: &mut Report) -> Result<(), RealEr
         let one = &mut scene.nodes[node];
         one.process = None;
         let drained = std::mem::take(&mut one.draining) && status.code() == Some(0);
-        let refused = matches!(status.code(), Some(2 | 3));
-        if let (true, Some(before)) = (refused, one.before.take()) {
-            damage::copy(&before, &one.disk)?;
-            *report.troubles.entry("start refused after damage").or_insert(0) += 1;
+        let mended = if matches!(status.code(), Some(2 | 3)) { disks::refused(scene, node)? } else { None };
+        let one = &scene.nodes[node];
+        if let Some(what) = mended {
+            *report.troubles.entry(what).or_insert(0) += 1;
         } else if !drained {
             let (code, signal) = (status.code(), status.signal());
             let text = format!(
