@@ -67,7 +67,7 @@ pub(crate) fn superblock(data: &[u8]) -> usize {
     match choose(&copies) {
         Ok(superblock) => {
             let plan = UpdatePlan::new(&copies, &superblock);
-            let mut all = [plan.first, plan.second].concat();
+            let mut all = plan.order;
             all.sort_unstable();
             assert_eq!(all, [0, 1, 2, 3], "an update writes every copy once");
             assert!(sequence_next(&copies) > superblock.sequence);

@@ -163,14 +163,17 @@ async fn write_copy(
 async fn write_copies(
     io: &Io,
     disk: &Disk,
+    current: &Superblock,
     superblock: &Superblock,
-    order: UpdatePlan,
+    plan: UpdatePlan,
 ) -> Result<(), FormatError> {
     let mut block = buffer(io, SUPERBLOCK_BYTES)?;
-    for half in [order.first, order.second] {
-        for index in half {
-            block = write_copy(disk, superblock, index, block).await?;
-        }
+    if let Some(index) = plan.twin {
+        block = write_copy(disk, current, index, block).await?;
+        disk.flush().await?;
+    }
+    for index in plan.order {
+        block = write_copy(disk, superblock, index, block).await?;
         disk.flush().await?;
     }
     Ok(())
@@ -237,7 +240,7 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
         [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(copy, half)| zone.manifest_half(tables, copy, half))
     };
     zero(io, disk, zones.iter().flat_map(halves)).await?;
-    write_copies(io, disk, &superblock, UpdatePlan::ALL_EQUAL).await?;
+    write_copies(io, disk, &superblock, &superblock, UpdatePlan::ALL_EQUAL).await?;
     Ok(superblock)
 }
 
@@ -275,7 +278,7 @@ pub async fn zero(io: &Io, disk: &Disk, ranges: impl IntoIterator<Item = Range>)
 /// The superblock in force, without changing anything.
 ///
 /// # Errors
-/// [`FormatError::Superblock`] when fewer than two copies agree.
+/// [`FormatError::Superblock`] when no state counts.
 pub async fn read(io: &Io, disk: &Disk) -> Result<Superblock, FormatError> {
     let copies = read_copies(io, disk).await?;
     choose(&copies).map_err(|source| FormatError::Superblock { name: disk.name().to_owned(), source })
@@ -285,7 +288,7 @@ pub async fn read(io: &Io, disk: &Disk) -> Result<Superblock, FormatError> {
 /// node that owns the disk: nobody else writes them meanwhile.
 ///
 /// # Errors
-/// [`FormatError::Superblock`] when fewer than two copies agree: then nothing is written. [`FormatError::Disk`].
+/// [`FormatError::Superblock`] when no state counts: then nothing is written. [`FormatError::Disk`].
 pub async fn mend(io: &Io, disk: &Disk) -> Result<u64, FormatError> {
     let copies = read_copies(io, disk).await?;
     let name = || disk.name().to_owned();
@@ -295,10 +298,8 @@ pub async fn mend(io: &Io, disk: &Disk) -> Result<u64, FormatError> {
     let mut count = 0;
     for index in decayed {
         block = write_copy(disk, &current, index, block).await?;
-        count += 1;
-    }
-    if count > 0 {
         disk.flush().await?;
+        count += 1;
     }
     Ok(count)
 }
@@ -306,7 +307,7 @@ pub async fn mend(io: &Io, disk: &Disk) -> Result<u64, FormatError> {
 /// Change the superblock of the running node that owns the disk; what it is then. Nobody else writes it meanwhile.
 ///
 /// # Errors
-/// [`FormatError::Superblock`] when fewer than two copies agree: then nothing is written. [`FormatError::Disk`]: it says what it
+/// [`FormatError::Superblock`] when no state counts: then nothing is written. [`FormatError::Disk`]: it says what it
 /// said before, or what it was to say.
 pub async fn update(
     io: &Io,
@@ -316,10 +317,10 @@ pub async fn update(
     let copies = read_copies(io, disk).await?;
     let name = || disk.name().to_owned();
     let current = choose(&copies).map_err(|source| FormatError::Superblock { name: name(), source })?;
-    let order = UpdatePlan::new(&copies, &current);
-    let mut changed = Superblock { sequence: sequence_next(&copies), ..current };
+    let plan = UpdatePlan::new(&copies, &current);
+    let mut changed = Superblock { sequence: sequence_next(&copies), ..current.clone() };
     change(&mut changed);
-    write_copies(io, disk, &changed, order).await?;
+    write_copies(io, disk, &current, &changed, plan).await?;
     Ok(changed)
 }
 
@@ -335,7 +336,7 @@ pub fn introduction(superblock: &Superblock) -> Introduction {
 pub struct Opening {
     /// The superblock in force.
     pub current: Superblock,
-    order: UpdatePlan,
+    plan: UpdatePlan,
     sequence_next: u64,
     incarnation_next: Incarnation,
 }
@@ -355,8 +356,8 @@ pub async fn look(io: &Io, disk: &Disk) -> Result<Opening, FormatError> {
     }
     let incarnation_next =
         incarnation_next(&copies, &current).ok_or_else(|| FormatError::StartsUsedUp { name: name() })?;
-    let (order, sequence_next) = (UpdatePlan::new(&copies, &current), sequence_next(&copies));
-    Ok(Opening { current, order, sequence_next, incarnation_next })
+    let (plan, sequence_next) = (UpdatePlan::new(&copies, &current), sequence_next(&copies));
+    Ok(Opening { current, plan, sequence_next, incarnation_next })
 }
 
 impl Opening {
@@ -379,7 +380,7 @@ impl Opening {
         if birth.is_some() {
             started.origin = Origin::Recovered { birth: incarnation };
         }
-        write_copies(io, disk, &started, self.order).await?;
+        write_copies(io, disk, &self.current, &started, self.plan).await?;
         Ok(started)
     }
 }
