@@ -41,6 +41,18 @@ pub enum SimVerb {
         #[arg(long)]
         canary: Vec<String>,
     },
+    /// Look for each planted bug on seeds that nobody chose for it, and print the line of the list of canaries that it then has
+    Hunt {
+        /// The first seed tried.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Give a planted bug up after so many seeds.
+        #[arg(long, default_value_t = 400)]
+        most: u64,
+        /// Only this one; several times for several.
+        #[arg(long)]
+        canary: Vec<String>,
+    },
 }
 
 /// Run simulated worlds from seeds.
@@ -90,8 +102,14 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 /// # Errors
 /// When `out` cannot be written to.
 pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
-    if let Some(SimVerb::CrashStates { limit, seeds, canary }) = &args.verb {
-        return crash_states(*limit, seeds.clone(), canary, out);
+    match &args.verb {
+        Some(SimVerb::CrashStates { limit, seeds, canary }) => {
+            return crash_states(*limit, seeds.clone(), canary, out);
+        }
+        Some(SimVerb::Hunt { from, most, canary }) => {
+            return hunt(*from..from.saturating_add(*most), canary, out);
+        }
+        None => {}
     }
     let seeds = match (args.seed, &args.seeds) {
         (Some(seed), _) => seed..seed + 1,
@@ -146,6 +164,28 @@ pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
     }
     let wrong = campaign.is_wrong(args.mode == WantedMode::All);
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn hunt(seeds: Range<u64>, only: &[String], out: &mut dyn Write) -> std::io::Result<ExitCode> {
+    let (mut found, mut missed) = (0, 0);
+    for (name, mode, _) in campaign::canaries() {
+        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        match campaign::hunt(name, mode, seeds.clone()) {
+            Some((seed, violation)) => {
+                found += 1;
+                writeln!(out, "{name} {} {seed}: {violation}", mode.name())?;
+            }
+            None => {
+                missed += 1;
+                writeln!(out, "MISSED {name} {} on seeds {}..{}", mode.name(), seeds.start, seeds.end)?;
+            }
+        }
+        out.flush()?;
+    }
+    writeln!(out, "{found} planted bugs found, {missed} missed")?;
+    Ok(if missed == 0 && found > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn crash_states(

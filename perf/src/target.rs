@@ -81,6 +81,7 @@ impl InProcess {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
             map: None,
+            without: Vec::new(),
             core_count: 1,
             host: plan.host,
             pin: false,

@@ -240,6 +240,16 @@ pub(crate) fn stage(shard: &Shard, tablet: TabletIndex, operation: Operation<'_>
     fits
 }
 
+/// Whether the device has ended by a flush that was not the journal's: the superblock is written, too. Where no link comes about for
+/// that, no write would come that finds it out.
+pub(crate) fn mind_device(shard: &Shard) {
+    let disk = shard.keeper.zone.disk();
+    if disk.ended() && !shard.failed.get() && !ioengine::canary("overlook_an_ended_disk") {
+        ioengine::sometimes!("a device has ended, and no record found it out");
+        fail(shard, &DiskError::Ended { name: disk.name().into() });
+    }
+}
+
 /// The device has failed: nobody knows what of the record on its way is there. Those behind it were never written.
 pub(crate) fn fail(shard: &Shard, error: &DiskError) {
     ioengine::sometimes!("the journal's device failed");

@@ -52,6 +52,9 @@ pub struct NodeConfig {
     pub advertise: Option<SocketAddr>,
     /// The map of the group, the same at all its nodes; `None`: the node is its own group.
     pub map: Option<ClusterMap>,
+    /// Other nodes of the group that an operator gives up for this life: where this node may have forgotten what it promised it votes again
+    /// without their word. What only they have is lost, and their disks have to be formatted anew. Empty but in an emergency.
+    pub without: Vec<u32>,
     /// Cores, which is the shard count of the disk.
     pub core_count: u16,
     /// Who runs the tasks.
@@ -219,6 +222,14 @@ async fn open(io: &Io, disk: &Disk, config: &NodeConfig, boot: &Boot) -> Result<
         None => Group::alone(found.node),
         Some(map) => Group::of(map.clone(), found.node, found.cluster, found.shard_count).map_err(of_disk)?,
     };
+    let group = group.without(&config.without).map_err(of_disk)?;
+    if !config.without.is_empty() {
+        tracing::warn!(
+            nodes = ?config.without,
+            "an operator has given these nodes up: tablets that may have forgotten what they promised vote again without their word; \
+             acknowledged writes that only those nodes have are lost, and their disks must be formatted anew before they come back"
+        );
+    }
     let is_over = || boot.draining.load(Ordering::Acquire);
     let birth = if found.origin.is_unborn() {
         Some(cluster::birth(io, &group, found, is_over).await.map_err(of_disk)?)

@@ -94,6 +94,7 @@ impl Scene {
                 listen: SocketAddr::new(node.address(), PORT),
                 advertise: None,
                 map: Some(map.clone()),
+                without: Vec::new(),
                 core_count: cores,
                 host: ioengine::HostKind::Own,
                 pin: false,
@@ -393,6 +394,86 @@ fn a_disk_that_is_replaced_is_filled_and_votes_again() {
     scene.start(1);
     scene.stores[2].node.power_cut();
     scene.client(|client| async move { check_all(&client, 0..400).await });
+}
+
+/// Two of three lose their disks, and one of them for good. Nobody can vote again by the rules: the new disk waits for the node that
+/// is lost. An operator gives that up; what the third has is kept, and when the lost node comes after all, with its old disk, it is not heard.
+#[test]
+fn where_too_few_are_left_an_operator_gives_the_lost_up() {
+    let mut scene = Scene::new(14, 3, 2);
+    scene.client(|client| async move { put_all(&client, 0..200).await });
+    scene.wait(Duration::from_secs(1));
+    scene.stores[2].node.power_cut();
+    scene.replace_disk(1, true);
+    assert_eq!(scene.stores[1].config.without, [0u32; 0]);
+    scene.stores[1].config.without = vec![4];
+    let refused = scene.try_start(1).expect("no node 4");
+    assert!(refused.contains("node 4 cannot be given up") && refused.contains("(1, 3)"), "{refused}");
+    scene.stores[1].config.without = vec![3];
+    scene.start(1);
+    scene.wait(Duration::from_secs(30));
+    assert!(scene.marks("a learner returns without those that are given up"));
+    scene.client(|client| async move {
+        check_all(&client, 0..200).await;
+        put_all(&client, 200..260).await;
+    });
+    scene.stores[2].node.power_cut();
+    scene.start(2);
+    scene.wait(Duration::from_secs(10));
+    assert!(scene.marks("another life of this node was started later"), "{:?}", scene.world.marks());
+    // Formatted anew it is one of them again, without anybody's word.
+    scene.replace_disk(2, true);
+    scene.stores[1].node.power_cut();
+    scene.stores[1].config.without.clear();
+    scene.start(1);
+    scene.start(2);
+    scene.wait(Duration::from_secs(60));
+    scene.stores[0].node.power_cut();
+    scene.client(|client| async move {
+        check_all(&client, 0..260).await;
+        put_all(&client, 260..280).await;
+    });
+}
+
+/// The journals of all three rot at their ends while none of them runs: all are learners, and wait for each other. One of them is told to go on
+/// alone with what it has, the others get new disks.
+#[test]
+fn where_nobody_votes_an_operator_lets_one_go_on_alone() {
+    let mut scene = Scene::new(15, 3, 1);
+    scene.client(|client| async move { put_all(&client, 0..200).await });
+    scene.wait(Duration::from_secs(1));
+    scene.stores.iter().for_each(|store| store.node.power_cut());
+    for store in &scene.stores {
+        let (at, bytes) = journal_of(&store.disk.snapshot(), 0);
+        let image = store.disk.snapshot();
+        let is_written = |at: &u64| image.get(*at, 4096).iter().any(|byte| *byte != 0);
+        store.disk.rot((at..at + bytes as u64).step_by(4096).filter(is_written).last().unwrap());
+    }
+    (0..3).for_each(|number| scene.start(number));
+    scene.wait(Duration::from_secs(30));
+    assert!(!scene.marks("a learner returns"), "nobody votes");
+    scene.stores.iter().for_each(|store| store.node.power_cut());
+    scene.stores[0].config.without = vec![2, 3];
+    scene.start(0);
+    scene.wait(Duration::from_secs(5));
+    assert!(scene.marks("a learner returns without those that are given up"));
+    // The second waits for the third, which is not there; the third then only for those that vote.
+    scene.stores[0].config.without.clear();
+    scene.stores[0].node.power_cut();
+    scene.start(0);
+    scene.replace_disk(1, true);
+    scene.stores[1].config.without = vec![3];
+    scene.start(1);
+    scene.wait(Duration::from_secs(30));
+    scene.client(|client| async move {
+        check_all(&client, 0..200).await;
+        put_all(&client, 200..250).await;
+    });
+    scene.replace_disk(2, true);
+    scene.start(2);
+    scene.wait(Duration::from_secs(30));
+    scene.stores[0].node.power_cut();
+    scene.client(|client| async move { check_all(&client, 0..250).await });
 }
 
 #[test]

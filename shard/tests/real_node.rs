@@ -36,6 +36,7 @@ fn serve(disk: &str) -> (Node, SocketAddr) {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         advertise: None,
         map: None,
+        without: Vec::new(),
         core_count: CORES,
         host: ioengine::HostKind::Own,
         pin: false,

@@ -77,7 +77,7 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
         ..Settings::default()
     };
     let nodes: Vec<Settings> = disks.iter().zip(&addresses).map(node).collect();
-    node::run(&nodes, |address| crate::output::note!("{}", next(address, &disks)))
+    node::run(&nodes, &[], |address| crate::output::note!("{}", next(address, &disks)))
 }
 
 /// As many as the folder has disks, counted from what an earlier start has named or was about to name.

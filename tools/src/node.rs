@@ -24,13 +24,18 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What the cores of each node, by its place, said and the main thread has not heard yet.
 type Heard = Arc<Mutex<Vec<(usize, Event)>>>;
 
-/// Runs nodes until they are told to end; `when_ready` hears the address of the first.
+/// Runs nodes until they are told to end, without those of their group that an operator gives up; `when_ready` hears the address of the
+/// first.
 ///
 /// # Errors
 /// One cannot start, or failed while it ran: all end.
-pub(crate) fn run(nodes: &[Settings], when_ready: impl FnOnce(&str)) -> Result<Exit, Failure> {
+pub(crate) fn run(
+    nodes: &[Settings],
+    without: &[u32],
+    when_ready: impl FnOnce(&str),
+) -> Result<Exit, Failure> {
     let failed = |what: String| Failure::failed(what, "");
-    let configs = nodes.iter().map(config).collect::<Result<Vec<_>, _>>()?;
+    let configs = nodes.iter().map(|settings| config(settings, without)).collect::<Result<Vec<_>, _>>()?;
     let runtime = Runtime::new(CoreConfig::small("main", 0)).map_err(|error| failed(error.to_string()))?;
     // Before any core starts, so that no thread takes a signal for itself.
     let signals = runtime.io().signals();
@@ -77,13 +82,14 @@ pub(crate) fn run(nodes: &[Settings], when_ready: impl FnOnce(&str)) -> Result<E
 }
 
 /// What to start for these settings, as its disk is cut.
-fn config(settings: &Settings) -> Result<NodeConfig, Failure> {
+fn config(settings: &Settings, without: &[u32]) -> Result<NodeConfig, Failure> {
     let superblock = disk::superblock(&settings.disk_path)?;
     Ok(NodeConfig {
         disk: settings.disk_path.clone(),
         listen: settings.listen,
         advertise: settings.advertise,
         map: settings.cluster.map(&superblock)?,
+        without: without.to_vec(),
         core_count: superblock.shard_count,
         host: settings.host,
         pin: settings.pin,

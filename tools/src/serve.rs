@@ -11,6 +11,13 @@ use crate::node;
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     sources: Sources,
+    /// Give these nodes of the group up: the last resort where so many have lost their disks that the others wait for them for ever.
+    /// What this node may have forgotten it no longer asks them; acknowledged writes that only they have are lost
+    #[arg(long, value_name = "NODE,...", value_delimiter = ',', requires = "yes")]
+    without: Vec<u32>,
+    /// Yes, give them up
+    #[arg(long, requires = "without")]
+    yes: bool,
 }
 
 /// `thermocline serve`: prints `ready HOST:PORT` when it serves, ends on SIGTERM or SIGINT after a drain.
@@ -24,5 +31,5 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
             "set path in [disk] of the config file, or --set disk.path=DISK; for a trial: thermocline dev";
         return Err(Failure::wrong_use("no disk is named", mend));
     }
-    node::run(std::slice::from_ref(&settings), |_| ())
+    node::run(std::slice::from_ref(&settings), &args.without, |_| ())
 }

@@ -47,6 +47,7 @@ pub fn serve(path: &str) -> ! {
         listen: ([127, 0, 0, 1], 0).into(),
         advertise: None,
         map: None,
+        without: Vec::new(),
         core_count: CORES,
         host: HostKind::Own,
         pin: false,

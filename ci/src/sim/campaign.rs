@@ -7,6 +7,7 @@ use super::plan::Mode;
 use super::report::SeedReport;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Names of the marks that a campaign must reach, one a line; `#` begins a remark. Of single nodes, and of clusters.
@@ -97,6 +98,18 @@ pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         let text = text.unwrap_or_else(|| "a panic without words".to_owned());
         SeedReport::panicked(seed, mode, Violation { checker: "panic", text })
+    })
+}
+
+/// The first of `seeds` on which a checker of safety sees the planted bug, and all is quiet without it; and what was seen.
+#[must_use]
+pub fn hunt(canary: &str, mode: Mode, seeds: Range<u64>) -> Option<(u64, Violation)> {
+    let with = Options { canaries: vec![canary.to_owned()], ..Options::default() };
+    seeds.into_iter().find_map(|seed| {
+        // `run` says that a group made no progress or a node did not start: that has many causes.
+        let seen = run(seed, mode, &with).sum.violations.into_iter().find(|seen| seen.checker != "run")?;
+        let without = run(seed, mode, &Options::default());
+        without.sum.violations.is_empty().then_some((seed, seen))
     })
 }
 

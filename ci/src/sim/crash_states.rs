@@ -135,6 +135,7 @@ impl Stage {
             listen: SocketAddr::new(store.address(), 7420),
             advertise: None,
             map: None,
+            without: Vec::new(),
             core_count: setting.core_count,
             host: ioengine::HostKind::Own,
             pin: false,

@@ -115,6 +115,7 @@ impl Scene {
             listen: SocketAddr::new(store.address(), PORT),
             advertise: None,
             map: None,
+            without: Vec::new(),
             core_count: plan.core_count,
             host: ioengine::HostKind::Own,
             pin: false,

@@ -4,10 +4,14 @@
 //! Owns the attempt under way and the write that waits. Must never propose two values with one ballot, nor its own value
 //! where another may be chosen. Invariant: an attempt is about the open index; when that moves, the attempt is over.
 
-use crate::ballot::{Ballot, Incarnation, ValueId};
+use crate::ballot::{Ballot, Incarnation, Node, ValueId};
 use crate::guard::Guard;
 use crate::replica::{Origin, Output, Reason, Replica, Wait};
-use crate::state::{Accepted, Chosen, Vote};
+use crate::state::{Accepted, Chosen, View, Vote};
+
+/// By how many lives a member that is given up is declared to be further: more often nobody restarts a lost node by mistake, and much
+/// less than lies between a disk and the one that takes its place (the caller's, 2^16).
+const LIVES_GIVEN_UP: u64 = 1 << 10;
 
 /// A ballot under way at the open index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,10 +58,15 @@ impl Replica {
     /// Amnesia ends with a prepare at an index where a majority of *others* vote. Any majority that this replica's
     /// forgotten vote may be part of shares a member with them: what that member said before is found here, and what
     /// it says later tells that the former life is over. Indexes below theirs are chosen and need no vote.
-    pub(crate) fn come_back(&mut self, out: &mut Vec<Output>) {
+    ///
+    /// With members given up, all others are asked, if they are fewer: the promise to remember is broken where only those who are
+    /// given up could have kept it.
+    pub(crate) fn come_back(&mut self, given_up: u8, out: &mut Vec<Output>) {
         if !self.now.voter {
+            self.given_up = given_up & !(1 << self.config.node.0);
             self.attempt = None;
             self.prepare(out);
+            self.progress(out);
         }
     }
 
@@ -182,15 +191,24 @@ impl Replica {
     fn is_prepared(&self, ballot: Ballot) -> bool {
         let alone = !self.now.voter && !self.config.guards.has(Guard::ReturnByOthers);
         let promises = self.votes().filter(|(_, vote)| vote.promised == ballot).count();
+        if !self.now.voter && self.given_up != 0 {
+            let asked = self.peers().filter(|peer| self.given_up & 1 << peer.0 == 0).count();
+            return promises >= asked || self.is_majority(promises);
+        }
         self.is_majority(promises + usize::from(alone))
     }
 
     /// What is found goes first, newest ballot first, whoever showed it: a value that was ever accepted agrees with
     /// whatever was chosen below its ballot.
     fn prepared(&mut self, attempt: Attempt, out: &mut Vec<Output>) {
-        let found = self.votes().filter_map(|(_, vote)| vote.accepted).max().map(|accepted| accepted.value);
+        let last_resort = self.found().filter(|_| self.given_up != 0);
+        let found = self.votes().filter_map(|(_, vote)| vote.accepted).chain(last_resort).max();
+        let found = found.map(|accepted| accepted.value);
         let guards = self.config.guards;
         let comes_back = !self.now.voter;
+        if comes_back {
+            self.end_lives();
+        }
         self.now.voter = true;
         if comes_back && !guards.has(Guard::ReturnAdopts) {
             self.attempt = None;
@@ -202,6 +220,17 @@ impl Replica {
             Some(value) => self.accept(Attempt { value: Some(value), ..attempt }, out),
             None => self.attempt = None,
         }
+    }
+
+    /// The lives of those who are given up are over: what they have said, and will say, is of no account, here and at all who
+    /// hear of it. A disk that takes the place of one of theirs is born with a higher incarnation.
+    fn end_lives(&mut self) {
+        for place in self.peers().map(Node::place).filter(|place| self.given_up & 1 << place != 0) {
+            let known = &mut self.now.known[place];
+            *known = Incarnation(known.0 + LIVES_GIVEN_UP);
+            self.views[place] = View::default();
+        }
+        self.given_up = 0;
     }
 
     /// The incarnation in this replica's ballots.

@@ -57,8 +57,9 @@ pub enum Input {
     AskAgain,
     /// An entry has been pending for long: get it chosen.
     Complete,
-    /// Learner-only: try to become a voter again.
-    Return,
+    /// Learner-only: try to become a voter again. The members in these bits, by place, are given up by an operator: their word is not
+    /// waited for, and what only they have voted for or know is lost. 0 but in an emergency.
+    Return(u8),
     /// The write's deadline has passed.
     GiveUp,
 }
@@ -142,6 +143,11 @@ pub struct Replica {
     pub(crate) write: Option<Write>,
     pub(crate) question_last: u64,
     pub(crate) tip_check: Option<TipCheck>,
+    /// Members, as bits, whose word the return from amnesia does without.
+    pub(crate) given_up: u8,
+    /// What an amnesic replica found that it had accepted at the open index then. It may have promised more since, so it is no vote; but where
+    /// members are given up it may be all that is left of a chosen value.
+    pub(crate) found: Option<(Chosen, Accepted)>,
 }
 
 impl Replica {
@@ -176,7 +182,16 @@ impl Replica {
             write: None,
             question_last: 0,
             tip_check: None,
+            given_up: 0,
+            found: None,
         }
+    }
+
+    /// An amnesic replica that has found an entry which it accepted at the open index; the ballot may be lost. The caller has its bytes.
+    #[must_use]
+    pub fn with_found(mut self, accepted: Accepted) -> Replica {
+        self.found = Some((self.now.chosen, accepted));
+        self
     }
 
     /// Takes one input; appends what is to be done.
@@ -190,7 +205,7 @@ impl Replica {
             Input::AskTip => self.ask_tip(out),
             Input::AskAgain => self.ask_again(out),
             Input::Complete => self.complete(out),
-            Input::Return => self.come_back(out),
+            Input::Return(given_up) => self.come_back(given_up, out),
             Input::GiveUp => self.give_up(out),
         }
         self.persist(out);
@@ -421,10 +436,18 @@ impl Replica {
         written || kept(&self.flushed) || self.holds(value) || self.views.iter().any(shown)
     }
 
+    /// What it found at its start, if the log still stands there.
+    pub(crate) fn found(&self) -> Option<Accepted> {
+        self.found
+            .filter(|(chosen, _)| *chosen == self.now.chosen && !self.now.voter)
+            .map(|(_, accepted)| accepted)
+    }
+
     /// Whether the caller has the bytes of a value, as far as the open index goes.
     fn holds(&self, value: ValueId) -> bool {
         let is = |accepted: Option<Accepted>| accepted.is_some_and(|accepted| accepted.value == value);
         is(self.now.vote.accepted)
+            || is(self.found())
             || self.write.is_some_and(|write| write.value == value)
             || self.attempt.is_some_and(|attempt| attempt.value == Some(value))
             || self.votes().any(|(_, vote)| is(vote.accepted))

@@ -18,6 +18,7 @@ const SCRIPTS: &[(&str, &str)] = &[
     ("former_life_forgotten", include_str!("../testdata/former_life_forgotten.txt")),
     ("former_life_not_passed_on", include_str!("../testdata/former_life_not_passed_on.txt")),
     ("round_that_learnt", include_str!("../testdata/round_that_learnt.txt")),
+    ("given_up", include_str!("../testdata/given_up.txt")),
     ("round_begun_before", include_str!("../testdata/round_begun_before.txt")),
 ];
 

@@ -1,8 +1,8 @@
 //! The first start of a disk that took another one's place: it asks the other nodes how far the former one's starts had come, and takes
 //! an incarnation above.
 //!
-//! Must never end with less than the answers of a majority's number of others: with fewer the disk could not return to voting
-//! anyway. Nothing of the node runs meanwhile.
+//! Must never end with less than the answers of a majority's number of others, or of all whom an operator has not given up: with
+//! fewer the disk could not return to voting anyway. Nothing of the node runs meanwhile.
 
 use super::Group;
 use super::links::greeting;
@@ -37,7 +37,7 @@ pub(crate) async fn birth(
          name the group's nodes in `cluster.nodes`, or format it for a group of its own",
     )?;
     let members = peers.len() + 1;
-    let needed = members / 2 + 1;
+    let needed = (members / 2 + 1).min(group.peers_left());
     let mut highest = vec![None; peers.len()];
     let mut told = 0;
     loop {
@@ -63,7 +63,7 @@ pub(crate) async fn birth(
         }
         let count = highest.iter().flatten().count();
         if count >= needed {
-            let highest = highest.into_iter().flatten().max().expect("somebody has answered");
+            let highest = highest.into_iter().flatten().max().unwrap_or(superblock.incarnation);
             tracing::info!(highest = highest.0, count, "the disk takes the place of another one");
             let birth = highest.0.max(superblock.incarnation.0).checked_add(STEP);
             return birth.map(Incarnation).ok_or("all incarnations of this node are used up".to_owned());

@@ -114,7 +114,6 @@ impl Links {
     }
 
     /// True when messages to `node` have a way.
-    #[allow(dead_code, reason = "tests ask it; the log finds out by sending")]
     pub(crate) fn is_up(&self, node: u32) -> bool {
         self.link(node).up.get()
     }

@@ -67,13 +67,23 @@ pub(crate) struct Group {
     peers: Vec<Peer>,
     /// Tablets that this node holds, one bit each.
     held: u64,
+    /// Nodes that an operator has given up for this life.
+    given_up: Vec<u32>,
 }
 
 impl Group {
     /// A node that is its own group.
     pub(crate) fn alone(own: u32) -> Group {
         let all = vec![Few::of(&[own]); TABLET_COUNT];
-        Group { own, map: None, replicas: all.clone(), orders: all, peers: Vec::new(), held: u64::MAX }
+        Group {
+            own,
+            map: None,
+            replicas: all.clone(),
+            orders: all,
+            peers: Vec::new(),
+            held: u64::MAX,
+            given_up: Vec::new(),
+        }
     }
 
     /// The group of node `own`, whose disk belongs to `cluster` and is cut for `shard_count`.
@@ -121,7 +131,40 @@ impl Group {
         peers.sort_unstable_by_key(|peer| peer.node);
         let held = |tablet: &TabletIndex| replicas[tablet.index()].ids().contains(&own);
         let held = TabletIndex::all().filter(held).fold(0, |held, tablet| held | 1 << tablet.index());
-        Ok(Group { own, map: Some(map), replicas, orders, peers, held })
+        Ok(Group { own, map: Some(map), replicas, orders, peers, held, given_up: Vec::new() })
+    }
+
+    /// With nodes that an operator has given up: where this one has to remember what it promised, their word is not waited for.
+    ///
+    /// # Errors
+    /// One of them is no other node of the group.
+    pub(crate) fn without(mut self, nodes: &[u32]) -> Result<Group, String> {
+        if let Some(node) = nodes.iter().find(|node| !self.peers.iter().any(|peer| peer.node == **node)) {
+            let others: Vec<String> = self.peers.iter().map(|peer| peer.node.to_string()).collect();
+            return Err(format!(
+                "node {node} cannot be given up: it is not one of the other nodes of the group ({})",
+                others.join(", ")
+            ));
+        }
+        self.given_up = nodes.to_vec();
+        Ok(self)
+    }
+
+    /// Which replicas of a tablet are given up: bits, by place.
+    pub(crate) fn given_up(&self, tablet: TabletIndex) -> u8 {
+        let places = (0u8..).zip(self.replicas(tablet));
+        places.filter(|(_, node)| self.given_up.contains(node)).fold(0, |bits, (place, _)| bits | 1 << place)
+    }
+
+    /// Whether all other replicas of a tablet are given up.
+    pub(crate) fn is_left_alone(&self, tablet: TabletIndex) -> bool {
+        let others = self.replicas(tablet).len().saturating_sub(1);
+        !self.given_up.is_empty() && self.given_up(tablet).count_ones() as usize == others
+    }
+
+    /// Other nodes whose word can be waited for.
+    pub(crate) fn peers_left(&self) -> usize {
+        self.peers.len() - self.given_up.len()
     }
 
     /// The map; `None` for a node that is its own group.

@@ -132,6 +132,7 @@ impl Scene {
             listen: map.nodes[place].address,
             advertise: None,
             map: Some(map),
+            without: Vec::new(),
             core_count: CORES,
             host: ioengine::HostKind::Own,
             pin: false,

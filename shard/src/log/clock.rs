@@ -5,6 +5,7 @@ use super::{
     ANSWER_WAIT, COMPLETE_WAIT, FETCH_WAIT, Logs, RETURN_WAIT, SYNC_PERIOD, TIP_GIVE_UP, drive,
     receive::has_room, take, verify,
 };
+use crate::commit::mind_device;
 use crate::core::Shard;
 use crate::journal::Claim;
 use ioengine::Instant;
@@ -26,6 +27,7 @@ pub(crate) async fn run(shard: Rc<Shard>) {
         // Each time another tablet comes first: a link that is nearly full takes from the first ones only.
         first += 1;
         let woken = logs.wake.notified();
+        mind_device(&shard);
         if logs.outcast.get() {
             for cell in logs.own().filter_map(|tablet| logs.tablet(tablet)) {
                 cell.borrow_mut().reads.refuse(&shard, logs);
@@ -87,7 +89,7 @@ enum Due {
 /// Do what is due for a tablet; when to look again.
 fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> Instant {
     let cell = logs.tablet(tablet).expect("an own tablet");
-    if cell.borrow().needs_copy {
+    if cell.borrow().needs_copy && !shard.facts.group.is_left_alone(tablet) {
         cell.borrow_mut().reads.refuse(shard, logs);
         take::begin(shard, logs, tablet);
     }
@@ -114,7 +116,10 @@ fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> In
                 drive(shard, logs, tablet, Input::Complete);
             }
             Due::GiveUp => drive(shard, logs, tablet, Input::GiveUp),
-            Due::Return => drive(shard, logs, tablet, Input::Return),
+            Due::Return => {
+                let given_up = shard.facts.group.given_up(tablet);
+                drive(shard, logs, tablet, Input::Return(given_up));
+            }
         }
     }
     next
@@ -123,7 +128,14 @@ fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> In
 /// Learner-only, and with all that a copy and the peers' entries give: is it time to try to vote again? Not before the copy is in place.
 /// Failing history otherwise: it votes, power is cut before the copy is durable, the start finds the tablet damaged as
 /// before; if another replica has lost its memory meanwhile, too few are left that vote.
+///
+/// Where an operator has given up all others, nobody is left to give a copy: what is here must do, if no entry is missing in its middle.
 fn comes_back(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> bool {
+    let is_prefix = || !shard.state.borrow().tablet(log.tablet).awaits_tables;
+    if !log.replica.state().voter && shard.facts.group.is_left_alone(log.tablet) && is_prefix() {
+        log.needs_copy = false;
+        log.fetch = None;
+    }
     let is_whole = !log.needs_copy && log.fetch.is_none();
     let is_due = !log.replica.state().voter && is_whole && log.return_at <= now;
     if !is_due || !has_room(shard, logs, log, 0, Claim::Delete) {

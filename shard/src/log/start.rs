@@ -15,7 +15,7 @@ use ioengine::Io;
 use ioengine::sync::Notify;
 use layout::log_entry::Entry;
 use layout::units::{Incarnation, LogIndex, TabletIndex};
-use paxos::{Chosen, Config, Guard, Guards, Node, Replica, State, ValueId, Vote};
+use paxos::{Accepted, Ballot, Chosen, Config, Guard, Guards, Node, Replica, State, ValueId, Vote};
 use std::cell::{Cell, RefCell};
 
 /// Prepares that a write may cost.
@@ -162,7 +162,12 @@ fn start(
     let config =
         Config { node: Node(place), member_count, prepare_count_max: PREPARE_COUNT_MAX, guards: guards() };
     let life = paxos::Incarnation(u64::from(incarnation.0));
-    let replica = Replica::start(config, life, state, is_amnesic);
+    let mut replica = Replica::start(config, life, state, is_amnesic);
+    if let Some(pending) = pending.as_ref().filter(|_| is_amnesic) {
+        let nameless = Accepted { ballot: Ballot::NONE, value: pending.value };
+        let voted = state.vote.accepted.filter(|accepted| accepted.value == pending.value);
+        replica = replica.with_found(voted.unwrap_or(nameless));
+    }
     ioengine::fact("voter", u64::from(tablet.get()), u64::from(replica.durable().voter));
     let mut values = Values::default();
     if let Some(Pending { value, header, body, .. }) = pending {

@@ -143,11 +143,24 @@ impl TabletLog {
             Output::Returned => {
                 ioengine::sometimes!("a learner returns");
                 ioengine::fact("voter", u64::from(self.tablet.get()), 1);
-                tracing::info!(tablet = self.tablet.get(), "the replica votes again");
+                if shard.facts.group.given_up(self.tablet) == 0 {
+                    tracing::info!(tablet = self.tablet.get(), "the replica votes again");
+                } else {
+                    // Nobody may be left to give a copy of what is lost.
+                    shard.state.borrow_mut().tablet_mut(self.tablet).damage = None;
+                    ioengine::sometimes!("a learner returns without those that are given up");
+                    tracing::warn!(
+                        tablet = self.tablet.get(),
+                        applied = self.applied.index.0,
+                        "the replica votes again without the word of the nodes that were given up: acknowledged writes behind \
+                         that entry are lost if none of the others has them"
+                    );
+                }
             }
             Output::Superseded => {
+                ioengine::sometimes!("another life of this node was started later");
                 tracing::error!(
-                    "another process runs as this node and was started later: this one stops taking part"
+                    "another process runs as this node and was started later, or an operator has given this disk up: it stops taking part"
                 );
                 shard.failed.set(true);
             }

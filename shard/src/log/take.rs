@@ -119,10 +119,11 @@ pub(super) fn begin(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex) {
 
 async fn run(shard: &Rc<Shard>, session: &TakeSession) {
     let Some(log) = shard.logs.as_ref().and_then(|logs| logs.tablet(session.tablet)) else { return };
-    let (own, count) = {
+    let (own, members) = {
         let log = log.borrow();
-        (log.replica.node().0, u8::try_from(log.members.len()).expect("members are few"))
+        (log.replica.node().0, log.members.clone())
     };
+    let count = u8::try_from(members.len()).expect("members are few");
     while !shard.keeper.work.hold(session.tablet) {
         shard.io.sleep(HELD_POLL).await;
     }
@@ -131,7 +132,8 @@ async fn run(shard: &Rc<Shard>, session: &TakeSession) {
     let first = shard.io.random() % u64::from(count);
     for turn in 0..count {
         let peer = Node((u8::try_from(first).expect("members are few") + turn) % count);
-        if peer.0 == own {
+        // Who cannot be reached costs all tries of a part.
+        if peer.0 == own || !shard.links.is_up(members[peer.place()]) {
             continue;
         }
         match fetch(shard, session, peer).await {

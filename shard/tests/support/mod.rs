@@ -59,6 +59,7 @@ impl Scene {
             listen: SocketAddr::new(store.address(), PORT),
             advertise: None,
             map: None,
+            without: Vec::new(),
             core_count,
             host: ioengine::HostKind::Own,
             pin: false,

@@ -128,6 +128,7 @@ impl Scene {
                     listen: address(number),
                     advertise: None,
                     map: Some(map.clone()),
+                    without: Vec::new(),
                     core_count: store.core_count,
                     host: ioengine::HostKind::Own,
                     pin: false,

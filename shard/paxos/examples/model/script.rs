@@ -169,7 +169,10 @@ impl Script {
                 Input::AskTip
             }
             ["complete"] => Input::Complete,
-            ["return"] => Input::Return,
+            ["return"] => Input::Return(0),
+            ["return", "without", given_up @ ..] => {
+                Input::Return(given_up.iter().fold(0, |bits, name| bits | 1 << node(name).0))
+            }
             ["give", "up"] => Input::GiveUp,
             ["fetch", from] => Input::Fetched(self.replicas[node(from).place()].state().chosen),
             ["crash"] => return Ok(self.restart(who, *replica.durable(), false)),

@@ -89,7 +89,7 @@ impl Walk {
                 self.input(place, Input::AskTip)
             }
             95 => self.input(place, Input::Complete),
-            96 => self.input(place, Input::Return),
+            96 => self.input(place, Input::Return(0)),
             97 => self.input(place, Input::GiveUp),
             98 => {
                 self.restart(place, false);
@@ -229,7 +229,7 @@ impl Walk {
                     continue;
                 }
                 if !replica.durable().voter {
-                    self.input(place, Input::Return)?;
+                    self.input(place, Input::Return(0))?;
                 } else if *done == LogIndex(0) {
                     let tip = self.ghost.tip();
                     self.propose(place)?;

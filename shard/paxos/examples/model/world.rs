@@ -280,7 +280,7 @@ impl Worlds {
                 Act::Timer => replica.step(Input::Timer, &mut out),
                 Act::Fetch(chosen) => replica.step(Input::Fetched(chosen), &mut out),
                 Act::AskTip => replica.step(Input::AskTip, &mut out),
-                Act::Return => replica.step(Input::Return, &mut out),
+                Act::Return => replica.step(Input::Return(0), &mut out),
                 Act::Complete => replica.step(Input::Complete, &mut out),
                 Act::Crash | Act::Wipe => {
                     let amnesic = act == Act::Wipe;
