@@ -101,16 +101,26 @@ pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
     })
 }
 
-/// The first of `seeds` on which a checker of safety sees the planted bug, and all is quiet without it; and what was seen.
+/// The first of `seeds` on which the planted bug is seen, and all is quiet without it; and what was seen. By a checker of safety, if there
+/// is such a seed: that a group makes no progress, or a node does not start, has many causes.
 #[must_use]
 pub fn hunt(canary: &str, mode: Mode, seeds: Range<u64>) -> Option<(u64, Violation)> {
     let with = Options { canaries: vec![canary.to_owned()], ..Options::default() };
-    seeds.into_iter().find_map(|seed| {
-        // `run` says that a group made no progress or a node did not start: that has many causes.
-        let seen = run(seed, mode, &with).sum.violations.into_iter().find(|seen| seen.checker != "run")?;
-        let without = run(seed, mode, &Options::default());
-        without.sum.violations.is_empty().then_some((seed, seen))
-    })
+    let mut stuck = None;
+    for seed in seeds {
+        let mut seen = run(seed, mode, &with).sum.violations;
+        seen.sort_by_key(|seen| seen.checker == "run");
+        let Some(first) = seen.into_iter().next() else { continue };
+        let is_stuck = first.checker == "run";
+        if is_stuck && stuck.is_some() || !run(seed, mode, &Options::default()).sum.violations.is_empty() {
+            continue;
+        }
+        if !is_stuck {
+            return Some((seed, first));
+        }
+        stuck = Some((seed, first));
+    }
+    stuck
 }
 
 fn add(sum: &mut BTreeMap<&'static str, u64>, more: &BTreeMap<&'static str, u64>) {
