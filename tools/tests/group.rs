@@ -128,6 +128,11 @@ fn three_processes_are_one_store() {
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(error.contains("the disk belongs to node 1"), "{error}");
     assert_eq!(refused.status.code(), Some(2));
+    let refused = serve(1, &nodes).args(["--without", "2"]).output().unwrap();
+    assert!(refused.status.code() == Some(2) && String::from_utf8_lossy(&refused.stderr).contains("--yes"));
+    let refused = serve(1, &nodes).args(["--without", "2,7", "--yes"]).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() != Some(0) && text.contains("node 7 cannot be given up"), "{text}");
     let start = |id| Server::start_command(&folder, &mut serve(id, &nodes));
     let (first, second, third) = (start(1), start(2), start(3));
     assert!(first.run(&folder, &["put", "alice", "5", "everywhere"]).done().starts_with("version "));
