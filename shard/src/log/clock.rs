@@ -131,7 +131,11 @@ fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> In
 ///
 /// Where an operator has given up all others, nobody is left to give a copy: what is here must do, if no entry is missing in its middle.
 fn comes_back(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> bool {
-    let is_prefix = || !shard.state.borrow().tablet(log.tablet).awaits_tables;
+    let is_prefix = || {
+        let state = shard.state.borrow();
+        let own = state.tablet(log.tablet);
+        own.damage.is_none_or(|damage| damage.from > own.applied)
+    };
     if !log.replica.state().voter && shard.facts.group.is_left_alone(log.tablet) && is_prefix() {
         log.needs_copy = false;
         log.fetch = None;

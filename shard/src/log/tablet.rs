@@ -147,7 +147,9 @@ impl TabletLog {
                     tracing::info!(tablet = self.tablet.get(), "the replica votes again");
                 } else {
                     // Nobody may be left to give a copy of what is lost.
-                    shard.state.borrow_mut().tablet_mut(self.tablet).damage = None;
+                    let mut state = shard.state.borrow_mut();
+                    let own = state.tablet_mut(self.tablet);
+                    (own.damage, own.awaits_tables) = (None, false);
                     ioengine::sometimes!("a learner returns without those that are given up");
                     tracing::warn!(
                         tablet = self.tablet.get(),
