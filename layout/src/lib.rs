@@ -48,6 +48,8 @@ pub mod tablet_state;
 pub mod tablet_window;
 pub mod tip;
 pub mod units;
+pub mod value_entry;
+pub mod value_ring;
 mod varint;
 pub mod version_cell;
 pub mod version_file;
@@ -84,6 +86,8 @@ pub fn byte_tables() -> Vec<field::Table> {
         tablet_window::TABLES.as_slice(),
         version_file::TABLES.as_slice(),
         version_cell::TABLES.as_slice(),
+        value_ring::TABLES.as_slice(),
+        value_entry::TABLES.as_slice(),
     ]
     .concat()
 }

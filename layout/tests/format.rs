@@ -8,7 +8,7 @@ use layout::key::{bucket_of, tablet_of};
 use layout::units::Space;
 use layout::{
     journal_record, superblock, table, table_block, table_footer, table_seal, tablet_state, units,
-    version_cell, zone,
+    value_ring, version_cell, zone,
 };
 
 const DOCUMENT: &str = concat!(
@@ -16,7 +16,8 @@ const DOCUMENT: &str = concat!(
     include_str!("../FORMAT_MANIFEST.md"),
     include_str!("../FORMAT_TABLE.md"),
     "\n",
-    include_str!("../FORMAT_LOG.md")
+    include_str!("../FORMAT_LOG.md"),
+    include_str!("../FORMAT_RING.md")
 );
 
 /// A table of the document: its size and its rows (offset, bytes, field).
@@ -153,7 +154,7 @@ fn known_buckets_of_the_document_hold() {
 /// Magics stand in the document as text.
 #[test]
 fn magics_are_in_the_document() {
-    let magics: [&[u8]; 8] = [
+    let magics: [&[u8]; 9] = [
         &superblock::MAGIC,
         &journal_record::FRAME_MAGIC,
         &journal_record::RECORD_MAGIC,
@@ -162,6 +163,7 @@ fn magics_are_in_the_document() {
         &table_seal::SEALED_MAGIC,
         &table_footer::FOOTER_MAGIC,
         &tablet_state::STATE_MAGIC,
+        &value_ring::MAGIC,
     ];
     for magic in magics {
         let row = format!("| magic | `{}` |", magic.escape_ascii());

@@ -5,6 +5,8 @@
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
+#[path = "../fuzz/bodies_rings.rs"]
+mod bodies_rings;
 #[path = "../fuzz/bodies_tables.rs"]
 mod bodies_tables;
 
@@ -13,6 +15,7 @@ const RECORD: &[u8] = include_bytes!("../golden/journal_record.bin");
 const BODY: &[u8] = include_bytes!("../golden/journal_body.bin");
 const VERSION_HEADER: &[u8] = include_bytes!("../golden/version_header.bin");
 const VERSION_ROW: &[u8] = include_bytes!("../golden/version_row.bin");
+const VALUE_RING: &[u8] = include_bytes!("../golden/value_ring.bin");
 const TABLE: &[u8] = include_bytes!("../golden/table.bin");
 const SEALED: &[u8] = include_bytes!("../golden/sealed_table.bin");
 const COLUMNS: &[u8] = include_bytes!("../golden/table_columns.bin");
@@ -118,6 +121,13 @@ fn entries() {
 #[test]
 fn version_files() {
     let accepted = run(4, &[VERSION_HEADER, VERSION_ROW], bodies::version);
+    assert!(accepted > INPUT_COUNT, "only {accepted} were accepted");
+}
+
+#[test]
+fn value_rings() {
+    let ring = &VALUE_RING[VALUE_RING.len() - 4096..];
+    let accepted = run(12, &[VALUE_RING, ring, &ring[3120..]], bodies_rings::value_ring);
     assert!(accepted > INPUT_COUNT, "only {accepted} were accepted");
 }
 
