@@ -100,16 +100,23 @@ fn fill_cell(shard: &Shard, found: &Fetched, token: FillToken) {
     }
 }
 
+/// Log time, if the version cell alone says that the record is the one asked about.
+fn unmodified(shard: &Shard, get: &Get<'_>) -> Option<LogTime> {
+    let (tablet, asked) = (get.key.tablet(), get.if_newer?);
+    let mut state = shard.state.borrow_mut();
+    if !get::is_unmodified(&mut state, tablet, get.key, asked) {
+        return None;
+    }
+    shard.counters.gets_not_modified.add(1);
+    Some(state.tablet(tablet).log_time)
+}
+
 async fn record(shard: &Rc<Shard>, to: &ReplyTo, get: &Get<'_>, reader: &mut Reader) {
     let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
-    let tablet = get.key.tablet();
-    let unmodified = get
-        .if_newer
-        .is_some_and(|asked| get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked));
-    if unmodified && shard.parking.claim(reader.number) {
+    if let Some(log_time) = unmodified(shard, get)
+        && shard.parking.claim(reader.number)
+    {
         shard.counters.gets.add(1);
-        shard.counters.gets_not_modified.add(1);
-        let log_time = shard.state.borrow().tablet(tablet).log_time;
         return door::tell(shard, to, |out| encode_outcome(out, log_time, &Outcome::NotModified));
     }
     let (log_time, found) = find(shard, get.key, asked, reader).await;
@@ -286,8 +293,13 @@ fn join(
 async fn part(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8], reader: &mut Reader) {
     let mut items = Vec::new();
     for (index, get) in gather::part_gets(body) {
-        let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
-        let (log_time, found) = find(shard, get.key, asked, reader).await;
+        let (log_time, found) = match unmodified(shard, &get) {
+            Some(log_time) => (log_time, Err(Outcome::NotModified)),
+            None => {
+                let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
+                find(shard, get.key, asked, reader).await
+            }
+        };
         shard.counters.gets.add(1);
         let begin = items.len();
         let bytes = gather::item_bytes_of(match &found {
