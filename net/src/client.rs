@@ -40,7 +40,7 @@ use crate::outcome::Outcome;
 use crate::reply::{Answer, Reply};
 use crate::request::{AuthMethod, Hello, Map, Request};
 use crate::request_id::RequestIds;
-use crate::route::{ClusterMap, Place, Router};
+use crate::route::{ClusterMap, MapWrong, Node, Place, Router};
 use connection::{CallEnd, Connection};
 use link::Link;
 
@@ -130,6 +130,30 @@ impl Client {
         Err(last)
     }
 
+    /// A client of the cluster of this map. Connects when it is asked something, and fetches newer maps like any other.
+    ///
+    /// # Errors
+    /// When the map is not valid.
+    pub fn of_map(io: &Io, map: ClusterMap, config: ClientConfig) -> Result<Client, MapWrong> {
+        let ids = RequestIds::new(io.random());
+        let router = Router::new(map)?;
+        let first = router.replicas(0, TabletIndex::all().next().expect("there are tablets")).next();
+        let &Node { id, address, .. } = first.expect("a group has members");
+        let link = Link::new(io, address, hello(&config, ids.client()), config.patience);
+        let deadline = config.deadline;
+        let shared = Rc::new(Shared {
+            io: io.clone(),
+            ids: RefCell::new(ids),
+            router: RefCell::new(Rc::new(router)),
+            home: (id, Rc::clone(&link)),
+            links: RefCell::new(BTreeMap::from([(id, link)])),
+            fetching: Cell::new(false),
+            fetched: Notify::new(),
+            config,
+        });
+        Ok(Client { shared, deadline, local: false })
+    }
+
     async fn greet(io: &Io, link: &Link, config: &ClientConfig) -> Result<(u32, Router), ClientError> {
         let until = io.now().after(config.patience);
         let silent = || ClientError::Unreachable { address: link.address, cause: "no answer".into() };
@@ -182,7 +206,8 @@ impl Client {
         Rc::clone(&self.shared.home.1)
     }
 
-    fn epoch(&self) -> u32 {
+    /// Epoch of the cluster map as the client knows it.
+    pub fn epoch(&self) -> u32 {
         self.shared.router.borrow().map().epoch
     }
 

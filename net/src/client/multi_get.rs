@@ -13,7 +13,7 @@ use super::link::jittered;
 use super::verbs::{Found, check_stream};
 use crate::operation::Operation;
 use crate::outcome::{Limit, Outcome};
-use crate::reply::Answer;
+use crate::reply::{Answer, Reply};
 use crate::request::{Get, MultiGetBody, Request};
 
 /// Wait before keys are asked again.
@@ -23,6 +23,21 @@ const KEY_BYTES: usize = 24;
 
 /// What became of one key: its record, nothing, or the outcome that stands in the way.
 type Answers = Vec<Option<Result<Option<Found>, Outcome>>>;
+
+/// Hears of each key's answer once, by its place in the list.
+type Hear<'a> = &'a mut dyn FnMut(usize, &Reply<'_>);
+
+/// Gets on their way: what is open, and how large a request may be.
+struct Round<'a> {
+    gets: &'a [Get<'a>],
+    /// Answered for good, by place.
+    done: Vec<bool>,
+    /// Keys of a request: halved when an answer did not fit a frame.
+    count_max: usize,
+    /// A key that cannot be answered among others is asked alone: it has a frame for itself then, and every replica.
+    goes_alone: bool,
+    deadline: Instant,
+}
 
 impl Client {
     /// The records of many keys, in their order. A key whose record cannot be read has its own outcome; the others
@@ -34,64 +49,82 @@ impl Client {
         for key in keys {
             check_stream(key.stream)?;
         }
-        let deadline = self.io().now().after(self.deadline);
+        let local = self.local;
+        let gets: Vec<Get<'_>> = keys.iter().map(|&key| Get { key, local, if_newer: None }).collect();
         let mut answers: Answers = vec![None; keys.len()];
-        let mut round = 0;
+        let mut hear = |index: usize, reply: &Reply<'_>| {
+            answers[index] = Some(match reply.answer {
+                Answer::Record { version, expiry, value } => {
+                    Ok(Some(Found { version, expiry, value: value.to_vec(), log_time: reply.log_time }))
+                }
+                Answer::Not(Outcome::NotFound) => Ok(None),
+                Answer::Not(outcome) => Err(outcome),
+                _ => unreachable!("an item is a get's reply"),
+            });
+        };
+        self.ask_all(&gets, false, &mut hear).await?;
+        Ok(answers.into_iter().map(|answer| answer.expect("all are heard of when it ends")).collect())
+    }
+
+    /// Asks many gets, each with its own `if_newer`; `hear` is told of each answer as it comes, once, by place in the list. Those
+    /// for whom it is "not now" are asked again.
+    ///
+    /// # Errors
+    /// As every call; who was not heard of has no answer.
+    ///
+    /// # Panics
+    /// When a stream is not 1 to 128 bytes: the caller has checked its input.
+    pub async fn get_many(&self, gets: &[Get<'_>], hear: Hear<'_>) -> Result<(), ClientError> {
+        self.ask_all(gets, true, hear).await
+    }
+
+    async fn ask_all(&self, gets: &[Get<'_>], goes_alone: bool, hear: Hear<'_>) -> Result<(), ClientError> {
+        let deadline = self.io().now().after(self.deadline);
+        let count_max = if goes_alone && gets.len() == 1 { 1 } else { OPERATION_COUNT_MAX };
+        let mut round = Round { gets, done: vec![false; gets.len()], count_max, goes_alone, deadline };
+        let mut number = 0;
         loop {
-            let open: Vec<usize> = (0..keys.len()).filter(|&index| answers[index].is_none()).collect();
+            let open: Vec<usize> = (0..gets.len()).filter(|&index| !round.done[index]).collect();
             if open.is_empty() {
-                break;
+                return Ok(());
             }
-            if round > 0 {
-                let wait = WAIT_MIN.saturating_mul(1 << round.min(8));
+            if number > 0 {
+                let wait = WAIT_MIN.saturating_mul(1 << number.min(8));
                 self.io().sleep_until(self.io().now().after(jittered(self.io(), wait)).min(deadline)).await;
             }
             if self.io().now() >= deadline {
                 let operation = Operation::MultiGet;
                 return Err(ClientError::Timeout { operation, after: self.deadline, cause: None });
             }
-            self.ask_round(keys, &open, &mut answers, deadline).await?;
-            round += 1;
+            self.ask_round(&mut round, &open, hear).await?;
+            number += 1;
         }
-        Ok(answers.into_iter().map(|answer| answer.expect("the loop ends when all are answered")).collect())
     }
 
     /// Asks for the keys at `open`, each at its first replica.
     async fn ask_round(
         &self,
-        keys: &[Key<'_>],
+        round: &mut Round<'_>,
         open: &[usize],
-        answers: &mut Answers,
-        deadline: Instant,
+        hear: Hear<'_>,
     ) -> Result<(), ClientError> {
+        let gets = round.gets;
         // Neighbours in the list are keys of one node, so that each node gets few and full requests.
-        let mut placed: Vec<(u32, usize)> = Vec::with_capacity(open.len());
-        {
-            let router = self.shared.router.borrow();
-            for &index in open {
-                let place = router.place(keys[index].space, keys[index].stream);
-                let first = router.replicas(place.group, place.tablet).next();
-                placed.push((first.map_or(0, |node| node.id), index));
-            }
-        }
+        let mut placed: Vec<(u32, usize)> =
+            open.iter().map(|&index| (self.first_node(&gets[index].key).1, index)).collect();
         placed.sort_unstable();
-        let mut body = MultiGetBody::new();
         let mut asked: Vec<usize> = Vec::new();
         let mut bytes = 0;
         for (position, &(node, index)) in placed.iter().enumerate() {
-            let key = keys[index];
-            let pushed = body.push(&Get { key, local: self.local, if_newer: None });
-            assert!(pushed, "a request is sent before it is full");
             asked.push(index);
-            bytes += KEY_BYTES + key.stream.len();
+            bytes += KEY_BYTES + gets[index].key.stream.len();
             let next = placed.get(position + 1);
-            let next_bytes = next.map_or(0, |&(_, index)| KEY_BYTES + keys[index].stream.len());
+            let next_bytes = next.map_or(0, |&(_, index)| KEY_BYTES + gets[index].key.stream.len());
             let ends = next.is_none_or(|&(other, _)| other != node)
-                || asked.len() == OPERATION_COUNT_MAX
+                || asked.len() >= round.count_max
                 || bytes + next_bytes > self.config().frame_bytes as usize / 2;
             if ends {
-                self.ask_some(keys, &asked, &body, answers, deadline).await?;
-                body.clear();
+                self.ask_some(round, &asked, hear).await?;
                 asked.clear();
                 bytes = 0;
             }
@@ -99,42 +132,74 @@ impl Client {
         Ok(())
     }
 
+    /// The group that a key belongs to, and the node that is asked for it first.
+    pub fn first_node(&self, key: &Key<'_>) -> (u16, u32) {
+        let router = self.shared.router.borrow();
+        let place = router.place(key.space, key.stream);
+        let first = router.replicas(place.group, place.tablet).next();
+        (place.group, first.map_or(0, |node| node.id))
+    }
+
     /// One request for keys of one node. Keys without a final answer stay open.
     async fn ask_some(
         &self,
-        keys: &[Key<'_>],
+        round: &mut Round<'_>,
         asked: &[usize],
-        body: &MultiGetBody,
-        answers: &mut Answers,
-        deadline: Instant,
+        hear: Hear<'_>,
     ) -> Result<(), ClientError> {
-        let first = keys[asked[0]];
-        let place = self.place(first.space, first.stream);
+        let gets = round.gets;
+        let first = &gets[asked[0]];
+        let place = self.place(first.key.space, first.key.stream);
         let target = Target::Tablet { group: place.group, tablet: place.tablet };
+        if let ([index], 1) = (asked, round.count_max) {
+            let finished = self.call_until(target, Request::Get(*first), round.deadline).await?;
+            round.done[*index] = true;
+            hear(*index, &finished.reply());
+            return Ok(());
+        }
+        let mut body = MultiGetBody::new();
+        for &index in asked {
+            assert!(body.push(&gets[index]), "a request is sent before it is full");
+        }
         let request = Request::MultiGet(body.request().expect("there is at least one key"));
-        let finished = self.call_until(target, request, deadline).await?;
-        let Answer::MultiGet(many) = finished.answer() else { return Err(finished.error()) };
+        let finished = self.call_until(target, request, round.deadline).await?;
+        let many = match finished.answer() {
+            Answer::MultiGet(many) => many,
+            Answer::Not(Outcome::TooLarge { limit: Limit::Frame }) if asked.len() > 1 || round.goes_alone => {
+                round.count_max = (asked.len() / 2).max(1);
+                return Ok(());
+            }
+            Answer::Not(Outcome::Corrupt) if round.goes_alone => {
+                round.count_max = 1;
+                return Ok(());
+            }
+            _ => return Err(finished.error()),
+        };
         for item in many.items() {
             let Some(&index) = asked.get(usize::from(item.index)) else { continue };
-            let place = self.place(keys[index].space, keys[index].stream);
-            let log_time = item.reply.log_time;
-            self.ids().borrow_mut().learn(place.group, place.tablet, log_time);
-            answers[index] = match item.reply.answer {
-                Answer::Record { version, expiry, value } => {
-                    Some(Ok(Some(Found { version, expiry, value: value.to_vec(), log_time })))
-                }
-                Answer::Not(Outcome::NotFound) => Some(Ok(None)),
+            let place = self.place(gets[index].key.space, gets[index].key.stream);
+            self.ids().borrow_mut().learn(place.group, place.tablet, item.reply.log_time);
+            let is_final = match item.reply.answer {
                 // A record too large for the frame by itself would be asked for without end.
-                Answer::Not(Outcome::TooLarge { limit: Limit::Frame }) if asked.len() > 1 => None,
+                Answer::Not(Outcome::TooLarge { limit: Limit::Frame }) if asked.len() > 1 => false,
+                Answer::Not(Outcome::TooLarge { limit: Limit::Frame } | Outcome::Corrupt)
+                    if round.goes_alone =>
+                {
+                    round.count_max = 1;
+                    false
+                }
                 Answer::Not(
                     Outcome::Busy { .. }
                     | Outcome::NotCurrent
                     | Outcome::Timeout
                     | Outcome::WrongGroup { .. },
-                ) => None,
-                Answer::Not(outcome) => Some(Err(outcome)),
-                _ => unreachable!("an item is a get's reply"),
+                ) => false,
+                _ => true,
             };
+            if is_final {
+                round.done[index] = true;
+                hear(index, &item.reply);
+            }
         }
         Ok(())
     }
