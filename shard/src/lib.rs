@@ -3,6 +3,7 @@
 mod ahead;
 mod apply;
 mod budget;
+pub mod cache;
 mod cluster;
 mod commit;
 mod connection;

@@ -1,0 +1,269 @@
+//! A cache node before one store, in one simulated world, with the client that people use: what is read through it is what the
+//! store has, whatever happens to the cache.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
+use ioengine::{HostKind, Io, Launcher, Queue};
+use layout::key::Key;
+use layout::units::{Space, Uuid, Version};
+use layout::value_ring::RingGeometry;
+use net::client::{Client, ClientConfig, Newer};
+use net::route::{ClusterMap, Node, Roles};
+use shard::cache::{CacheConfig, CacheLimits, CacheNode, start_cache};
+use shard::format::{FormatPlan, format};
+use shard::limits::Limits;
+use shard::node::{Event, NodeConfig, start};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const PORT: u16 = 7420;
+const CLUSTER: Uuid = Uuid([7; 16]);
+const DAY: Duration = Duration::from_secs(86_400);
+
+struct Scene {
+    world: World,
+    store: NodeHandle,
+    cache: NodeHandle,
+    clients: NodeHandle,
+    config: CacheConfig,
+}
+
+fn at(node: &NodeHandle) -> SocketAddr {
+    SocketAddr::new(node.address(), PORT)
+}
+
+impl Scene {
+    fn new(seed: u64) -> Scene {
+        let world = World::new(seed, WorldConfig::default());
+        let [store, cache, clients] = [1, 9, 20].map(|number| world.add_node(SimNode::numbered(number)));
+        let _disk = world.add_disk(&store, "ssd", DiskConfig::new(64 << 20));
+        world.block_on(&store, DAY, move |io: Io| async move {
+            let disk = io.open_disk("ssd", ioengine::disk::DiskOpen::default()).unwrap();
+            let plan = FormatPlan {
+                cluster: CLUSTER,
+                node: 1,
+                shard_count: 1,
+                journal_bytes: Some(4 << 20),
+                segment_bytes: 256 << 10,
+                recovers: false,
+                anew: false,
+            };
+            format(&io, &disk, &plan).await.unwrap();
+        });
+        let mut map = ClusterMap::single(CLUSTER, 1, at(&store), 1);
+        let roles = Roles::CACHE;
+        map.nodes.push(Node { id: 9, address: at(&cache), zone: 0, roles, shard_count: 1 });
+        let limits = CacheLimits {
+            rings: RingGeometry { chain_count: 2, chain_bytes: 1 << 20, line_count: 256 },
+            arena_bytes: 8 << 20,
+            frame_bytes_max: 256 << 10,
+            outbox_bytes_max: 1 << 20,
+            request_deadline: Duration::from_secs(2),
+            ..CacheLimits::default()
+        };
+        let config = CacheConfig {
+            node: 9,
+            listen: at(&cache),
+            map,
+            core_count: 1,
+            host: HostKind::Own,
+            pin: false,
+            spin_us: 0,
+            limits,
+        };
+        let scene = Scene { world, store, cache, clients, config };
+        scene.start_store();
+        let _running = scene.start_cache();
+        scene
+    }
+
+    fn start_store(&self) {
+        let config = NodeConfig {
+            disk: "ssd".to_owned(),
+            listen: at(&self.store),
+            advertise: None,
+            map: None,
+            without: Vec::new(),
+            core_count: 1,
+            host: HostKind::Own,
+            pin: false,
+            spin_us: 0,
+            limits: Limits::small(),
+        };
+        let (events, heard) = Scene::listen();
+        let _node = start(&Launcher::Simulated(self.store), &config, events).unwrap();
+        self.until_serving(heard);
+    }
+
+    fn start_cache(&self) -> CacheNode {
+        let (events, heard) = Scene::listen();
+        let node = start_cache(&Launcher::Simulated(self.cache), &self.config, events).unwrap();
+        self.until_serving(heard);
+        node
+    }
+
+    fn listen() -> (shard::node::Listener, Arc<Mutex<Vec<Event>>>) {
+        let heard: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let told = Arc::clone(&heard);
+        (Arc::new(move |event| told.lock().unwrap().push(event)), heard)
+    }
+
+    fn until_serving(&self, heard: Arc<Mutex<Vec<Event>>>) {
+        let serves = move || heard.lock().unwrap().iter().any(|event| matches!(event, Event::Serving(_)));
+        self.world.run_while(Duration::from_secs(60), move || !serves());
+    }
+
+    /// With a client of the store, and one that takes the cache for the store.
+    fn with<T: 'static, M>(&self, main: impl FnOnce(Client, Client) -> M + 'static) -> T
+    where
+        M: Future<Output = T> + 'static,
+    {
+        let [store, cache] = [(1, at(&self.store)), (9, at(&self.cache))];
+        self.world.block_on(&self.clients, DAY, move |io| async move {
+            let of = |(id, address)| {
+                let config = ClientConfig { frame_bytes: 256 << 10, ..ClientConfig::default() };
+                Client::of_map(&io, ClusterMap::single(CLUSTER, id, address, 1), config).unwrap()
+            };
+            main(of(store), of(cache)).await
+        })
+    }
+
+    /// A counter of the cache.
+    fn count(&self, name: &'static str) -> u64 {
+        let text = self.with(|_, cache| async move { cache.status().await.unwrap() });
+        let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status["role"].as_str(), status["node"].as_u64()), (Some("cache"), Some(9)));
+        status["cache_cores"][0][name].as_u64().unwrap()
+    }
+}
+
+fn key(time: u64) -> Key<'static> {
+    Key { space: Space(0), stream: b"alice", time }
+}
+
+#[test]
+fn a_get_through_a_cache_is_what_the_store_has() {
+    let scene = Scene::new(1);
+    scene.with(|store, cache| async move {
+        assert_eq!(cache.get(key(1)).await.unwrap(), None);
+        let first = store.put(key(1), 0, b"one").await.unwrap().version;
+        for _ in 0..3 {
+            let found = cache.get(key(1)).await.unwrap().unwrap();
+            assert_eq!((found.version, found.value.as_slice()), (first, b"one".as_slice()));
+        }
+        assert_eq!(cache.get_if_newer(key(1), first).await.unwrap(), Newer::NotModified);
+        let large = vec![7; 2_000];
+        let second = store.put(key(1), 0, &large).await.unwrap().version;
+        match cache.get_if_newer(key(1), first).await.unwrap() {
+            Newer::Found(found) => assert_eq!((found.version, found.value), (second, large)),
+            other => panic!("{other:?}"),
+        }
+        store.delete(key(1)).await.unwrap();
+        assert_eq!(cache.get(key(1)).await.unwrap(), None);
+        assert_eq!(cache.get_if_newer(key(1), Version::ABSENT).await.unwrap(), Newer::NotModified);
+        assert_eq!(cache.get_if_newer(key(1), second).await.unwrap(), Newer::Absent);
+    });
+    assert_eq!((scene.count("newer"), scene.count("not_modified"), scene.count("absent")), (2, 3, 4));
+}
+
+/// What expires is gone, also if the store has not been asked for the value again.
+#[test]
+fn what_has_expired_is_not_shown() {
+    let scene = Scene::new(2);
+    scene.with(|store, cache| async move {
+        let now = store.put(key(5), 0, b"clock").await.map(|_| cache.io().wall_us()).unwrap();
+        store.put(key(1), now + 2_000_000, b"soon gone").await.unwrap();
+        assert!(cache.get(key(1)).await.unwrap().is_some());
+        cache.io().sleep(Duration::from_secs(5)).await;
+        store.put(key(2), 0, b"moves log time on").await.unwrap();
+        assert_eq!(cache.get(key(1)).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn gets_that_come_together_leave_together_and_share_questions() {
+    let scene = Scene::new(3);
+    scene.with(|store, cache| async move {
+        for time in 0..50 {
+            store.put(key(time), 0, &time.to_le_bytes()).await.unwrap();
+        }
+        let left = Rc::new(Cell::new(200));
+        for number in 0..200u64 {
+            let (cache, left) = (cache.clone(), Rc::clone(&left));
+            cache.io().clone().spawn(Queue::Foreground, async move {
+                let found = cache.get(key(number % 50)).await.unwrap().unwrap();
+                assert_eq!(found.value, (number % 50).to_le_bytes());
+                left.set(left.get() - 1);
+            });
+        }
+        while left.get() > 0 {
+            cache.io().sleep(Duration::from_millis(1)).await;
+        }
+        let keys: Vec<Key<'_>> = (0..60).map(key).collect();
+        let found = cache.mget(&keys).await.unwrap();
+        for (time, found) in (0u64..).zip(found) {
+            let value = found.unwrap().map(|found| found.value);
+            assert_eq!(value, (time < 50).then(|| time.to_le_bytes().to_vec()));
+        }
+    });
+    let (gets, keys, batches) = (scene.count("gets"), scene.count("batched_keys"), scene.count("batches"));
+    assert_eq!(gets, 260);
+    assert!(keys < 230, "{keys} questions for {gets} gets");
+    assert!(batches < 40, "{batches} batches for {keys} questions");
+}
+
+#[test]
+fn a_kill_keeps_the_values_and_a_loss_of_power_does_not() {
+    let scene = Scene::new(4);
+    scene.with(|store, cache| async move {
+        for time in 0..20 {
+            store.put(key(time), 0, b"kept").await.unwrap();
+            cache.get(key(time)).await.unwrap().unwrap();
+        }
+    });
+    let read = || {
+        scene.with(|_, cache| async move {
+            for time in 0..20 {
+                assert_eq!(cache.get(key(time)).await.unwrap().unwrap().value, b"kept");
+            }
+        });
+    };
+    scene.cache.kill();
+    let _running = scene.start_cache();
+    read();
+    assert_eq!((scene.count("rings_kept"), scene.count("not_modified"), scene.count("newer")), (1, 20, 0));
+    scene.cache.power_cut();
+    let running = scene.start_cache();
+    read();
+    assert_eq!((scene.count("rings_kept"), scene.count("not_modified"), scene.count("newer")), (0, 0, 20));
+    running.drain();
+    scene.world.run_for(Duration::from_secs(3));
+    assert!(!scene.cache.is_running(), "it drains");
+}
+
+/// Without the store's word there is no answer, however well the cache knows the value.
+#[test]
+fn a_cache_without_its_store_shows_nothing() {
+    let scene = Scene::new(5);
+    scene.with(|store, cache| async move {
+        store.put(key(1), 0, b"known").await.unwrap();
+        assert!(cache.get(key(1)).await.unwrap().is_some());
+    });
+    scene.store.power_cut();
+    scene.with(|_, cache| async move {
+        let began = cache.io().now();
+        let asked = cache.with_deadline(Duration::from_secs(8)).get(key(1)).await;
+        assert!(asked.is_err(), "{asked:?}");
+        assert!(cache.io().now().since(began) < Duration::from_secs(9));
+    });
+    scene.world.run_for(Duration::from_secs(5));
+    assert_eq!(scene.count("waiting"), 0, "nobody waits for ever");
+    scene.start_store();
+    scene.with(|_, cache| async move {
+        assert_eq!(cache.get(key(1)).await.unwrap().unwrap().value, b"known");
+    });
+}
