@@ -201,7 +201,7 @@ impl Scene {
                 canary: options.canary.clone(),
             });
         }
-        let routes = Routes { orders: Rc::new(orders(&addresses)), addresses };
+        let routes = Routes { orders: Rc::new(orders(&addresses)), addresses, caches: None };
         // The first ones: a minority.
         let rotten = if options.damage { (1 << ((count - 1) / 2)) - 1 } else { 0 };
         Ok(Scene {

@@ -475,4 +475,16 @@ impl NodeHandle {
             Some(words.iter().map(|word| word.load(std::sync::atomic::Ordering::Relaxed)).collect())
         })
     }
+
+    /// Flip bits of a word of a shared region: the machine's memory has failed. False when there is no such word.
+    pub fn flip_region_bits(&self, name: &str, word: usize, bits: u64) -> bool {
+        self.with(|node| {
+            let word = node.regions.get(name).and_then(|words| words.get(word));
+            // Relaxed: the world has one thread.
+            word.is_some_and(|word| {
+                word.fetch_xor(bits, std::sync::atomic::Ordering::Relaxed);
+                true
+            })
+        })
+    }
 }

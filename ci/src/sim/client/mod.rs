@@ -12,6 +12,7 @@ pub(crate) use read::Unseen;
 
 use super::history::{History, KeyIndex, Order, StreamIndex, Told};
 use super::wire::{Answered, Heard, Lost, Wire};
+use ioengine::sim::Random;
 use ioengine::{Instant, Io};
 use layout::units::{LogTime, Space, TabletIndex, Version};
 use net::outcome::{Limit, Outcome, Why};
@@ -60,7 +61,21 @@ pub(crate) struct Ways {
     pub(crate) orders: Option<Rc<Orders>>,
     /// Which of them it asks first: clients that begin at different ones make replicas compete.
     pub(crate) first: usize,
+    /// Cache nodes that part of its gets go to; `None` where there are none.
+    pub(crate) caches: Option<Caches>,
 }
+
+/// The ways of a client to cache nodes.
+pub(crate) struct Caches {
+    pub(crate) wires: Vec<Wire>,
+    /// Of gets, in parts per million.
+    pub(crate) share_ppm: u32,
+    /// Drawn from by gets alone, so that worlds without caches are what they were.
+    pub(crate) random: RefCell<Random>,
+}
+
+/// Tries of an operation at caches, before the store is asked.
+const CACHE_TRIES: u32 = 2;
 
 /// By tablet, places of nodes in the order in which clients try them.
 pub(crate) type Orders = Vec<Vec<usize>>;
@@ -68,7 +83,7 @@ pub(crate) type Orders = Vec<Vec<usize>>;
 impl Ways {
     /// To one node.
     pub(crate) fn one(wire: Wire) -> Ways {
-        Ways { wires: vec![wire], orders: None, first: 0 }
+        Ways { wires: vec![wire], orders: None, first: 0, caches: None }
     }
 
     /// The node to ask at try number `replica`, and after how many tries all were asked.
@@ -81,6 +96,22 @@ impl Ways {
                 (order[(self.first + replica) % order.len()], order.len())
             }
         }
+    }
+
+    /// The cache to ask at this try, if any.
+    fn cache(&self, request: &Request<'_>, attempt: &mut Attempt) -> Option<&Wire> {
+        let caches = self.caches.as_ref()?;
+        if !matches!(request, Request::Get(_) | Request::MultiGet(_)) || attempt.cached >= CACHE_TRIES {
+            return None;
+        }
+        let mut random = caches.random.borrow_mut();
+        // Who goes to the store first stays there.
+        if !random.chance(caches.share_ppm) {
+            attempt.cached = CACHE_TRIES;
+            return None;
+        }
+        attempt.cached += 1;
+        Some(random.pick(&caches.wires))
     }
 
     /// Whether the same nodes hold two tablets.
@@ -109,6 +140,8 @@ struct Attempt {
     node: usize,
     /// Replicas that said that they cannot read what they hold.
     corrupt: usize,
+    /// Tries at caches.
+    cached: u32,
 }
 
 pub(crate) struct Client {
@@ -185,6 +218,7 @@ impl Client {
 
     pub(crate) fn hang_up(&self) {
         self.ways.wires.iter().for_each(Wire::hang_up);
+        self.ways.caches.iter().flat_map(|caches| &caches.wires).for_each(Wire::hang_up);
     }
 
     /// The way to one node.
@@ -204,7 +238,7 @@ impl Client {
     /// An operation begins.
     fn attempt(&self) -> Attempt {
         let until = self.io.now().after(self.patience.whole);
-        Attempt { until, unsure: false, backoff: 0, replica: 0, node: 0, corrupt: 0 }
+        Attempt { until, unsure: false, backoff: 0, replica: 0, node: 0, corrupt: 0, cached: 0 }
     }
 
     /// Longest value that fits a frame now, in bytes.
@@ -219,9 +253,12 @@ impl Client {
             return Turn::Over;
         }
         let (node, count) = self.ways.to(tablet, attempt.replica);
-        attempt.node = node;
-        attempt.replica += 1;
-        let wire = self.wire(node);
+        let cache = self.ways.cache(request, attempt);
+        if cache.is_none() {
+            attempt.node = node;
+            attempt.replica += 1;
+        }
+        let wire = cache.unwrap_or_else(|| self.wire(node));
         let sent = self.history().tick();
         match wire.ask(request, self.patience.attempt.min(until.since(self.io.now()))).await {
             Err(Lost::NotSent) => {
@@ -239,7 +276,7 @@ impl Client {
             }
             Ok(mut answered) => {
                 let Heard::Not(outcome) = &answered.heard else {
-                    self.history().count("Ok");
+                    self.history().count(if cache.is_some() { "Ok of a cache" } else { "Ok" });
                     return Turn::Done(answered, sent);
                 };
                 self.history().count(outcome_name(outcome));

@@ -1,6 +1,7 @@
 //! The scenario of a group of nodes: clients at work, trouble of all kinds to any of them; then peace, in which the group must
 //! go on within thirty seconds on every tablet, and the replicas become equal; then the judgement over the whole history.
 
+mod caches;
 mod disks;
 mod peace;
 mod plan;
@@ -79,6 +80,9 @@ impl<'a> Run<'a> {
             self.sum.failed_starts += nemesis.lives.failed;
             self.blame(&nemesis.failures);
             self.sum.failures.append(&mut nemesis.failures);
+            for text in std::mem::take(&mut nemesis.caches.wrong) {
+                self.wrong(text);
+            }
             if nemesis.overdue_drains > 0 {
                 self.wrong(format!("{} drains did not end in time", nemesis.overdue_drains));
             }
@@ -91,6 +95,7 @@ impl<'a> Run<'a> {
         for store in 0..self.scene.stores.len() {
             self.scene.start(store);
         }
+        self.scene.caches.iter_mut().for_each(caches::Cache::start);
         let until = self.scene.world.now().after(PROGRESS);
         let all = |scene: &Scene, standing| scene.stores.iter().all(|store| store.standing() == standing);
         while !all(&self.scene, Standing::Serving) && self.scene.world.now() < until {

@@ -199,14 +199,19 @@ impl Run<'_> {
     /// Drain all nodes and see them end.
     fn drain(&mut self) {
         self.scene.stores.iter().for_each(super::scene::Store::drain);
+        self.scene.caches.iter().for_each(super::caches::Cache::drain);
         let most = self.plan.limits.drain_deadline + Duration::from_secs(10);
         let until = self.scene.world.now().after(most);
         let runs = |scene: &Scene| scene.stores.iter().position(|store| store.node.is_running());
-        while runs(&self.scene).is_some() && self.scene.world.now() < until {
+        let serves = |scene: &Scene| scene.caches.iter().any(|cache| cache.node.is_running());
+        while (runs(&self.scene).is_some() || serves(&self.scene)) && self.scene.world.now() < until {
             self.scene.world.run_for(Duration::from_millis(10));
         }
         if let Some(store) = runs(&self.scene) {
             self.wrong(format!("a drain of node {store} did not end in time"));
+        }
+        if self.scene.caches.iter().any(|cache| cache.node.is_running()) {
+            self.wrong("a drain of a cache did not end in time".to_owned());
         }
         for store in 0..self.scene.stores.len() {
             if !self.scene.stores[store].node.is_running() && self.scene.stores[store].disk.in_flight() > 0 {

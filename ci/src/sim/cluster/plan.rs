@@ -1,6 +1,7 @@
 //! What a seed means for a group of nodes: everything about a run, drawn before it begins. As `sim::plan` does for one node,
 //! whose draws of bounds, disks and load are used here on generators of their own.
 
+use super::caches::CachesPlan;
 use crate::sim::client::Patience;
 use crate::sim::plan::{self, Load, Mode, Times};
 use ioengine::sim::{DiskConfig, Random, WorldConfig};
@@ -119,6 +120,8 @@ pub(super) struct Plan {
     pub(super) life: Duration,
     /// Chance that a start is cut short before it serves, or soon after, in parts per million.
     pub(super) start_cut_ppm: u32,
+    /// Cache nodes before the store, in three worlds of sixteen.
+    pub(super) caches: Option<CachesPlan>,
 }
 
 impl Plan {
@@ -154,6 +157,9 @@ impl Plan {
         disk.bytes = disk.bytes.next_multiple_of(1 << 20);
         let machine_count = 1 + random.below(3) as u16;
         let clients = clients(&mut root.fork("clients", 0), machine_count);
+        // The others stay what they were, those of ci/seeds.txt among them.
+        let with_caches = matches!(seed % 16, 7 | 8 | 12) && mode == Mode::Cluster;
+        let caches = with_caches.then(|| CachesPlan::draw(&mut root.fork("caches", 0), &limits));
         let lanes = clients.iter().map(|client| u64::from(client.lanes)).sum();
         Plan {
             seed,
@@ -166,6 +172,7 @@ impl Plan {
             segment_bytes,
             load: load(&mut root.fork("load", 0), lanes, &limits, times),
             limits,
+            caches,
             machine_count,
             clients,
             peek_every: random.coin().then(|| plan::ms(random, 20..400)),

@@ -1,6 +1,7 @@
 //! The stage: a world with a group of store nodes, each on a formatted disk of its own, machines for clients, and one for
 //! the hostile. Starts and ends nodes, and knows what they said of themselves.
 
+use super::caches::Cache;
 use super::plan::{CLUSTER, Plan};
 use crate::sim::client::Orders;
 use crate::sim::history::History;
@@ -17,6 +18,8 @@ use std::sync::{Arc, Mutex};
 
 /// Number of the first machine of clients; stores are numbered from 1.
 const MACHINES_FROM: u16 = 50;
+/// Number of the first cache node.
+const CACHES_FROM: u16 = 70;
 
 /// One store node.
 pub(super) struct Store {
@@ -71,12 +74,16 @@ pub(super) struct Scene {
     pub(super) stores: Vec<Store>,
     pub(super) machines: Vec<NodeHandle>,
     pub(super) hostile: NodeHandle,
+    /// Cache nodes, in some worlds.
+    pub(super) caches: Vec<Cache>,
+    /// Which part of gets goes to them.
+    pub(super) cache_share_ppm: Option<u32>,
     /// By tablet, the nodes that hold it, in the order in which clients try them.
     pub(super) orders: Rc<Orders>,
     pub(super) history: Rc<RefCell<History>>,
 }
 
-fn address(number: u16) -> SocketAddr {
+pub(super) fn address(number: u16) -> SocketAddr {
     SocketAddr::new(SimNode::numbered(number).address, PORT)
 }
 
@@ -93,6 +100,15 @@ fn map(plan: &Plan) -> ClusterMap {
         })
         .collect();
     let members = nodes.iter().map(|node| node.id).collect();
+    let caches = plan.caches.iter().flat_map(|caches| &caches.core_counts).zip(CACHES_FROM..);
+    let caches = caches.map(|(&core_count, number)| route::Node {
+        id: u32::from(number),
+        address: address(number),
+        zone: 0,
+        roles: Roles::CACHE,
+        shard_count: core_count,
+    });
+    let nodes = nodes.into_iter().chain(caches).collect();
     let map = ClusterMap {
         epoch: 1,
         cluster: CLUSTER,
@@ -142,12 +158,16 @@ impl Scene {
             .map(|number| world.add_node(SimNode::numbered(MACHINES_FROM + number)))
             .collect();
         let hostile = world.add_node(SimNode::numbered(100));
+        let caches = plan.caches.iter().flat_map(|caches| caches.of(&map));
+        let caches = caches.map(|config| Cache::new(&world, config)).collect();
         let repeats = plan.limits.sealed_dictionary_bytes > 0;
         Scene {
             world,
             stores,
             machines,
             hostile,
+            caches,
+            cache_share_ppm: plan.caches.as_ref().map(|caches| caches.share_ppm),
             orders: Rc::new(orders.collect()),
             history: Rc::new(RefCell::new(History::new(0).repeating(repeats))),
         }

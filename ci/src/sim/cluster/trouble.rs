@@ -3,6 +3,7 @@
 //!
 //! Must never lose what a node has promised: that is for `disks.rs`, where the atlas is asked first.
 
+use super::caches::CacheTrouble;
 use super::disks::Disks;
 use super::plan::{Plan, Trouble};
 use super::scene::Scene;
@@ -86,6 +87,7 @@ pub(super) struct Nemesis<'a> {
     /// Longest wait before a start.
     pause_max: Duration,
     pub(super) disks: Disks<'a>,
+    pub(super) caches: CacheTrouble,
 }
 
 impl<'a> Nemesis<'a> {
@@ -105,6 +107,7 @@ impl<'a> Nemesis<'a> {
             overdue_drains: 0,
             pause_max: Duration::from_millis(4_000),
             disks: Disks::new(plan, now),
+            caches: CacheTrouble::new(plan, now),
         }
     }
 
@@ -116,7 +119,7 @@ impl<'a> Nemesis<'a> {
 
     /// When to look again.
     pub(super) fn due(&self, now: Instant) -> Instant {
-        let mut due = now.after(Duration::from_millis(50)).min(self.next);
+        let mut due = now.after(Duration::from_millis(50)).min(self.next).min(self.caches.due());
         let watched = self.watches.iter().flat_map(|watch| watch.start_at.into_iter().chain(watch.end_by));
         let aimed = self.aim.as_ref().map(|_| now.after(AIM_STEP));
         for at in self.undo.iter().map(|one| one.0).chain(watched).chain(aimed) {
@@ -139,6 +142,7 @@ impl<'a> Nemesis<'a> {
         }
         self.shoot(scene, now);
         self.disks.turn(scene, now);
+        self.caches.turn(scene, now);
         if now >= self.next {
             let pause = self.plan.trouble_every.as_nanos() as u64;
             self.next = now.after(Duration::from_nanos(pause / 2 + self.random.below(pause)));
@@ -373,6 +377,7 @@ impl<'a> Nemesis<'a> {
         match trouble {
             Trouble::Split => {
                 let nodes = scene.stores.iter().map(|store| store.node).chain(scene.machines.iter().copied());
+                let nodes = nodes.chain(scene.caches.iter().map(|cache| cache.node));
                 let (here, there): (Vec<_>, Vec<_>) = nodes.partition(|_| self.random.coin());
                 for one in &here {
                     there.iter().for_each(|other| world.partition(one, other));
@@ -430,6 +435,7 @@ impl<'a> Nemesis<'a> {
         self.pause_max = Duration::from_millis(20);
         self.end(scene, Undo::Network);
         self.disks.end_all(scene);
+        self.caches.end_all(scene);
         let now = scene.world.now();
         for store in 0..self.watches.len() {
             self.end(scene, Undo::Resume(store));

@@ -2,7 +2,7 @@
 
 use super::plan::{ClientPlan, Plan};
 use super::scene::Scene;
-use crate::sim::client::{Client, Patience, Shared, Ways};
+use crate::sim::client::{Caches, Client, Patience, Shared, Ways};
 use crate::sim::history::{History, StreamIndex};
 use crate::sim::hostile;
 use crate::sim::load::{Lane, Streams};
@@ -21,12 +21,15 @@ use std::time::Duration;
 pub(crate) struct Routes {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) orders: Rc<crate::sim::client::Orders>,
+    /// Cache nodes, and which part of gets goes to them; none in most worlds.
+    pub(crate) caches: Option<(Vec<SocketAddr>, u32)>,
 }
 
 impl Routes {
     pub(super) fn of(scene: &Scene) -> Routes {
         let addresses = scene.stores.iter().map(|store| store.config.listen).collect();
-        Routes { addresses, orders: Rc::clone(&scene.orders) }
+        let share = |share_ppm| (scene.caches.iter().map(|cache| cache.config.listen).collect(), share_ppm);
+        Routes { addresses, orders: Rc::clone(&scene.orders), caches: scene.cache_share_ppm.map(share) }
     }
 
     /// A client that goes these ways.
@@ -42,11 +45,17 @@ impl Routes {
         let read_pause = Duration::from_millis(if patience.reads_slowly { 30 } else { 0 });
         let random = io.random();
         let connect = Duration::from_millis(300);
-        let wires = self.addresses.iter().map(|&address| {
+        let wire = |&address: &SocketAddr| {
             let limits = WireLimits { read_pause, in_flight: 8, frame_bytes, connect };
             Wire::new(io.clone(), address, limits, random | 1, Rc::clone(&shared.history))
+        };
+        let caches = self.caches.as_ref().map(|(addresses, share_ppm)| Caches {
+            wires: addresses.iter().map(wire).collect(),
+            share_ppm: *share_ppm,
+            random: RefCell::new(Random::new(random).fork("caches", 0)),
         });
-        let ways = Ways { wires: wires.collect(), orders: Some(Rc::clone(&self.orders)), first };
+        let wires = self.addresses.iter().map(wire).collect();
+        let ways = Ways { wires, orders: Some(Rc::clone(&self.orders)), first, caches };
         Rc::new(Client::new(number, io.clone(), ways, Rc::clone(shared), random | 1, patience))
     }
 }
