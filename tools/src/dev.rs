@@ -11,8 +11,8 @@ use layout::units::Uuid;
 use shard::format::FormatPlan;
 use shard::limits::Limits;
 
-use crate::config::Settings;
 use crate::config::cluster::{Cluster, member};
+use crate::config::{Role, Settings};
 use crate::disk::{self, Offline};
 use crate::failure::{Exit, Failure};
 use crate::units::size_argument;
@@ -28,6 +28,10 @@ const JOURNAL_SHARE: u64 = 2;
 /// the file system's own. The segments are no longer than a record may be.
 const JOURNAL_BYTES_OF_MANY: u64 = 64 << 20;
 const SEGMENT_BYTES_OF_MANY: u64 = 8 << 20;
+/// Number of the first cache node.
+const CACHES_FROM: u32 = 101;
+/// Value rings of a cache.
+const CACHE_BYTES: u64 = 64 << 20;
 /// Nodes of a folder without disks.
 const NODES_DEFAULT: u16 = 3;
 
@@ -40,7 +44,10 @@ pub(crate) struct DevArgs {
     /// Where the disks are made, or found again
     #[arg(long, value_name = "DIR", default_value = "dev-data")]
     dir: PathBuf,
-    /// Port on 127.0.0.1 of the first node, the others have those after it; 0 takes any that are free
+    /// Cache nodes before the group; a node alone has none
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=4))]
+    caches: u16,
+    /// Port on 127.0.0.1 of the first node, the others and the caches have those after it; 0 takes any that are free
     #[arg(long, value_name = "P", default_value_t = net::frame::PORT_DEFAULT)]
     port: u16,
     /// Size of each disk when it is made; its file takes room as it fills
@@ -63,11 +70,18 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
     make_missing(args, &disks)?;
     // They go with the folder: in shared memory they would outlive it, and fill the machine's memory trial by trial.
     ioengine::uring::keep_regions_in(&args.dir);
-    let addresses = addresses(args, node_count)?;
+    let cache_count = if node_count == 1 { 0 } else { args.caches };
+    let mut addresses = addresses(args, node_count + cache_count)?;
+    let caches = addresses.split_off(usize::from(node_count));
     let members = addresses.iter().zip(1..).map(|(address, id)| member(u32::from(id), *address, id - 1));
     let cluster = match node_count {
         1 => Cluster::default(),
-        _ => Cluster { nodes: members.collect(), replicas: node_count as u8, ..Cluster::default() },
+        _ => Cluster {
+            nodes: members.collect(),
+            caches: caches.iter().zip(CACHES_FROM..).map(|(address, id)| member(id, *address, 0)).collect(),
+            replicas: node_count as u8,
+            ..Cluster::default()
+        },
     };
     let node = |(path, listen): (&PathBuf, &SocketAddr)| Settings {
         disk_path: path.to_string_lossy().into_owned(),
@@ -76,8 +90,18 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
         limits: limits(node_count),
         ..Settings::default()
     };
-    let nodes: Vec<Settings> = disks.iter().zip(&addresses).map(node).collect();
-    node::run(&nodes, &[], |address| crate::output::note!("{}", next(address, &disks)))
+    let cache = |listen: &SocketAddr| Settings {
+        role: Role::Cache,
+        cache_bytes: CACHE_BYTES,
+        // It says what the map is: whoever has the ports may be another trial.
+        disk_path: disks[0].to_string_lossy().into_owned(),
+        listen: *listen,
+        cluster: cluster.clone(),
+        ..Settings::default()
+    };
+    let stores = disks.iter().zip(&addresses).map(node);
+    let nodes: Vec<Settings> = stores.chain(caches.iter().map(cache)).collect();
+    node::run(&nodes, &[], |address| crate::output::note!("{}", next(address, &disks, &caches)))
 }
 
 /// As many as the folder has disks, counted from what an earlier start has named or was about to name.
@@ -202,7 +226,7 @@ fn make(
 }
 
 /// What to type next.
-fn next(address: &str, disks: &[PathBuf]) -> String {
+fn next(address: &str, disks: &[PathBuf], caches: &[SocketAddr]) -> String {
     let endpoint = if address == crate::config::LISTEN_DEFAULT {
         String::new()
     } else {
@@ -210,8 +234,10 @@ fn next(address: &str, disks: &[PathBuf]) -> String {
     };
     let disks: Vec<String> = disks.iter().map(|path| path.display().to_string()).collect();
     let many = if disks.len() > 1 { "disks" } else { "disk" };
+    let caches: Vec<String> = caches.iter().map(|cache| format!(", a cache on {cache}")).collect();
+    let caches = caches.concat();
     format!(
-        "serving on {address}, {many} {}. In another terminal:\n\
+        "serving on {address}{caches}, {many} {}. In another terminal:\n\
          \x20 thermocline put alice 2026-11-20T08:00:00Z \"first light\"{endpoint}\n\
          \x20 thermocline get alice 2026-11-20T08:00:00Z{endpoint}\n\
          \x20 thermocline import tools/sample/commits-sample.ndjson.zst{endpoint}\n\

@@ -3,6 +3,7 @@
 //! Owns the process: arguments, logs, exit codes. Must never hold logic that the server needs.
 
 mod bench;
+mod cache;
 mod client;
 mod config;
 mod del;

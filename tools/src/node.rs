@@ -7,13 +7,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ioengine::signal::Signal;
+use ioengine::signal::{Signal, Signals};
 use ioengine::sync::{Either, race};
 use ioengine::uring::Runtime;
-use ioengine::{CoreConfig, Launcher};
-use shard::node::{Event, NodeConfig, start};
+use ioengine::{CoreConfig, LaunchError, Launcher};
+use shard::cache::{CacheNode, start_cache};
+use shard::node::{Event, Listener, Node, NodeConfig, start};
 
-use crate::config::Settings;
+use crate::cache;
+use crate::config::{Role, Settings};
 use crate::disk;
 use crate::failure::{Exit, Failure};
 use crate::output;
@@ -44,13 +46,14 @@ pub(crate) fn run(
     let mut started = Ok(());
     for (place, config) in configs.iter().enumerate() {
         let tell = Arc::clone(&heard);
-        let listener = Arc::new(move |event| {
+        let listener: Listener = Arc::new(move |event| {
             tell.lock().expect("nothing panics while holding it").push((place, event));
         });
-        match start(&Launcher::Threads, config, listener) {
-            Ok(node) => running.push(node),
-            Err(error) => {
-                started = Err(failed(error.to_string()));
+        match launch(&runtime, &signals, config.as_ref(), &nodes[place], listener) {
+            Ok(Some(node)) => running.push(node),
+            Ok(None) => return end(running, Ok(())),
+            Err(failure) => {
+                started = Err(failure);
                 break;
             }
         }
@@ -75,16 +78,68 @@ pub(crate) fn run(
             }
         })
     });
+    end(running, ended)
+}
+
+/// A node that runs.
+enum Running {
+    Store(Node),
+    Cache(CacheNode),
+}
+
+/// Let all of them drain, and wait for their end.
+fn end(running: Vec<Running>, ended: Result<(), Failure>) -> Result<Exit, Failure> {
     tracing::info!("draining");
-    running.iter().for_each(shard::node::Node::drain);
-    running.into_iter().for_each(shard::node::Node::join);
+    for node in &running {
+        match node {
+            Running::Store(node) => node.drain(),
+            Running::Cache(node) => node.drain(),
+        }
+    }
+    for node in running {
+        match node {
+            Running::Store(node) => node.join(),
+            Running::Cache(node) => node.join(),
+        }
+    }
     ended.map(|()| Exit::Done)
 }
 
-/// What to start for these settings, as its disk is cut.
-fn config(settings: &Settings, without: &[u32]) -> Result<NodeConfig, Failure> {
+/// Starts a node; a cache once the store has said what the map is. `None` when it was told to end before.
+fn launch(
+    runtime: &Runtime,
+    signals: &Signals,
+    config: Option<&NodeConfig>,
+    settings: &Settings,
+    listener: Listener,
+) -> Result<Option<Running>, Failure> {
+    let failed = |error: LaunchError| Failure::failed(error.to_string(), "");
+    if let Some(config) = config {
+        return start(&Launcher::Threads, config, listener)
+            .map(|node| Some(Running::Store(node)))
+            .map_err(failed);
+    }
+    let asked = if settings.disk_path.is_empty() {
+        runtime.block_on(race(cache::config(runtime.io(), settings), signals.next()))
+    } else {
+        Either::First(cache::config_by(&disk::superblock(&settings.disk_path)?, settings))
+    };
+    match asked {
+        Either::First(config) => {
+            let node = start_cache(&Launcher::Threads, &config?, listener).map_err(failed)?;
+            Ok(Some(Running::Cache(node)))
+        }
+        Either::Second(_) => Ok(None),
+    }
+}
+
+/// What to start for these settings, as its disk is cut; `None` for a cache, which has none.
+fn config(settings: &Settings, without: &[u32]) -> Result<Option<NodeConfig>, Failure> {
+    if settings.role == Role::Cache {
+        return Ok(None);
+    }
     let superblock = disk::superblock(&settings.disk_path)?;
-    Ok(NodeConfig {
+    Ok(Some(NodeConfig {
         disk: settings.disk_path.clone(),
         listen: settings.listen,
         advertise: settings.advertise,
@@ -95,7 +150,7 @@ fn config(settings: &Settings, without: &[u32]) -> Result<NodeConfig, Failure> {
         pin: settings.pin,
         spin_us: u64::try_from(settings.spin.as_micros()).unwrap_or(u64::MAX),
         limits: settings.limits.clone(),
-    })
+    }))
 }
 
 /// Which nodes serve, and who waits for all of them.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::config::Sources;
+use crate::config::{Role, Sources};
 use crate::failure::{Exit, Failure};
 use crate::node;
 
@@ -26,7 +26,12 @@ pub(crate) struct ServeArgs {
 /// The settings are wrong, the disk is not ours, the port is taken, or the node failed.
 pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let settings = args.sources.load()?.settings;
-    if settings.disk_path.is_empty() {
+    if settings.role == Role::Cache {
+        if settings.cluster.nodes.is_empty() {
+            let mend = "name the nodes of the store in [cluster], as they name themselves";
+            return Err(Failure::wrong_use("a cache needs a store", mend));
+        }
+    } else if settings.disk_path.is_empty() {
         let mend =
             "set path in [disk] of the config file, or --set disk.path=DISK; for a trial: thermocline dev";
         return Err(Failure::wrong_use("no disk is named", mend));

@@ -32,7 +32,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         )
     })?;
     let mut out = Output::new();
-    for (name, value) in status.iter().filter(|(name, _)| !["cores", "nodes"].contains(&name.as_str())) {
+    for (name, value) in
+        status.iter().filter(|(name, _)| !["cores", "cache_cores", "nodes"].contains(&name.as_str()))
+    {
         out.line(&format!("{name:<28} {}", plain(value)))?;
     }
     for line in group(&status) {
@@ -41,8 +43,10 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     if let Some(line) = status.get("cores").and_then(Value::as_array).and_then(|cores| ahead(cores)) {
         out.line(&line)?;
     }
-    for line in table(status.get("cores").and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
-        out.line(&line)?;
+    for cores in ["cores", "cache_cores"] {
+        for line in table(status.get(cores).and_then(Value::as_array).map_or(&[], Vec::as_slice)) {
+            out.line(&line)?;
+        }
     }
     out.finish()?;
     Ok(Exit::Done)

@@ -32,6 +32,8 @@ pub(crate) struct Member {
 pub(crate) struct Cluster {
     /// All nodes, this one too; none = a node that is its own group.
     pub(crate) nodes: Vec<Member>,
+    /// Cache nodes before the group; their shards are their cores.
+    pub(crate) caches: Vec<Member>,
     /// Replicas of each tablet.
     pub(crate) replicas: u8,
     /// Version of the map.
@@ -40,7 +42,7 @@ pub(crate) struct Cluster {
 
 impl Default for Cluster {
     fn default() -> Cluster {
-        Cluster { nodes: Vec::new(), replicas: 3, epoch: 1 }
+        Cluster { nodes: Vec::new(), caches: Vec::new(), replicas: 3, epoch: 1 }
     }
 }
 
@@ -85,8 +87,9 @@ impl Cluster {
     /// What cannot be, whoever reads it; all of it.
     pub(crate) fn wrong(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        for (place, node) in self.nodes.iter().enumerate() {
-            let before = &self.nodes[..place];
+        let all: Vec<&Member> = self.nodes.iter().chain(&self.caches).collect();
+        for (place, node) in all.iter().enumerate() {
+            let before = &all[..place];
             if node.id == 0 {
                 wrong.push("nodes are numbered from 1".to_owned());
             }
@@ -112,10 +115,18 @@ impl Cluster {
                 "{replicas} replicas on {count} nodes: have 3 on 3, 5 or 6 nodes, 5 on 5 or 6, or 1 on 1"
             ));
         }
+        if self.nodes.is_empty() && !self.caches.is_empty() {
+            wrong.push("caches stand before a group: name its nodes".to_owned());
+        }
         if self.epoch == 0 {
             wrong.push("epoch is counted from 1".to_owned());
         }
         wrong
+    }
+
+    /// Where the nodes of the group serve.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.address).collect()
     }
 
     /// The map, for the node whose disk has this superblock; `None`: it is its own group.
@@ -147,6 +158,14 @@ impl Cluster {
             .collect();
         nodes.sort_unstable_by_key(|node| node.id);
         let members = nodes.iter().map(|node| node.id).collect();
+        nodes.extend(self.caches.iter().map(|cache| Node {
+            id: cache.id,
+            address: cache.address,
+            zone: cache.zone,
+            roles: Roles::CACHE,
+            shard_count: cache.shards.unwrap_or(1),
+        }));
+        nodes.sort_unstable_by_key(|node| node.id);
         let map = ClusterMap {
             epoch: self.epoch,
             cluster: superblock.cluster,
@@ -207,6 +226,15 @@ mod tests {
         assert!(
             wrong("[{ id = 1, address = \"1.1.1.1:1\", zone = 1, shards = 65 }]", 1).contains("64 shards")
         );
+        let caches = nodes(&list(&[(1, 9)])).unwrap();
+        let with = |text: &str| Cluster {
+            nodes: nodes(text).unwrap(),
+            caches: caches.clone(),
+            ..Cluster::default()
+        };
+        assert!(with(&list(&[(1, 1), (2, 2), (3, 3)])).wrong().join("").contains("node 1 is there twice"));
+        assert_eq!(with(&list(&[(2, 1), (3, 2), (4, 3)])).wrong(), Vec::<String>::new());
+        assert!(with("").wrong().join("").contains("name its nodes"));
         assert_eq!(Cluster { epoch: 0, ..Cluster::default() }.wrong(), ["epoch is counted from 1"]);
     }
 }

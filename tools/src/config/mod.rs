@@ -14,7 +14,7 @@ use crate::output::{self, Output};
 use crate::units::size_text;
 use crate::{disk, doctor};
 use load::Loaded;
-pub(crate) use settings::{LISTEN_DEFAULT, SECTIONS, SETTINGS, Settings};
+pub(crate) use settings::{LISTEN_DEFAULT, Role, SECTIONS, SETTINGS, Settings};
 
 /// Where settings come from.
 #[derive(Debug, Clone, Args)]

@@ -18,6 +18,10 @@ pub(crate) const LISTEN_DEFAULT: &str = "127.0.0.1:7420";
 /// All settings of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// What the node does.
+    pub(crate) role: Role,
+    /// Value rings of each core of a cache node, bytes.
+    pub(crate) cache_bytes: u64,
     /// Path of the disk; empty = not given.
     pub(crate) disk_path: String,
     /// Where to listen.
@@ -39,6 +43,8 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
+            role: Role::Store,
+            cache_bytes: 256 << 20,
             disk_path: String::new(),
             listen: SocketAddr::from(([127, 0, 0, 1], net::frame::PORT_DEFAULT)),
             advertise: None,
@@ -49,6 +55,15 @@ impl Default for Settings {
             limits: Limits::default(),
         }
     }
+}
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Keeps records on its disk.
+    Store,
+    /// Keeps what was read in memory, and asks the store whether it is still the newest.
+    Cache,
 }
 
 /// How a value is written in TOML.
@@ -188,6 +203,21 @@ macro_rules! duration {
 pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         section: "node",
+        key: "role",
+        kind: Kind::Text,
+        reason: "store: keeps records on its disk. cache: answers gets from memory, after asking the store; needs no disk",
+        get: |settings| if settings.role == Role::Cache { "cache" } else { "store" }.to_owned(),
+        set: |settings, text| {
+            settings.role = match text {
+                "store" => Role::Store,
+                "cache" => Role::Cache,
+                _ => return Err(format!("\"{text}\" is no role: write store or cache")),
+            };
+            Ok(())
+        },
+    },
+    Setting {
+        section: "node",
         key: "pin",
         kind: Kind::Switch,
         reason: "core i runs on processor i only. Off: other programs may need the processors, too",
@@ -260,6 +290,28 @@ pub(crate) const SETTINGS: &[Setting] = &[
         get: |settings| cluster::nodes_text(&settings.cluster.nodes),
         set: |settings, text| {
             settings.cluster.nodes = cluster::nodes(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "cluster",
+        key: "caches",
+        kind: Kind::List,
+        reason: "cache nodes before the group, each with an id of its own, the same list at each node of the group; empty = none",
+        get: |settings| cluster::nodes_text(&settings.cluster.caches),
+        set: |settings, text| {
+            settings.cluster.caches = cluster::nodes(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "tier",
+        key: "cache_bytes",
+        kind: Kind::Text,
+        reason: "value rings of each core of a cache node, in shared memory; slots take a sixteenth more",
+        get: |settings| size_text(settings.cache_bytes),
+        set: |settings, text| {
+            settings.cache_bytes = size_argument(text)?;
             Ok(())
         },
     },
@@ -377,7 +429,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
 ];
 
 /// The names of the sections.
-pub(crate) const SECTIONS: [&str; 5] = ["node", "disk", "network", "cluster", "limits"];
+pub(crate) const SECTIONS: [&str; 6] = ["node", "disk", "tier", "network", "cluster", "limits"];
 
 #[cfg(test)]
 mod tests {
