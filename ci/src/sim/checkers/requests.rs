@@ -51,10 +51,12 @@ fn miscompared(
     }
     let (newest, by) = before?;
     let By::Change(by) = by else { return None };
-    // A retry is answered later than it was applied: log time had come at most so far.
+    // A retry is answered later than it was applied: log time had come at most so far. Who was not told what became of it may have heard
+    // the log time of before.
+    let is_told = matches!(write.fate, Fate::Acked { .. }) && write.log_time.0 != 0;
     let gone = |does: Does| match does {
         Does::Delete => true,
-        Does::Put { expiry, .. } => expiry != 0 && (write.log_time.0 == 0 || expiry <= write.log_time.0),
+        Does::Put { expiry, .. } => expiry != 0 && (!is_told || expiry <= write.log_time.0),
     };
     let maybe = known.maybe[key.0 as usize].iter().any(|&by| {
         history.writes[by.write as usize].invoked < write.returned && gone(history.change(by).does)
@@ -84,4 +86,45 @@ fn written_on_failed_device(history: &History, core_count: u16) -> Option<Violat
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::history::{Change, StreamIndex};
+    use layout::units::{LogTime, RequestId, Space};
+
+    /// A put that expires at 50, then a compare-and-set that expects nothing, with what it was told.
+    fn wrong(fate: Fate, log_time: u64) -> Option<String> {
+        let mut history = History::new(0);
+        let stream = history.keys.stream(Space(0), b"s");
+        let key = history.keys.key(stream, 1);
+        let put = |expiry| vec![Change { key, does: Does::Put { bytes: 1, expiry } }];
+        let write = |changes, expected, fate, log_time| Write {
+            client: 0,
+            invoked: 1,
+            sent: 1,
+            returned: 2,
+            at_ns: (1, 2),
+            stream: StreamIndex(0),
+            changes,
+            expected,
+            id: RequestId::default(),
+            fate,
+            log_time: LogTime(log_time),
+        };
+        let acked = Fate::Acked { first: Version(10), repeated: false };
+        history.writes.push(write(put(50), None, acked, 40));
+        history.writes.push(write(put(0), Some(Version::ABSENT), fate, log_time));
+        let known = Known::new(&history, 0);
+        miscompared(&history, &known, &history.writes[1], key, Version::ABSENT, Version(20))
+    }
+
+    #[test]
+    fn what_is_applied_after_its_answer_may_meet_what_has_expired_since() {
+        let acked = Fate::Acked { first: Version(20), repeated: false };
+        assert!(wrong(acked, 45).is_some(), "it was there");
+        assert!(wrong(acked, 50).is_none(), "it had expired");
+        assert!(wrong(Fate::Unknown, 45).is_none(), "nobody knows when it was applied");
+    }
 }
