@@ -203,8 +203,9 @@ class Torture:
             output, errors = loader.communicate()
             found.append("the import does not end")
         space = IMPORT_SPACE + round_index
-        if loader.returncode == 3 and "cannot reach" in errors:
-            # It came to a dead server before it had connected once: run again, as its message says.
+        if loader.returncode == 3 and ("cannot reach" in errors or "was lost" in errors and not self.export(space)):
+            # It came to a dead server, or to one that was killed while they met: run again, as its message says. Once it has stored
+            # a row it has to go on by itself.
             output = self.tool(*self.import_command(space))
         elif loader.returncode != 0:
             found.append(f"the import ended with {loader.returncode}: {errors.strip()[-1000:]}")

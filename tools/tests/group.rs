@@ -194,7 +194,10 @@ fn an_import_goes_on_while_a_node_is_killed_and_comes_back() {
     let all = export(&first);
     assert_eq!(all.lines().count(), ROWS);
     assert!(all == export(&second) && all == export(&third), "every node exports the same");
-    assert!(second.run(&folder, &["verify"]).exit == 0, "and holds the same");
+    // On a busy machine not all may answer a comparison in time: it says so, and is asked again.
+    let said =
+        (0..4).map(|_| second.run(&folder, &["verify"])).find(|said| !said.out.contains("run it again"));
+    assert!(said.as_ref().is_some_and(|said| said.exit == 0), "and holds the same: {said:?}");
 }
 
 #[test]
