@@ -31,6 +31,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
             let mend = "name the nodes of the store in [cluster], as they name themselves";
             return Err(Failure::wrong_use("a cache needs a store", mend));
         }
+        if !args.without.is_empty() {
+            let mend = "say --without to a node of the group whose tablets do not vote";
+            return Err(Failure::wrong_use("a cache has no vote to give nodes up for", mend));
+        }
     } else if settings.disk_path.is_empty() {
         let mend =
             "set path in [disk] of the config file, or --set disk.path=DISK; for a trial: thermocline dev";

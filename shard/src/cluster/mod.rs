@@ -147,6 +147,8 @@ impl Group {
             ));
         }
         self.given_up = nodes.to_vec();
+        self.given_up.sort_unstable();
+        self.given_up.dedup();
         Ok(self)
     }
 
