@@ -95,6 +95,10 @@ impl Run<'_> {
         if self.plan.disk_trouble_every.is_none() || random.coin() {
             return true;
         }
+        // What failed a device just before peace may have shown only since: a second restart then would take two memories at once.
+        if !self.all_serve(nemesis) || !self.all_vote(nemesis) {
+            return false;
+        }
         nemesis.disks.helix(&self.scene);
         (0..self.scene.stores.len()).all(|store| {
             nemesis.disks.harm(store, self.scene.world.now());
