@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+mod codec_context;
 pub mod field;
 pub mod format_version;
 pub mod inspect;

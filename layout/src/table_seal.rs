@@ -12,6 +12,7 @@ use zstd_safe::{CCtx, CDict, DCtx, DDict};
 
 use crate::FORMAT_VERSION;
 use crate::checksum::Crc;
+use crate::codec_context::Lent;
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::table_block::{BLOCK_RAW_BYTES_MAX, BlockBuilder};
 use crate::table_columns::read_columns;
@@ -290,7 +291,7 @@ pub enum Compression<'a> {
 
 /// Compresses blocks; its context and buffer are used again and again.
 pub struct Compressor {
-    context: CCtx<'static>,
+    context: Lent<CCtx<'static>>,
     buffer: Vec<u8>,
 }
 
@@ -307,10 +308,10 @@ impl Compressor {
         zstd_safe::version_number()
     }
 
-    /// A new context.
+    /// A context of this thread.
     #[must_use]
     pub fn new() -> Compressor {
-        Compressor { context: CCtx::create(), buffer: Vec::new() }
+        Compressor { context: Lent::new(), buffer: Vec::new() }
     }
 
     /// The payload of a block: the frame if that is smaller than what it holds.
@@ -343,7 +344,7 @@ impl Compressor {
 
 /// Decompresses blocks; its context and buffers are used again and again.
 pub struct Decompressor {
-    context: DCtx<'static>,
+    context: Lent<DCtx<'static>>,
     columns: Vec<u8>,
     rows: BlockBuilder,
 }
@@ -355,10 +356,10 @@ impl Default for Decompressor {
 }
 
 impl Decompressor {
-    /// A new context.
+    /// A context of this thread.
     #[must_use]
     pub fn new() -> Decompressor {
-        Decompressor { context: DCtx::create(), columns: Vec::new(), rows: BlockBuilder::new() }
+        Decompressor { context: Lent::new(), columns: Vec::new(), rows: BlockBuilder::new() }
     }
 }
 
