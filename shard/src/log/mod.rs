@@ -56,6 +56,8 @@ use take::TakeSession;
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
 /// The same beyond log time that is ahead of the clock already.
 const AHEAD_SLACK: Duration = Duration::from_secs(60);
+/// For how long an entry ahead of that is refused, while nothing else is chosen in its place. See decision 0053.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an answer may take before what was not answered is sent again; doubled each time.
 const ANSWER_WAIT: Duration = Duration::from_millis(40);
 /// Longest such wait.

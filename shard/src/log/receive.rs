@@ -6,7 +6,9 @@
 use super::clocks::CLOCK_BYTES;
 use super::tablet::TabletLog;
 use super::values::{Value, weigh};
-use super::{AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, give, seals, take, verify, wire};
+use super::{
+    AHEAD_PATIENCE, AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, give, seals, take, verify, wire,
+};
 use crate::core::Shard;
 use crate::journal::Claim;
 use crate::memtable::Charge;
@@ -110,13 +112,9 @@ fn message(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[
         // Its maker's clock is ahead of ours: log time would run away with it. What else the message says counts: were it lost
         // as a whole, its sender would be as good as dead to us for as long as it holds the entry.
         let latest = latest_stamp(shard, tablet, wall_us);
-        let is_ahead = |entry: &Option<(ValueId, Entry<'_>)>| {
+        let mut is_ahead = |entry: &Option<(ValueId, Entry<'_>)>| {
             let is_ahead = entry.as_ref().is_some_and(|(_, entry)| entry.header.stamp.0 > latest);
-            if is_ahead {
-                ioengine::sometimes!("an entry's stamp is too far ahead");
-                shard.counters.entries_ahead.add(1);
-            }
-            is_ahead
+            is_ahead && refuses(shard, &mut log)
         };
         let (accepted_is_ahead, proposed_is_ahead) = (is_ahead(&accepted), is_ahead(&proposed));
         message.vote_attached &= !accepted_is_ahead;
@@ -133,6 +131,25 @@ fn message(shard: &Shard, logs: &Logs, tablet: TabletIndex, from: Node, body: &[
     }
     drive(shard, logs, tablet, Input::Message(from, message));
     Ok(())
+}
+
+/// An entry's stamp is ahead of what is taken: is it refused still? Who made it may be one of a majority whose clocks were set back
+/// since, and have accepted it alone: then nothing else can be chosen in its place, however long that takes.
+fn refuses(shard: &Shard, log: &mut TabletLog) -> bool {
+    let (now, open) = (shard.io.now(), log.replica.state().open());
+    let since = match log.refused {
+        Some((index, since, last)) if index == open && now.since(last) < AHEAD_PATIENCE => since,
+        _ => now,
+    };
+    log.refused = Some((open, since, now));
+    let is_refused = now.since(since) < AHEAD_PATIENCE || ioengine::canary("refuse_ahead_for_ever");
+    if is_refused {
+        ioengine::sometimes!("an entry's stamp is too far ahead");
+        shard.counters.entries_ahead.add(1);
+    } else {
+        ioengine::sometimes!("an entry's stamp is taken, far ahead as it is");
+    }
+    is_refused
 }
 
 /// The highest stamp that is taken. Where log time is ahead of the clock already, because clocks were set back, it does not run

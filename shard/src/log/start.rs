@@ -198,6 +198,7 @@ fn start(
         wait_count: 0,
         fetch: None,
         open_since: None,
+        refused: None,
         // The tip is asked for at once: that tells what was missed, and the clocks.
         synced_at: None,
         needs_copy: is_amnesic,

@@ -93,6 +93,8 @@ pub(super) struct TabletLog {
     pub(super) fetch: Option<Fetch>,
     /// Since when an entry is accepted here and not known to be chosen.
     pub(super) open_since: Option<(LogIndex, Instant)>,
+    /// Where entries are refused whose makers' clocks are ahead: since when, and when last.
+    pub(super) refused: Option<(LogIndex, Instant, Instant)>,
     /// When the tip was asked for last.
     pub(super) synced_at: Option<Instant>,
     /// A peer has not what this replica lacks: only a copy of the whole tablet helps.
