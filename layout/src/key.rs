@@ -81,13 +81,24 @@ impl<'a> Key<'a> {
 /// The stream has at most 128 bytes; the door has checked it, a longer one is our own bug.
 #[must_use]
 pub fn bucket_of(space: Space, stream: &[u8]) -> BucketIndex {
+    let top = (hash_of(space, stream) >> (64 - 17)) as u32;
+    BucketIndex::new(top).expect("17 bits are below 2^17 buckets")
+}
+
+/// The hash of a stream, seedless xxh3-64 over its space and its bytes: the top 17 bits are its bucket, the low 32 say whether it is
+/// in a share of all streams.
+///
+/// # Panics
+/// When the stream is longer than it can be.
+#[must_use]
+#[inline]
+pub fn hash_of(space: Space, stream: &[u8]) -> u64 {
     let mut input = [0u8; 2 + STREAM_BYTES_MAX];
     let bytes = 2 + stream.len();
     assert!(bytes <= input.len(), "a stream has at most {STREAM_BYTES_MAX} bytes");
     input[..2].copy_from_slice(&space.0.to_le_bytes());
     input[2..bytes].copy_from_slice(stream);
-    let top = (short(&input[..bytes]) >> (64 - 17)) as u32;
-    BucketIndex::new(top).expect("17 bits are below 2^17 buckets")
+    short(&input[..bytes])
 }
 
 /// The tablet of a bucket: its low six bits.

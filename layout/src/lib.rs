@@ -31,6 +31,7 @@ pub mod seal_operation;
 pub mod superblock;
 pub mod superblock_copies;
 pub mod superblock_peers;
+pub mod superblock_reads;
 pub mod table;
 pub mod table_block;
 pub mod table_check;

@@ -12,6 +12,7 @@ pub use crate::superblock_copies::{
     ChooseError, Copies, CopyState, UpdatePlan, choose, incarnation_next, sequence_next,
 };
 use crate::superblock_peers::{self, LIVES_BYTES, Lives, Origin, PEER_TABLE, PEERS_BYTES, PeerDisks};
+use crate::superblock_reads::{self, READS_BYTES, StoredReads};
 use crate::units::{BLOCK_BYTES, DiskOffset, Incarnation, SHARD_COUNT_MAX, Uuid};
 use crate::zone::{self, Range, ShardZones, TableGeometry};
 
@@ -52,7 +53,8 @@ byte_table! {
     F_ZONES = "zones", 128, ZONES_BYTES;
     F_LIVES = "lives", 128 + ZONES_BYTES, LIVES_BYTES;
     F_PEERS = "peers", 2304, PEERS_BYTES;
-    F_PADDING = "padding", 2560, 1532;
+    F_READS = "reads", 2560, READS_BYTES;
+    F_PADDING = "padding", 2560 + READS_BYTES, 236;
     F_CHECKSUM = "checksum", 4092, 4;
 }
 
@@ -119,6 +121,8 @@ pub struct Superblock {
     pub lives: Lives,
     /// The disks that the other nodes of the group were last met with.
     pub peers: PeerDisks,
+    /// Where reads go, as an operator has last said it.
+    pub reads: StoredReads,
     /// Logical block of the device, bytes: 512..=4096.
     pub block_bytes: u32,
     /// Size of the device when formatted.
@@ -183,6 +187,7 @@ impl Superblock {
         F_LIVES.put(block, self.lives.to_bytes());
         let peers = &mut block[F_PEERS.offset..F_PEERS.offset + F_PEERS.bytes];
         superblock_peers::encode_peers(&self.peers, peers);
+        self.reads.encode(&mut block[F_READS.offset..F_READS.offset + F_READS.bytes]);
         F_BLOCK_BYTES.put(block, self.block_bytes.to_le_bytes());
         F_DEVICE_BYTES.put(block, self.device_bytes.to_le_bytes());
         F_SEGMENT_BYTES.put(block, self.segment_bytes.to_le_bytes());
@@ -225,6 +230,7 @@ impl Superblock {
             served: Incarnation(F_SERVED.u32(block)),
             lives: Lives::from_bytes(&F_LIVES.array(block)),
             peers: superblock_peers::decode_peers(F_PEERS.slice(block)),
+            reads: StoredReads::decode(F_READS.slice(block)),
             block_bytes: F_BLOCK_BYTES.u32(block),
             device_bytes: F_DEVICE_BYTES.u64(block),
             segment_bytes: F_SEGMENT_BYTES.u64(block),
@@ -270,6 +276,7 @@ impl Superblock {
             (F_ORIGIN, origin(block).is_some()),
             (F_SERVED, self.served <= self.incarnation),
             (F_PEERS, superblock_peers::are_right(&self.peers)),
+            (F_READS, self.reads.are_right(F_READS.slice(block))),
             (F_BLOCK_BYTES, zone::is_block_size(self.block_bytes)),
             (F_SEGMENT_BYTES, zone::is_segment_size(self.segment_bytes)),
             (F_EXTENT_BYTES, zone::is_extent_size(self.tables.extent_bytes)),
@@ -311,7 +318,10 @@ fn checksum(block: &[u8; SUPERBLOCK_BYTES]) -> u32 {
 }
 
 /// The byte tables of this file, for the comparison with FORMAT.md.
-pub const TABLES: [Table; 3] = [SUPERBLOCK_TABLE, ZONE_TABLE, PEER_TABLE];
+pub const TABLES: [Table; 5] = {
+    let [reads, cache] = superblock_reads::TABLES;
+    [SUPERBLOCK_TABLE, ZONE_TABLE, PEER_TABLE, reads, cache]
+};
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -330,6 +340,7 @@ pub(crate) mod tests {
             served: Incarnation(0),
             lives: Lives::default(),
             peers: PeerDisks::default(),
+            reads: StoredReads::default(),
             block_bytes: 512,
             device_bytes: 1 << 32,
             segment_bytes: 1 << 20,
@@ -376,7 +387,7 @@ pub(crate) mod tests {
     /// Wrong fields under a right checksum: each is named.
     #[test]
     fn impossible_values_are_named_by_field() {
-        let cases: [(Field, u8); 17] = [
+        let cases: [(Field, u8); 18] = [
             (F_MAGIC, 1),
             (F_FORMAT_VERSION, 1),
             (F_COPY_INDEX, 3),
@@ -392,13 +403,16 @@ pub(crate) mod tests {
             (F_ORIGIN, 3),
             (F_SERVED, 4),
             (F_PEERS, 1),
+            (F_READS, 1),
             (F_RESERVED, 1),
             (F_PADDING, 1),
         ];
         for (field, value) in cases {
             let mut block = encoded(&example(3), 0);
             block[field.offset..field.offset + field.bytes].fill(0);
-            block[field.offset] = value;
+            // Where reads go may be a revision and nothing else.
+            let place = if field == F_READS { field.bytes - 1 } else { 0 };
+            block[field.offset + place] = value;
             let sum = checksum(&block);
             F_CHECKSUM.put(&mut block, sum.to_le_bytes());
             let corrupt = Superblock::decode(&block, copy_offset(0)).expect_err(field.name);

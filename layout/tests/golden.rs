@@ -4,6 +4,8 @@
 
 mod golden_tables;
 
+use std::net::Ipv6Addr;
+
 use layout::journal_record::{
     JournalIdentity, RecordFields, RecordHeader, RecordKind, RecordWriter, read_record,
 };
@@ -12,6 +14,7 @@ use layout::log_entry::{Change, EntryIter, Operation, Write, append_entry};
 use layout::seal_operation::{Seal, SealOptions, Sealed};
 use layout::superblock::{Role, SUPERBLOCK_BYTES, Superblock, copy_offset};
 use layout::superblock_peers::{Lives, Origin, PeerDisk, PeerDisks};
+use layout::superblock_reads::{CachePlace, StoredReads};
 use layout::units::{
     DiskOffset, Incarnation, LogIndex, LogTime, RequestId, SHARD_COUNT_MAX, Sequence, ShardIndex, Space,
     TABLET_COUNT, TabletIndex, Uuid, Version,
@@ -44,6 +47,12 @@ fn superblock() -> Superblock {
         served: Incarnation(8),
         lives: Lives([0, 0, 0, 0, 0, 0, 0, 0x7777, 0x8888, 0x9999, 0, 0, 0, 0, 0, 0]),
         peers: PeerDisks::default(),
+        reads: StoredReads {
+            revision: 2,
+            recent_us: 86_400_000_000,
+            cache_share: 5_000,
+            ..StoredReads::default()
+        },
         block_bytes: 512,
         device_bytes: 1 << 30,
         segment_bytes: 4 << 20,
@@ -53,6 +62,8 @@ fn superblock() -> Superblock {
     };
     let zones = zone::plan(1 << 30, 512, 2, Some(64 << 20), 4 << 20).expect("1 GiB holds two shards");
     superblock.set_zones(&zones);
+    let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
+    superblock.reads.caches[0] = CachePlace { node: 101, address, port: 7423, zone: 1, shard_count: 2 };
     superblock.peers[1] =
         PeerDisk { node: 4, incarnation: Incarnation(3), life: 0x0123_4567, device: Uuid([0xd4; 16]) };
     superblock

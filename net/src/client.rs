@@ -11,6 +11,7 @@
 
 pub mod blocking;
 mod bulk;
+mod caches;
 mod call;
 mod connection;
 mod error;
@@ -21,6 +22,7 @@ mod turnstile;
 mod verbs;
 
 pub use bulk::{Bulk, Done, OwnedKey, Work};
+pub use caches::{Routed, Through};
 pub use error::ClientError;
 pub use pages::{Page, ScanPages, ScanRange, ScanRecord, StreamPage, StreamPages};
 pub use verbs::{BatchWritten, Compared, Found, Newer};
@@ -41,6 +43,7 @@ use crate::reply::{Answer, Reply};
 use crate::request::{AuthMethod, Hello, Map, Request};
 use crate::request_id::RequestIds;
 use crate::route::{ClusterMap, MapWrong, Node, Place, Router};
+use caches::Counted;
 use connection::{CallEnd, Connection};
 use link::Link;
 
@@ -58,6 +61,8 @@ pub struct ClientConfig {
     pub frame_bytes: u32,
     /// The cluster that is meant; all zero = any.
     pub cluster: Uuid,
+    /// Where gets go.
+    pub through: Through,
 }
 
 impl Default for ClientConfig {
@@ -68,6 +73,7 @@ impl Default for ClientConfig {
             in_flight: 1024,
             frame_bytes: BODY_BYTES_MAX,
             cluster: Uuid::default(),
+            through: Through::default(),
         }
     }
 }
@@ -91,6 +97,7 @@ struct Shared {
     links: RefCell<BTreeMap<u32, Rc<Link>>>,
     fetching: Cell<bool>,
     fetched: Notify,
+    counted: Counted,
 }
 
 impl Client {
@@ -102,7 +109,7 @@ impl Client {
     pub async fn connect(
         io: &Io,
         endpoints: &[SocketAddr],
-        config: ClientConfig,
+        mut config: ClientConfig,
     ) -> Result<Client, ClientError> {
         let ids = RequestIds::new(io.random());
         let mut last = ClientError::Input { what: "no endpoint was given; name one with --endpoint".into() };
@@ -110,6 +117,8 @@ impl Client {
             let link = Link::new(io, address, hello(&config, ids.client()), config.patience);
             match Client::greet(io, &link, &config).await {
                 Ok((node, router)) => {
+                    // From here on no other cluster is meant, whoever has the addresses later.
+                    config.cluster = router.map().cluster;
                     let links = RefCell::new(BTreeMap::from([(node, Rc::clone(&link))]));
                     let shared = Rc::new(Shared {
                         io: io.clone(),
@@ -119,6 +128,7 @@ impl Client {
                         links,
                         fetching: Cell::new(false),
                         fetched: Notify::new(),
+                        counted: Counted::default(),
                         config,
                     });
                     let deadline = shared.config.deadline;
@@ -149,6 +159,7 @@ impl Client {
             links: RefCell::new(BTreeMap::from([(id, link)])),
             fetching: Cell::new(false),
             fetched: Notify::new(),
+            counted: Counted::default(),
             config,
         });
         Ok(Client { shared, deadline, local: false })
@@ -222,12 +233,23 @@ impl Client {
         let group = group.min(u16::try_from(router.map().groups.len() - 1).expect("at most 1000 groups"));
         let replicas: Vec<_> = router.replicas(group, tablet).collect();
         let node = replicas[count % replicas.len()];
+        (self.link_to(node), replicas.len())
+    }
+
+    /// The link of the node with this id; of the first one connected to when the map has no such node.
+    fn link_of(&self, id: u32) -> Rc<Link> {
+        let router = Rc::clone(&*self.shared.router.borrow());
+        router.map().node(id).map_or_else(|| self.home(), |node| self.link_to(node))
+    }
+
+    /// The link of a node of the map.
+    fn link_to(&self, node: &Node) -> Rc<Link> {
         let mut links = self.shared.links.borrow_mut();
         let link = links.entry(node.id).or_insert_with(|| {
             let client = self.shared.ids.borrow().client();
             Link::new(self.io(), node.address, hello(self.config(), client), self.config().patience)
         });
-        (Rc::clone(link), replicas.len())
+        Rc::clone(link)
     }
 
     /// An answer came with this epoch: when it is newer than ours, fetch the map in the background.
@@ -257,8 +279,11 @@ impl Client {
         if map.epoch <= self.epoch() {
             return Ok(());
         }
-        let router =
-            Router::new(map).map_err(|cause| ClientError::WrongMap { address: link.address, cause })?;
+        let wrong_map = |cause| ClientError::WrongMap { address: link.address, cause };
+        if map.cluster != self.shared.router.borrow().map().cluster {
+            return Err(wrong_map(MapWrong { what: "it is of another cluster", of: "map", index: 0 }));
+        }
+        let router = Router::new(map).map_err(wrong_map)?;
         let (home, _) = self.shared.home;
         self.shared.links.borrow_mut().retain(|id, link| {
             *id == home || router.map().node(*id).is_some_and(|node| node.address == link.address)

@@ -140,6 +140,8 @@ coded! {
         Method = 22, "the authentication method is not known";
         /// Header flags that are not defined.
         HeaderFlags = 23, "a flag of the frame header is not defined";
+        /// A cluster map that cannot be, or that differs from the node's in more than where reads go.
+        Map = 24, "the cluster map cannot be, or differs in more than where reads go";
     }
 }
 

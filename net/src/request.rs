@@ -55,6 +55,8 @@ pub enum Request<'a> {
     Status,
     /// Have replicas compared.
     Verify,
+    /// Say anew where reads go: bytes for [`crate::route::ClusterMap::decode`].
+    SetMap(&'a [u8]),
 }
 
 /// Why a body is not a request.
@@ -95,6 +97,7 @@ impl<'a> Request<'a> {
         let mut body = Body::new(body);
         let request = match operation {
             Operation::Ping => return Ok(Request::Ping(body.rest)),
+            Operation::SetMap => return Ok(Request::SetMap(body.rest)),
             Operation::Hello => Request::Hello(Hello::decode(&mut body)?),
             Operation::Get => Request::Get(Get::decode(&mut body)?),
             Operation::MultiGet => Request::MultiGet(MultiGet::decode(&mut body)?),
@@ -121,7 +124,7 @@ impl<'a> Request<'a> {
     pub fn encode(&self, out: &mut impl Sink) {
         match self {
             Request::Hello(hello) => hello.encode(out),
-            Request::Ping(echo) => out.put(echo),
+            Request::Ping(bytes) | Request::SetMap(bytes) => out.put(bytes),
             Request::Get(get) => get.encode(out),
             Request::MultiGet(many) => many.encode(out),
             Request::Put(put) => put.encode(out),
@@ -140,7 +143,7 @@ impl<'a> Request<'a> {
     pub fn encoded_bytes(&self) -> usize {
         match self {
             Request::Hello(hello) => hello.encoded_bytes(),
-            Request::Ping(echo) => echo.len(),
+            Request::Ping(bytes) | Request::SetMap(bytes) => bytes.len(),
             Request::Get(get) => get.encoded_bytes(),
             Request::MultiGet(many) => many.encoded_bytes(),
             Request::Put(put) => put.encoded_bytes(),
@@ -172,6 +175,7 @@ impl<'a> Request<'a> {
             Request::Map(_) => Operation::Map,
             Request::Status => Operation::Status,
             Request::Verify => Operation::Verify,
+            Request::SetMap(_) => Operation::SetMap,
         }
     }
 
@@ -191,7 +195,8 @@ impl<'a> Request<'a> {
             | Request::Streams(_)
             | Request::Map(_)
             | Request::Status
-            | Request::Verify => None,
+            | Request::Verify
+            | Request::SetMap(_) => None,
         }
     }
 }

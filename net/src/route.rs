@@ -6,11 +6,13 @@
 mod balance;
 mod bucket_map;
 mod cluster_map;
+mod reads;
 mod replica_order;
 
 pub use bucket_map::{BucketMap, GROUP_COUNT_MAX, GroupCountWrong};
 pub(crate) use cluster_map::tables;
 pub use cluster_map::{ClusterMap, Group, MapWrong, Node, Roles};
+pub use reads::Reads;
 pub use replica_order::{GroupShapeWrong, MACHINES_MAX, REPLICAS_MAX, ReplicaOrder};
 
 use layout::key::{bucket_of, tablet_of};

@@ -154,6 +154,7 @@ fn map() -> ClusterMap {
     ClusterMap {
         epoch: 3,
         cluster: CLUSTER,
+        revision: 0,
         recent_us: 0,
         cache_share: 0,
         nodes: (1..=4).map(node).collect(),

@@ -90,7 +90,15 @@ pub(crate) fn first_replicas(addresses: &[SocketAddr]) -> Vec<usize> {
     };
     let nodes: Vec<route::Node> = (1u32..).zip(addresses).map(node).collect();
     let groups = vec![route::Group { replicas: 3, members: nodes.iter().map(|node| node.id).collect() }];
-    let map = ClusterMap { epoch: 1, cluster: Uuid([7; 16]), recent_us: 0, cache_share: 0, nodes, groups };
+    let map = ClusterMap {
+        epoch: 1,
+        cluster: Uuid([7; 16]),
+        revision: 0,
+        recent_us: 0,
+        cache_share: 0,
+        nodes,
+        groups,
+    };
     let order = map.replica_order(0).expect("a map of three equals has an order");
     TabletIndex::all().map(|tablet| usize::from(order.of(tablet)[0])).collect()
 }

@@ -278,7 +278,7 @@ async fn walk(shard: &Rc<Shard>, connection: &Rc<Connection>, input: &[u8]) -> O
     loop {
         let now_us = shard.turn_us.get();
         let drained = connection.drained.notified();
-        let step = connection.session.borrow_mut().next(now_us, shard.facts.map_epoch, &input[at..]);
+        let step = connection.session.borrow_mut().next(now_us, shard.facts.map_epoch(), &input[at..]);
         if connection.for_nodes && !matches!(step, Step::Need { .. } | Step::Peer { .. }) {
             ioengine::sometimes!("connections full");
             shard.counters.connections_refused.add(1);
@@ -372,7 +372,7 @@ fn answer_of_session(shard: &Shard, connection: &Connection, code: u8, request: 
                 SessionReply::Hello(hello) => encode_hello(&mut out[head..], hello),
                 SessionReply::Not(outcome) => encode_outcome(&mut out[head..], LogTime(0), outcome),
             };
-        net::frame::seal(&mut out[..bytes], code, request, shard.facts.map_epoch);
+        net::frame::seal(&mut out[..bytes], code, request, shard.facts.map_epoch());
         outbox.advance(bytes);
     }
     drop(outbox);

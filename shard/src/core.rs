@@ -3,7 +3,7 @@
 
 use crate::apply::State;
 use crate::budget::Budget;
-use crate::cluster::{Disks, Group, Links};
+use crate::cluster::{Disks, Group, Links, Maps};
 use crate::connection::Connections;
 use crate::counters::Counters;
 use crate::gather::Gathers;
@@ -20,8 +20,8 @@ use ioengine::sync::Notify;
 use layout::units::{Incarnation, LogIndex, LogTime, TabletIndex, Uuid};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
 
 /// What all cores of a node know about it.
 pub(crate) struct NodeFacts {
@@ -30,13 +30,14 @@ pub(crate) struct NodeFacts {
     pub(crate) incarnation: Incarnation,
     /// Cores, and shards, of the node.
     pub(crate) core_count: u16,
-    pub(crate) map_epoch: u32,
+    /// Epoch of the settings that name the nodes of its group: the same at all of them.
+    pub(crate) settings_epoch: u32,
     /// Who holds which tablet.
     pub(crate) group: Group,
     /// What it says of its own disk, and which disks the other nodes have.
     pub(crate) disks: Disks,
-    /// The cluster map as a reply carries it; set before anyone listens, because it names the port.
-    pub(crate) map: OnceLock<Vec<u8>>,
+    /// The cluster map as replies carry it; begun before anyone listens, because it names the port.
+    pub(crate) maps: Maps,
     /// Counters of each core, by its index.
     pub(crate) counters: Vec<Arc<Counters>>,
     /// How often a client has asked to have replicas compared: each core looks.
@@ -44,9 +45,10 @@ pub(crate) struct NodeFacts {
 }
 
 impl NodeFacts {
-    /// The cluster map as a reply carries it.
-    pub(crate) fn map(&self) -> &[u8] {
-        self.map.get().expect("requests come after the map was made")
+    /// Epoch of the cluster map.
+    #[inline]
+    pub(crate) fn map_epoch(&self) -> u32 {
+        self.maps.epoch()
     }
 
     /// The core that owns a tablet.

@@ -4,6 +4,7 @@
 
 use crate::ahead::Seen;
 use crate::apply::Decided;
+use crate::cluster;
 use crate::connection::Connection;
 use crate::core::{Phase, Shard};
 use crate::gather;
@@ -64,7 +65,7 @@ pub(crate) fn serve(
     match tablet_of(request) {
         Some(tablet) if !shard.facts.group.holds(tablet) => {
             ioengine::sometimes!("a request is not for this node");
-            let wrong = Outcome::WrongGroup { epoch: shard.facts.map_epoch };
+            let wrong = Outcome::WrongGroup { epoch: shard.facts.map_epoch() };
             outcome(shard, Out::Here(connection), to, LogTime(0), &wrong)
         }
         Some(tablet) if !shard.owns(tablet) => {
@@ -136,14 +137,16 @@ fn answer(
             write(shard, out, to, reply_bytes_payload(echo.len()), |bytes| Some(encode_echo(bytes, echo)))
                 .served()
         }
-        Request::Map(map) if map.known_epoch == shard.facts.map_epoch => {
+        Request::Map(map) if map.known_epoch == shard.facts.map_epoch() => {
             outcome(shard, out, to, LogTime(0), &Outcome::NotModified)
         }
         Request::Map(_) => {
-            let map = shard.facts.map();
+            let map = shard.facts.maps.current();
+            let map = &map.bytes;
             write(shard, out, to, reply_bytes_payload(map.len()), |bytes| Some(encode_map(bytes, map)))
                 .served()
         }
+        Request::SetMap(map) => answer_said(shard, out, to, map),
         Request::Status | Request::Verify => {
             if *request == Request::Verify {
                 shard.facts.verifies_asked.fetch_add(1, Relaxed);
@@ -154,6 +157,16 @@ fn answer(
         }
         Request::Hello(_) | Request::MultiGet(_) => panic!("the session and the gather have taken these"),
     }
+}
+
+/// Somebody says where reads go: a client, which came to this core, or another node.
+fn answer_said(shard: &Rc<Shard>, out: Out<'_>, to: &ReplyTo, map: &[u8]) -> Served {
+    let Out::Here(connection) = out else { panic!("what is of no tablet is not passed on") };
+    if !connection.outbox.borrow_mut().reserve(&shard.io) {
+        return Served::NoRoom;
+    }
+    cluster::hear_map(shard, to, map);
+    Served::Done
 }
 
 fn answer_get(
@@ -289,7 +302,7 @@ fn answer_span(shard: &Shard, out: Out<'_>, to: &ReplyTo, span: &Span<'_>, reque
 
 fn answer_streams(shard: &Shard, out: Out<'_>, to: &ReplyTo, asked: &Streams<'_>) -> Served {
     if asked.group != 0 {
-        let epoch = shard.facts.map_epoch;
+        let epoch = shard.facts.map_epoch();
         return outcome(shard, out, to, LogTime(0), &Outcome::WrongGroup { epoch });
     }
     let state = shard.state.borrow();
@@ -413,7 +426,7 @@ pub(crate) fn tell_decided(
 
 /// Send a small answer whose room was reserved with the connection.
 pub(crate) fn tell(shard: &Shard, to: &ReplyTo, encode: impl FnOnce(&mut [u8]) -> usize) {
-    let epoch = shard.facts.map_epoch;
+    let epoch = shard.facts.map_epoch();
     if to.core != shard.index {
         let mut frame = [0; SMALL_REPLY_BYTES];
         let bytes = to.frame(epoch, &mut frame, encode);
@@ -477,7 +490,7 @@ fn write_fitting(
     bytes_max: usize,
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
 ) -> Wrote {
-    let epoch = shard.facts.map_epoch;
+    let epoch = shard.facts.map_epoch();
     match out {
         Out::Here(connection) => {
             let mut outbox = connection.outbox.borrow_mut();
@@ -508,7 +521,7 @@ pub(crate) fn write_late(
     bytes_max: usize,
     encode: impl FnOnce(&mut [u8]) -> Option<usize>,
 ) -> Wrote {
-    let epoch = shard.facts.map_epoch;
+    let epoch = shard.facts.map_epoch();
     if bytes_max > to.frame_bytes as usize {
         let large = Outcome::TooLarge { limit: Limit::Frame };
         tell(shard, to, |out| encode_outcome(out, LogTime(0), &large));

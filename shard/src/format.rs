@@ -11,6 +11,7 @@ use layout::superblock::{
     incarnation_next, sequence_next,
 };
 use layout::superblock_peers::{Lives, Origin, PeerDisks};
+use layout::superblock_reads::StoredReads;
 use layout::units::{DiskOffset, Incarnation, SHARD_COUNT_MAX, Uuid};
 use layout::zone::{HEADER_AREA_BYTES, PlanError, Range, ShardZones, TableGeometry, plan};
 use net::peer::Introduction;
@@ -126,7 +127,7 @@ fn buffer(io: &Io, bytes: usize) -> Result<Buf, FormatError> {
 /// # Errors
 /// [`FormatError::Disk`], [`FormatError::Arena`], [`FormatError::TooSmall`]. A copy that cannot be read by the device counts as
 /// damaged.
-pub async fn read_copies(io: &Io, disk: &Disk) -> Result<Copies, FormatError> {
+pub async fn read_copies(io: &Io, disk: &Disk) -> Result<Box<Copies>, FormatError> {
     let bytes = disk.geometry().bytes;
     if bytes < SUPERBLOCKS_BYTES {
         return Err(FormatError::TooSmall { name: disk.name().to_owned(), bytes });
@@ -144,7 +145,8 @@ pub async fn read_copies(io: &Io, disk: &Disk) -> Result<Copies, FormatError> {
         let bytes: &[u8; SUPERBLOCK_BYTES] = block[..SUPERBLOCK_BYTES].try_into().expect("one block");
         copies.push(Superblock::decode(bytes, offset));
     }
-    Ok(copies.try_into().expect("four copies"))
+    // Four of them would fill the future of whoever waits for this.
+    Ok(copies.into_boxed_slice().try_into().expect("four copies"))
 }
 
 /// Write one copy, not flushed. `block` comes back.
@@ -224,6 +226,7 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &FormatPlan) -> Result<Superbl
         served: Incarnation(0),
         lives: Lives::default(),
         peers: PeerDisks::default(),
+        reads: StoredReads::default(),
         block_bytes: geometry.block_bytes,
         device_bytes: geometry.bytes,
         segment_bytes: wanted.segment_bytes,

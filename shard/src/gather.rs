@@ -69,7 +69,7 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
     let waits = shard.logs.is_some() && many.gets().any(|get| !get.local);
     let late = waits || many.gets().any(|get| here(&get) && needs_disk(shard, &get));
     let own = |get: &Get<'_>| !late && here(get);
-    let elsewhere = Outcome::WrongGroup { epoch: shard.facts.map_epoch };
+    let elsewhere = Outcome::WrongGroup { epoch: shard.facts.map_epoch() };
     let bytes_of = |get: Get<'_>| match group.holds(get.key.tablet()) {
         true if own(&get) => item_bytes(shard, &get),
         true => 0,
@@ -345,7 +345,7 @@ fn finish(shard: &Shard, mut gather: Gather) {
         return door::tell(shard, &gather.to, |out| encode_outcome(out, LogTime(0), &busy));
     }
     outbox.release();
-    let written = gather.to.frame(shard.facts.map_epoch, &mut outbox.room()[..bytes], |out| {
+    let written = gather.to.frame(shard.facts.map_epoch(), &mut outbox.room()[..bytes], |out| {
         out.copy_from_slice(&gather.body);
         gather.body.len()
     });

@@ -252,7 +252,7 @@ fn pass_on(shard: &Shard, connection: &Connection, to: &ReplyTo, frame: &[u8]) {
         ioengine::sometimes!("a passed-on answer finds no room");
         shard.counters.replies_refused.add(1);
         let busy = Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 20 };
-        let epoch = shard.facts.map_epoch;
+        let epoch = shard.facts.map_epoch();
         let bytes = to.frame(epoch, outbox.room(), |out| encode_outcome(out, LogTime(0), &busy));
         outbox.advance(bytes);
     }

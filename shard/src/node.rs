@@ -4,7 +4,7 @@
 //! recovers its shard; when all are ready, all listen. Nothing is served before everything is recovered.
 
 use crate::budget::Budget;
-use crate::cluster::{self, Disks, Group, Links};
+use crate::cluster::{self, Disks, Group, Links, Maps};
 use crate::commit;
 use crate::connection;
 use crate::core::{NodeFacts, Phase, Shard};
@@ -25,7 +25,7 @@ use ioengine::sync::{Either, Notify, race};
 use ioengine::{Buf, CoreConfig, CoreHandle, Disk, HostKind, Io, LaunchError, Launcher, Queue};
 use layout::superblock::Superblock;
 use layout::units::{ENTRY_BODY_BYTES_MAX, Incarnation};
-use net::route::ClusterMap;
+use net::route::{ClusterMap, Reads};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -246,24 +246,22 @@ async fn open(io: &Io, disk: &Disk, config: &NodeConfig, boot: &Boot) -> Result<
         cluster: superblock.cluster,
         incarnation: superblock.incarnation,
         core_count: superblock.shard_count,
-        map_epoch: group.map().map_or(MAP_EPOCH, |map| map.epoch),
+        settings_epoch: group.map().map_or(MAP_EPOCH, |map| map.epoch),
         group,
         disks: Disks::new(format::introduction(&superblock), superblock.peers),
-        map: OnceLock::new(),
+        maps: Maps::new(Reads::from_stored(&superblock.reads)),
         counters,
         verifies_asked: AtomicU64::new(0),
     });
     Ok(Opened { share: disk.share(), superblock, previous, facts })
 }
 
-/// The map as a reply carries it; `address` is told by a node that is its own group.
-fn map(facts: &NodeFacts, address: SocketAddr) -> Vec<u8> {
+/// The map by the settings of the node; `address` is told by a node that is its own group.
+fn map(facts: &NodeFacts, address: SocketAddr) -> ClusterMap {
     let own = || ClusterMap::single(facts.cluster, facts.node, address, facts.core_count);
     let map = facts.group.map().cloned().unwrap_or_else(own);
-    assert_eq!(map.epoch, facts.map_epoch, "a node has one map");
-    let mut bytes = Vec::with_capacity(map.encoded_bytes());
-    map.encode(&mut bytes);
-    bytes
+    assert_eq!(map.epoch, facts.settings_epoch, "a node has one map");
+    map
 }
 
 /// Say what a recovery found, in the log and the counters.
@@ -352,7 +350,7 @@ async fn start_shard(
             io,
             opened.facts.group.peers(),
             limits.frame_bytes_max,
-            opened.facts.map_epoch,
+            opened.facts.settings_epoch,
             &counters,
         ),
         counters,
@@ -427,7 +425,8 @@ async fn listen(io: &Io, config: &NodeConfig, boot: &Boot, shard: &Rc<Shard>) ->
         served(io, shard).await.map_err(|error| error.to_string())?;
         let listener = io.listen(config.listen).map_err(|error| error.to_string())?;
         let told = config.advertise.unwrap_or(listener.address());
-        assert!(shard.facts.map.set(map(&shard.facts, told)).is_ok(), "only core 0 makes the map");
+        shard.facts.maps.begin(&map(&shard.facts, told));
+        cluster::tell_all(shard);
         assert!(boot.address.set(listener.address()).is_ok(), "only core 0 chooses the port");
         listener
     } else {

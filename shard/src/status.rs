@@ -37,7 +37,7 @@ pub(crate) fn text(shard: &Shard) -> String {
         node: shard.facts.node,
         cluster: shard.facts.cluster.to_string(),
         incarnation: shard.facts.incarnation.0,
-        map_epoch: shard.facts.map_epoch,
+        map_epoch: shard.facts.map_epoch(),
         version: env!("CARGO_PKG_VERSION"),
         host: shard.io.host_name(),
         nodes: map.map_or_else(Vec::new, |map| map.nodes.iter().map(member).collect()),

@@ -11,7 +11,7 @@ use layout::key::Key;
 use layout::superblock::{SUPERBLOCK_BYTES, Superblock};
 use layout::units::{DiskOffset, Space, Uuid};
 use net::client::{Client, ClientConfig};
-use net::route::{ClusterMap, Group, Node, Roles};
+use net::route::{ClusterMap, Group, Node, Reads, Roles};
 use shard::format::{FormatPlan, format};
 use shard::limits::Limits;
 use shard::node::{Event, NodeConfig, start};
@@ -48,6 +48,7 @@ fn map(stores: &[NodeHandle], cores: u16) -> ClusterMap {
     ClusterMap {
         epoch: 1,
         cluster: CLUSTER,
+        revision: 0,
         recent_us: 0,
         cache_share: 0,
         nodes,
@@ -717,4 +718,82 @@ fn who_was_away_during_a_seal_keeps_what_is_deleted_above_it() {
     assert_eq!(found, expected);
     let (found, _) = away_during_a_seal(&["drop_what_is_above_a_seal"]);
     assert!(found != expected, "the planted bug is not seen");
+}
+
+/// Said to one node alone: what it answers.
+fn say(scene: &Scene, number: usize, revision: u32, recent_us: u64) -> ClusterMap {
+    let map = scene.stores[number].config.map.clone().unwrap();
+    let caches = vec![Node { id: 9, roles: Roles::CACHE, ..map.nodes[0] }];
+    let map = map.with_reads(&Reads { revision, recent_us, cache_share: 1, caches }).unwrap();
+    let id = number as u32 + 1;
+    scene.client(move |client| async move { client.set_map_at(id, &map).await.unwrap() })
+}
+
+/// What each node says of reads: revision and age.
+fn said(scene: &Scene, number: usize) -> (u32, u64) {
+    let endpoint = scene.stores[number].config.listen;
+    scene.world.block_on(&scene.clients, Duration::from_secs(60), move |io| async move {
+        let map = Client::connect(&io, &[endpoint], ClientConfig::default()).await.unwrap().known_map();
+        assert_eq!(map.epoch, 1 + map.revision);
+        (map.revision, map.recent_us)
+    })
+}
+
+#[test]
+fn where_reads_go_is_said_to_one_node_and_kept_by_all() {
+    let scene = Scene::new(31, 3, 2);
+    scene.stores[2].node.power_cut();
+    assert_eq!(say(&scene, 0, 1, 500).epoch, 2);
+    scene.wait(Duration::from_secs(3));
+    assert_eq!(said(&scene, 1), (1, 500));
+    scene.start(2);
+    scene.wait(Duration::from_secs(3));
+    assert_eq!(said(&scene, 2), (1, 500), "told when it is back");
+    scene.stores.iter().for_each(|store| store.node.power_cut());
+    (0..3).for_each(|number| scene.start(number));
+    assert_eq!(say(&scene, 1, 1, 400).recent_us, 500, "of two with one revision the greater holds");
+    scene.replace_disk(0, true);
+    scene.start(0);
+    scene.wait(Duration::from_secs(5));
+    assert_eq!([0, 1, 2].map(|number| said(&scene, number)), [(1, 500); 3], "a new disk is told");
+}
+
+#[test]
+fn what_was_said_at_two_nodes_at_once_ends_as_one() {
+    for (canaries, agreed) in [(&[][..], true), (&["keep_two_maps_of_one_epoch"][..], false)] {
+        let scene = Scene::with(32, 3, 1, canaries, Limits::small());
+        scene.world.partition(&scene.stores[0].node, &scene.stores[1].node);
+        scene.stores[2].node.power_cut();
+        assert_eq!((say(&scene, 0, 1, 500).epoch, say(&scene, 1, 1, 600).epoch), (2, 2));
+        scene.world.heal_all();
+        scene.start(2);
+        scene.wait(Duration::from_secs(10));
+        let all = [0, 1, 2].map(|number| said(&scene, number));
+        assert_eq!(all.iter().all(|reads| *reads == (2, 600)), agreed, "{all:?}");
+    }
+}
+
+/// A client that has an epoch has its map, also after a start: else two maps would have one epoch.
+#[test]
+fn no_map_is_shown_that_a_loss_of_power_undoes() {
+    for (canaries, kept) in [(&[][..], true), (&["show_a_map_before_it_is_durable"][..], false)] {
+        let scene = Scene::with(33, 3, 1, canaries, Limits::small());
+        (1..3).for_each(|number| scene.stores[number].node.power_cut());
+        let node = scene.stores[0].node;
+        let map = scene.stores[0].config.map.clone().unwrap();
+        scene.client(move |client| async move {
+            let mut map =
+                map.with_reads(&Reads { revision: 1, recent_us: 5, cache_share: 1, caches: Vec::new() });
+            let asking = client.clone();
+            let shown = async move {
+                while asking.map().await.unwrap().epoch < 2 {}
+                node.power_cut();
+            };
+            let map = map.as_mut().unwrap();
+            ioengine::sync::race(shown, client.set_map_at(1, map)).await;
+            node.power_cut();
+        });
+        scene.start(0);
+        assert_eq!(said(&scene, 0) == (1, 5), kept);
+    }
 }

@@ -10,7 +10,7 @@ use ioengine::Io;
 use layout::superblock::Superblock;
 use layout::value_ring::{CHAIN_BYTES_MIN, LINE_SLOTS, RingGeometry};
 use net::client::{Client, ClientConfig};
-use net::route::{ClusterMap, Roles};
+use net::route::ClusterMap;
 use shard::cache::{CacheConfig, CacheLimits};
 
 use crate::config::Settings;
@@ -25,27 +25,40 @@ const TELL_AFTER: u32 = 20;
 /// Pause between two tries.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Asks the nodes of the store for their map, for as long as it takes.
+/// Asks the nodes of the store for a map that names this cache, for as long as it takes.
 ///
 /// # Errors
-/// The store's map does not name this cache.
+/// Its settings cannot be.
 pub(crate) async fn config(io: &Io, settings: &Settings) -> Result<CacheConfig, Failure> {
     let stores: Vec<SocketAddr> = settings.cluster.addresses();
     let of_client = ClientConfig { patience: Duration::from_millis(500), ..ClientConfig::default() };
     let mut tries = 0;
-    let map = loop {
-        match Client::connect(io, &stores, of_client.clone()).await {
-            Ok(client) => break client.known_map(),
-            Err(error) => {
-                tries += 1;
-                if tries % TELL_AFTER == 0 {
-                    tracing::warn!(%error, "no node of the store says what the cluster map is: waiting for one");
-                }
-                io.sleep(AGAIN).await;
-            }
+    loop {
+        let trouble = match Client::connect(io, &stores, of_client.clone()).await {
+            Ok(client) if !is_named(&client.known_map(), settings) => unnamed(settings).to_string(),
+            Ok(client) => return of_map(client.known_map(), settings),
+            Err(error) => error.to_string(),
+        };
+        tries += 1;
+        if tries % TELL_AFTER == 0 {
+            tracing::warn!(trouble, "waiting for a cluster map of the store that names this cache");
         }
-    };
-    of_map(map, settings)
+        io.sleep(AGAIN).await;
+    }
+}
+
+/// Whether the map has a cache at the address of this one.
+fn is_named(map: &ClusterMap, settings: &Settings) -> bool {
+    let address = settings.advertise.unwrap_or(settings.listen);
+    map.caches().any(|node| node.address == address)
+}
+
+fn unnamed(settings: &Settings) -> Failure {
+    let address = settings.advertise.unwrap_or(settings.listen);
+    Failure::wrong_use(
+        format!("the cluster map of the store names no cache at {address}"),
+        "name it with `thermocline map set caches=...`, or mend network.listen or network.advertise",
+    )
 }
 
 /// The same where a disk of the store is at hand, and its settings are these: in a trial.
@@ -62,13 +75,7 @@ pub(crate) fn config_by(superblock: &Superblock, settings: &Settings) -> Result<
 
 fn of_map(map: ClusterMap, settings: &Settings) -> Result<CacheConfig, Failure> {
     let address = settings.advertise.unwrap_or(settings.listen);
-    let own = map.nodes.iter().find(|node| node.roles.has(Roles::CACHE) && node.address == address);
-    let Some(own) = own else {
-        return Err(Failure::wrong_use(
-            format!("the cluster map of the store names no cache at {address}"),
-            "add it to cluster.caches at all nodes of the store, or mend network.listen or network.advertise",
-        ));
-    };
+    let own = map.caches().find(|node| node.address == address).copied().ok_or_else(|| unnamed(settings))?;
     let limits = CacheLimits { rings: geometry(settings.cache_bytes), ..CacheLimits::default() };
     if let Err(what) = limits.check() {
         return Err(Failure::wrong_use(format!("tier.cache_bytes: {what}"), "name another size"));

@@ -32,6 +32,8 @@ const SEGMENT_BYTES_OF_MANY: u64 = 8 << 20;
 const CACHES_FROM: u32 = 101;
 /// Value rings of a cache.
 const CACHE_BYTES: u64 = 64 << 20;
+/// Gets of records younger than this go to the cache: a day, as most reads are of the last one.
+const RECENT_US: u64 = 86_400_000_000;
 /// Nodes of a folder without disks.
 const NODES_DEFAULT: u16 = 3;
 
@@ -80,6 +82,7 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
             nodes: members.collect(),
             caches: caches.iter().zip(CACHES_FROM..).map(|(address, id)| member(id, *address, 0)).collect(),
             replicas: node_count as u8,
+            recent_us: RECENT_US,
             ..Cluster::default()
         },
     };
@@ -243,6 +246,7 @@ fn next(address: &str, disks: &[PathBuf], caches: &[SocketAddr]) -> String {
          \x20 thermocline import tools/sample/commits-sample.ndjson.zst{endpoint}\n\
          \x20 thermocline export --out all.ndjson{endpoint}\n\
          \x20 thermocline status{endpoint}\n\
+         \x20 thermocline map show{endpoint}\n\
          Ctrl-C ends it; the next start finds everything.",
         disks.join(", ")
     )

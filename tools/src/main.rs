@@ -20,6 +20,7 @@ mod import;
 mod input;
 mod inspect;
 mod interrupt;
+mod map;
 mod mget;
 mod node;
 mod output;
@@ -73,6 +74,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Counters of a node
     Status(status::StatusArgs),
+    /// The cluster map, and where reads go by it
+    Map(map::MapArgs),
     /// Have the replicas of every tablet compared; what differs is copied from a majority
     Verify(verify::VerifyArgs),
     /// Settings of a node: each with its reason, and what is wrong with them
@@ -105,6 +108,7 @@ impl Verb {
             Verb::Import(args) => import::run(args),
             Verb::Export(args) => export::run(args),
             Verb::Status(args) => status::run(args),
+            Verb::Map(args) => map::run(args),
             Verb::Verify(args) => verify::run(args),
             Verb::Config(args) => config::run(args),
             Verb::Disk(args) => disk::run(args),

@@ -23,7 +23,7 @@ protocol.prefs.checksums = Pref.bool("Check body checksums", true, "Computed in 
 local operations = {
   [1] = "Hello", [2] = "Ping", [3] = "Get", [4] = "MultiGet", [5] = "Put", [6] = "Delete", [7] = "CompareAndSet",
   [8] = "Batch", [9] = "Scan", [10] = "Head", [11] = "Streams", [12] = "Map", [13] = "Status",
-  [14] = "Verify",
+  [14] = "Verify", [15] = "SetMap",
 }
 local outcomes = {
   [1] = "Ok", [2] = "NotFound", [3] = "NotModified", [6] = "VersionMismatch", [7] = "Busy", [8] = "NotCurrent",
@@ -40,6 +40,7 @@ local reasons = {
   [7] = "Time", [8] = "Range", [9] = "Count", [10] = "Kind", [11] = "ValueBytes", [12] = "Version",
   [13] = "BodyChecksum", [14] = "ProtocolVersion", [15] = "HelloFirst", [16] = "HelloAgain", [17] = "NotARequest",
   [18] = "RequestId", [19] = "Tablet", [20] = "Cluster", [21] = "HelloLimits", [22] = "Method", [23] = "HeaderFlags",
+  [24] = "Map",
 }
 local methods = { [0] = "none", [1] = "token" }
 local kinds = { [1] = "put", [2] = "delete" }

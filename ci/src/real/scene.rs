@@ -146,7 +146,15 @@ fn orders(addresses: &[SocketAddr]) -> Orders {
     let members = nodes.iter().map(|node| node.id).collect();
     let replicas = u8::try_from(nodes.len()).expect("nodes are few");
     let groups = vec![route::Group { replicas, members }];
-    let map = ClusterMap { epoch: 1, cluster: Uuid([7; 16]), recent_us: 0, cache_share: 0, nodes, groups };
+    let map = ClusterMap {
+        epoch: 1,
+        cluster: Uuid([7; 16]),
+        revision: 0,
+        recent_us: 0,
+        cache_share: 0,
+        nodes,
+        groups,
+    };
     let order = map.replica_order(0).expect("a map of equals has an order");
     TabletIndex::all().map(|tablet| order.of(tablet).iter().map(|&one| usize::from(one)).collect()).collect()
 }

@@ -127,6 +127,11 @@ impl Client {
         self.run(self.client.map())
     }
 
+    /// As [`super::Client::set_map`].
+    pub fn set_map(&self, map: &ClusterMap) -> Result<ClusterMap, ClientError> {
+        self.run(self.client.set_map(map))
+    }
+
     /// As [`super::Client::status`].
     pub fn status(&self) -> Result<String, ClientError> {
         self.run(self.client.status())

@@ -16,7 +16,7 @@ use crate::reply::{Answer, Reply};
 use crate::request::{CompareAndSet, Delete, Put, Request};
 
 /// Wait after an answer that says "not now" without a hint.
-const WAIT_MIN: Duration = Duration::from_millis(2);
+pub(super) const WAIT_MIN: Duration = Duration::from_millis(2);
 /// Longest wait between two tries, but for a longer hint.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -27,6 +27,8 @@ pub(super) enum Target {
     Tablet { group: u16, tablet: TabletIndex },
     /// The node the client first connected to.
     Home,
+    /// A node of the map.
+    Node(u32),
 }
 
 /// An answer that ends a call. Its body decodes: the session has checked it.
@@ -36,6 +38,10 @@ pub(super) struct Finished {
 }
 
 impl Finished {
+    pub(super) fn new(operation: Operation, answered: Answered) -> Finished {
+        Finished { operation, answered }
+    }
+
     pub(super) fn reply(&self) -> Reply<'_> {
         Reply::decode(self.operation, &self.answered.body).expect("the session has decoded it before")
     }
@@ -239,6 +245,7 @@ impl Client {
     fn link(&self, target: Target, replica: usize) -> (Rc<Link>, usize) {
         match target {
             Target::Home => (self.home(), 1),
+            Target::Node(id) => (self.link_of(id), 1),
             Target::Tablet { group, tablet } => self.replica(group, tablet, replica),
         }
     }

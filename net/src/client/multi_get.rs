@@ -7,6 +7,7 @@ use layout::key::Key;
 use layout::units::OPERATION_COUNT_MAX;
 
 use super::Client;
+use super::caches::BUSY_ROUNDS;
 use super::call::Target;
 use super::error::ClientError;
 use super::link::jittered;
@@ -37,6 +38,19 @@ struct Round<'a> {
     /// A key that cannot be answered among others is asked alone: it has a frame for itself then, and every replica.
     goes_alone: bool,
     deadline: Instant,
+    /// Times that all open keys were asked.
+    number: u32,
+    /// A cache did not answer: the store is asked from here on.
+    without_caches: bool,
+}
+
+/// Who is asked for a key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// Any cache; keys of one group stay together.
+    Caches(u16),
+    /// This node of the store first.
+    Node(u32),
 }
 
 impl Client {
@@ -81,15 +95,16 @@ impl Client {
     async fn ask_all(&self, gets: &[Get<'_>], goes_alone: bool, hear: Hear<'_>) -> Result<(), ClientError> {
         let deadline = self.io().now().after(self.deadline);
         let count_max = if goes_alone && gets.len() == 1 { 1 } else { OPERATION_COUNT_MAX };
-        let mut round = Round { gets, done: vec![false; gets.len()], count_max, goes_alone, deadline };
-        let mut number = 0;
+        let done = vec![false; gets.len()];
+        let mut round =
+            Round { gets, done, count_max, goes_alone, deadline, number: 0, without_caches: false };
         loop {
             let open: Vec<usize> = (0..gets.len()).filter(|&index| !round.done[index]).collect();
             if open.is_empty() {
                 return Ok(());
             }
-            if number > 0 {
-                let wait = WAIT_MIN.saturating_mul(1 << number.min(8));
+            if round.number > 0 {
+                let wait = WAIT_MIN.saturating_mul(1 << round.number.min(8));
                 self.io().sleep_until(self.io().now().after(jittered(self.io(), wait)).min(deadline)).await;
             }
             if self.io().now() >= deadline {
@@ -97,11 +112,11 @@ impl Client {
                 return Err(ClientError::Timeout { operation, after: self.deadline, cause: None });
             }
             self.ask_round(&mut round, &open, hear).await?;
-            number += 1;
+            round.number += 1;
         }
     }
 
-    /// Asks for the keys at `open`, each at its first replica.
+    /// Asks for the keys at `open`, each at a cache or at its first replica.
     async fn ask_round(
         &self,
         round: &mut Round<'_>,
@@ -110,21 +125,26 @@ impl Client {
     ) -> Result<(), ClientError> {
         let gets = round.gets;
         // Neighbours in the list are keys of one node, so that each node gets few and full requests.
-        let mut placed: Vec<(u32, usize)> =
-            open.iter().map(|&index| (self.first_node(&gets[index].key).1, index)).collect();
+        let way = |key: &Key<'_>| {
+            let (group, node) = self.first_node(key);
+            let cached = !round.without_caches && round.number < BUSY_ROUNDS && self.is_for_cache(key);
+            if cached { Way::Caches(group) } else { Way::Node(node) }
+        };
+        let mut placed: Vec<(Way, usize)> =
+            open.iter().map(|&index| (way(&gets[index].key), index)).collect();
         placed.sort_unstable();
         let mut asked: Vec<usize> = Vec::new();
         let mut bytes = 0;
-        for (position, &(node, index)) in placed.iter().enumerate() {
+        for (position, &(way, index)) in placed.iter().enumerate() {
             asked.push(index);
             bytes += KEY_BYTES + gets[index].key.stream.len();
             let next = placed.get(position + 1);
             let next_bytes = next.map_or(0, |&(_, index)| KEY_BYTES + gets[index].key.stream.len());
-            let ends = next.is_none_or(|&(other, _)| other != node)
+            let ends = next.is_none_or(|&(other, _)| other != way)
                 || asked.len() >= round.count_max
                 || bytes + next_bytes > self.config().frame_bytes as usize / 2;
             if ends {
-                self.ask_some(round, &asked, hear).await?;
+                self.ask_some(round, way, &asked, hear).await?;
                 asked.clear();
                 bytes = 0;
             }
@@ -140,10 +160,11 @@ impl Client {
         (place.group, first.map_or(0, |node| node.id))
     }
 
-    /// One request for keys of one node. Keys without a final answer stay open.
+    /// One request for keys of one way. Keys without a final answer stay open.
     async fn ask_some(
         &self,
         round: &mut Round<'_>,
+        way: Way,
         asked: &[usize],
         hear: Hear<'_>,
     ) -> Result<(), ClientError> {
@@ -162,7 +183,16 @@ impl Client {
             assert!(body.push(&gets[index]), "a request is sent before it is full");
         }
         let request = Request::MultiGet(body.request().expect("there is at least one key"));
-        let finished = self.call_until(target, request, round.deadline).await?;
+        let finished = match way {
+            Way::Node(_) => self.call_until(target, request, round.deadline).await?,
+            Way::Caches(_) => match self.of_caches(&request, round.deadline).await {
+                Some(finished) => finished,
+                None => {
+                    round.without_caches = true;
+                    return Ok(());
+                }
+            },
+        };
         let many = match finished.answer() {
             Answer::MultiGet(many) => many,
             Answer::Not(Outcome::TooLarge { limit: Limit::Frame }) if asked.len() > 1 || round.goes_alone => {
@@ -179,7 +209,15 @@ impl Client {
             let Some(&index) = asked.get(usize::from(item.index)) else { continue };
             let place = self.place(gets[index].key.space, gets[index].key.stream);
             self.ids().borrow_mut().learn(place.group, place.tablet, item.reply.log_time);
+            let is_of_cache = matches!(way, Way::Caches(_));
             let is_final = match item.reply.answer {
+                Answer::Record { .. } | Answer::Not(Outcome::NotFound | Outcome::NotModified) => true,
+                // What a cache cannot say, the store may.
+                Answer::Not(Outcome::Busy { .. }) => false,
+                _ if is_of_cache => {
+                    round.without_caches = true;
+                    false
+                }
                 // A record too large for the frame by itself would be asked for without end.
                 Answer::Not(Outcome::TooLarge { limit: Limit::Frame }) if asked.len() > 1 => false,
                 Answer::Not(Outcome::TooLarge { limit: Limit::Frame } | Outcome::Corrupt)
@@ -188,12 +226,7 @@ impl Client {
                     round.count_max = 1;
                     false
                 }
-                Answer::Not(
-                    Outcome::Busy { .. }
-                    | Outcome::NotCurrent
-                    | Outcome::Timeout
-                    | Outcome::WrongGroup { .. },
-                ) => false,
+                Answer::Not(Outcome::NotCurrent | Outcome::Timeout | Outcome::WrongGroup { .. }) => false,
                 _ => true,
             };
             if is_final {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use layout::key::Key;
-use layout::units::{LogTime, STREAM_BYTES_MAX, Space, VALUE_BYTES_MAX, Version};
+use layout::units::{LogTime, STREAM_BYTES_MAX, Space, TabletIndex, VALUE_BYTES_MAX, Version};
 
 use super::Client;
 use super::call::{Finished, Target};
@@ -100,7 +100,7 @@ impl Client {
     /// As every call: [`ClientError`].
     pub async fn get(&self, key: Key<'_>) -> Result<Option<Found>, ClientError> {
         let request = Request::Get(Get { key, local: self.local, if_newer: None });
-        let finished = self.call(self.placed(key.space, key.stream)?, request).await?;
+        let finished = self.read(&key, request).await?;
         match finished.answer() {
             Answer::Not(Outcome::NotFound) => Ok(None),
             Answer::Record { .. } => Ok(found(&finished)),
@@ -114,7 +114,7 @@ impl Client {
     /// As every call: [`ClientError`].
     pub async fn get_if_newer(&self, key: Key<'_>, known: Version) -> Result<Newer, ClientError> {
         let request = Request::Get(Get { key, local: self.local, if_newer: Some(known) });
-        let finished = self.call(self.placed(key.space, key.stream)?, request).await?;
+        let finished = self.read(&key, request).await?;
         match finished.answer() {
             Answer::Not(Outcome::NotModified) => Ok(Newer::NotModified),
             Answer::Not(Outcome::NotFound) => Ok(Newer::Absent),
@@ -206,6 +206,41 @@ impl Client {
     /// As every call: [`ClientError`].
     pub async fn map(&self) -> Result<ClusterMap, ClientError> {
         let finished = self.call(Target::Home, Request::Map(Map { known_epoch: 0 })).await?;
+        self.decoded_map(&finished)
+    }
+
+    /// Says anew where reads go; what holds then. When that is other than what was said, somebody else said something meanwhile.
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`]; a map that differs from the nodes' own in more than its reads is a bad request.
+    ///
+    /// # Panics
+    /// When the map is not valid.
+    pub async fn set_map(&self, map: &ClusterMap) -> Result<ClusterMap, ClientError> {
+        // Any node of the store takes it, and one that is down is passed over.
+        let tablet = TabletIndex::all().next().expect("there are tablets");
+        self.say_map(Target::Tablet { group: 0, tablet }, map).await
+    }
+
+    /// The same to one node of the map.
+    ///
+    /// # Errors
+    /// As [`Client::set_map`].
+    ///
+    /// # Panics
+    /// When the map is not valid.
+    pub async fn set_map_at(&self, node: u32, map: &ClusterMap) -> Result<ClusterMap, ClientError> {
+        self.say_map(Target::Node(node), map).await
+    }
+
+    async fn say_map(&self, target: Target, map: &ClusterMap) -> Result<ClusterMap, ClientError> {
+        let mut bytes = Vec::with_capacity(map.encoded_bytes());
+        map.encode(&mut bytes);
+        let finished = self.call(target, Request::SetMap(&bytes)).await?;
+        self.decoded_map(&finished)
+    }
+
+    fn decoded_map(&self, finished: &Finished) -> Result<ClusterMap, ClientError> {
         match finished.answer() {
             Answer::Map(bytes) => ClusterMap::decode(bytes)
                 .map_err(|cause| ClientError::WrongMap { address: self.home().address, cause }),

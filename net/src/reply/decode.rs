@@ -55,7 +55,7 @@ pub enum Answer<'a> {
     Records(Records<'a>),
     /// Streams: a page of streams.
     Streams(StreamList<'a>),
-    /// Map: bytes for [`crate::route::ClusterMap::decode`].
+    /// Map, SetMap: bytes for [`crate::route::ClusterMap::decode`].
     Map(&'a [u8]),
     /// Status and Verify: JSON text.
     Status(&'a str),
@@ -279,7 +279,7 @@ fn decode_ok<'a>(
         }
         Operation::Scan | Operation::Head => Answer::Records(decode_records(rest)?),
         Operation::Streams => Answer::Streams(decode_streams(rest)?),
-        Operation::Map => Answer::Map(rest.all()),
+        Operation::Map | Operation::SetMap => Answer::Map(rest.all()),
         Operation::PeerHello | Operation::PeerBatch => return Err(rest.short()),
         Operation::Status | Operation::Verify => {
             let at = *rest;

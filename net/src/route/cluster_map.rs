@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use layout::superblock_reads::{CACHE_COUNT_MAX, REVISION_MAX, SHARE_WHOLE};
 use layout::units::{SHARD_COUNT_MAX, Uuid};
 use thiserror::Error;
 
@@ -21,7 +22,8 @@ wire_table! {
     CLUSTER = "cluster", 8, 16;
     RECENT_US = "recent_us", 24, 8;
     CACHE_SHARE = "cache_share", 32, 2;
-    RESERVED = "reserved", 34, 6;
+    RESERVED = "reserved", 34, 2;
+    REVISION = "revision", 36, 4;
 }
 wire_table! {
     node = "node", 32;
@@ -46,7 +48,7 @@ pub(crate) fn tables() -> [&'static Table; 3] {
 }
 
 /// What a node does, one bit each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Roles(pub u8);
 
 impl Roles {
@@ -68,7 +70,7 @@ impl Roles {
 }
 
 /// One machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Node {
     /// Its number, unique in the cluster, not 0.
     pub id: u32,
@@ -98,9 +100,11 @@ pub struct ClusterMap {
     pub epoch: u32,
     /// The cluster.
     pub cluster: Uuid,
-    /// Gets of records younger than this may go to a cache node, µs; 0 = none do. No server of protocol version 1 sets it.
+    /// How often what it says of reads has been said anew; part of the epoch. 0 = it is what the settings of its nodes say.
+    pub revision: u32,
+    /// Gets of records younger than this may go to a cache node, µs; 0 = none do.
     pub recent_us: u64,
-    /// Share of those gets that go to a cache node, of 10,000.
+    /// Share of the streams whose young records are asked of a cache node, of 10,000.
     pub cache_share: u16,
     /// All nodes, by ascending id.
     pub nodes: Vec<Node>,
@@ -130,6 +134,7 @@ impl ClusterMap {
         ClusterMap {
             epoch: 1,
             cluster,
+            revision: 0,
             recent_us: 0,
             cache_share: 0,
             nodes: vec![Node { id: node, address, zone: 0, roles: Roles::STORE, shard_count }],
@@ -167,7 +172,13 @@ impl ClusterMap {
         if self.cluster == Uuid::default() {
             return Err(wrong("the cluster is all zero", "map", 0));
         }
-        if self.cache_share > 10_000 {
+        if self.revision >= self.epoch || self.revision > REVISION_MAX {
+            return Err(wrong("the revision is not below the epoch", "map", 0));
+        }
+        if self.caches().count() > CACHE_COUNT_MAX {
+            return Err(wrong("it has more than 40 caches", "map", 0));
+        }
+        if self.cache_share > SHARE_WHOLE {
             return Err(wrong("the share of the cache is over 10,000 of 10,000", "map", 0));
         }
         if self.groups.is_empty() || self.groups.len() > usize::from(GROUP_COUNT_MAX) {
@@ -230,7 +241,8 @@ impl ClusterMap {
                 .set(map::NODE_COUNT, (self.nodes.len() as u16).to_le_bytes())
                 .set(map::CLUSTER, self.cluster.0)
                 .set(map::RECENT_US, self.recent_us.to_le_bytes())
-                .set(map::CACHE_SHARE, self.cache_share.to_le_bytes()),
+                .set(map::CACHE_SHARE, self.cache_share.to_le_bytes())
+                .set(map::REVISION, self.revision.to_le_bytes()),
         );
         for machine in &self.nodes {
             let address = match machine.address.ip() {
@@ -304,6 +316,7 @@ impl ClusterMap {
         let map = ClusterMap {
             epoch: fixed.u32(map::EPOCH),
             cluster: Uuid(fixed.bytes(map::CLUSTER)),
+            revision: fixed.u32(map::REVISION),
             recent_us: fixed.u64(map::RECENT_US),
             cache_share: fixed.u16(map::CACHE_SHARE),
             nodes,
@@ -341,6 +354,7 @@ mod tests {
         ClusterMap {
             epoch: 9,
             cluster: Uuid([1; 16]),
+            revision: 4,
             recent_us: 86_400_000_000,
             cache_share: 5_000,
             nodes,
@@ -367,9 +381,10 @@ mod tests {
     #[test]
     fn each_rule_is_checked() {
         type Break = fn(&mut ClusterMap);
-        let cases: [(Break, &str); 13] = [
+        let cases: [(Break, &str); 14] = [
             (|map| map.epoch = 0, "epoch"),
             (|map| map.cluster = Uuid::default(), "all zero"),
+            (|map| map.revision = 9, "revision"),
             (|map| map.cache_share = 10_001, "share"),
             (|map| map.groups.clear(), "groups"),
             (|map| map.nodes[0].id = 2, "ascending"),

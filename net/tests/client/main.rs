@@ -1,6 +1,7 @@
 //! The client against a small server that a script spoils: in the simulator, and over the real loopback.
 
 mod blocking;
+mod caches;
 mod pages;
 mod retries;
 mod seeds;

@@ -340,8 +340,15 @@ fn three(seed: u64) -> (Scene, Vec<NodeHandle>, Vec<Rc<Store>>) {
         })
         .collect();
     let groups = vec![Group { replicas: 3, members: vec![1, 2, 3] }];
-    let map =
-        ClusterMap { epoch: 2, cluster: CLUSTER, recent_us: 0, cache_share: 0, nodes: described, groups };
+    let map = ClusterMap {
+        epoch: 2,
+        cluster: CLUSTER,
+        revision: 0,
+        recent_us: 0,
+        cache_share: 0,
+        nodes: described,
+        groups,
+    };
     *scene.store.map.borrow_mut() = map.clone();
     let mut stores = vec![Rc::clone(&scene.store)];
     for (index, node) in nodes.iter().enumerate().skip(1) {

@@ -226,6 +226,11 @@ impl Store {
                 }
                 writer.finish(names.len() > self.page.get())
             }
+            Request::SetMap(_) => {
+                let mut bytes = Vec::new();
+                self.map.borrow().encode(&mut bytes);
+                encode_map(&mut out, &bytes)
+            }
             Request::Map(map) => {
                 let own = self.map.borrow();
                 if map.known_epoch == own.epoch {

@@ -129,6 +129,9 @@ pub(crate) fn request(request: &Request<'_>) -> Value {
             "limit": streams.limit,
         }),
         Request::Map(map) => json!({ "known_epoch": map.known_epoch }),
+        Request::SetMap(bytes) => {
+            json!({ "map": ClusterMap::decode(bytes).map(|map| cluster_map(&map)).ok() })
+        }
         Request::Status | Request::Verify => json!({}),
     }
 }
@@ -241,6 +244,7 @@ fn cluster_map(map: &ClusterMap) -> Value {
     json!({
         "epoch": map.epoch,
         "cluster": hex(&map.cluster.0),
+        "revision": map.revision,
         "recent_us": map.recent_us,
         "cache_share": map.cache_share,
         "nodes": nodes,

@@ -142,6 +142,9 @@ pub(crate) fn requests() -> Vec<(String, Vec<u8>)> {
     add("map-known", &Request::Map(Map { known_epoch: 7 }));
     add("status", &Request::Status);
     add("verify", &Request::Verify);
+    let mut map = Vec::new();
+    cluster_map().encode(&mut map);
+    add("set-map", &Request::SetMap(&map));
     all
 }
 
@@ -156,6 +159,7 @@ pub(crate) fn cluster_map() -> ClusterMap {
     ClusterMap {
         epoch: 7,
         cluster: CLUSTER,
+        revision: 3,
         recent_us: 86_400_000_000,
         cache_share: 5_000,
         nodes: vec![
@@ -244,6 +248,7 @@ pub(crate) fn replies() -> Vec<(String, Vec<u8>)> {
     let mut map = Vec::new();
     cluster_map().encode(&mut map);
     add("map-ok", reply_frame(Operation::Map, |out| encode_map(out, &map)));
+    add("set-map-ok", reply_frame(Operation::SetMap, |out| encode_map(out, &map)));
     add("status-ok", reply_frame(Operation::Status, |out| encode_status(out, "{\"connections\":1}")));
     add("verify-ok", reply_frame(Operation::Verify, |out| encode_status(out, "{\"connections\":1}")));
     let outcomes = [

@@ -14,7 +14,7 @@ use crate::budget::Budget;
 use crate::node::{Event, Listener};
 use ioengine::sync::{Either, Notify, race};
 use ioengine::{CoreConfig, CoreHandle, HostKind, Io, LaunchError, Launcher, Queue};
-use net::client::{Client, ClientConfig};
+use net::client::{Client, ClientConfig, Through};
 use net::route::ClusterMap;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -169,6 +169,8 @@ fn start_core(io: &Io, config: &CacheConfig, shared: &Shared) -> Result<Rc<Cache
         patience: limits.patience,
         frame_bytes: limits.frame_bytes_max,
         cluster: config.map.cluster,
+        // It is the cache.
+        through: Through::Store,
         ..ClientConfig::default()
     };
     let client = Client::of_map(io, config.map.clone(), of_store).map_err(|wrong| wrong.to_string())?;

@@ -125,7 +125,7 @@ pub(crate) fn meet(shard: &Rc<Shard>, node: u32, comes: &Introduction) -> Option
 }
 
 /// Write down which disk a node has, then know it.
-async fn remember(shard: &Shard, node: u32, comes: &Introduction) -> Result<(), FormatError> {
+async fn remember(shard: &Rc<Shard>, node: u32, comes: &Introduction) -> Result<(), FormatError> {
     let disks = &shard.facts.disks;
     // Somebody else writes: who was met comes again.
     let Some(_claim) = disks.claim() else { return Ok(()) };
@@ -147,6 +147,7 @@ async fn remember(shard: &Shard, node: u32, comes: &Introduction) -> Result<(), 
     *disks.all() = written.peers;
     ioengine::sometimes!("the disk of another node is remembered");
     tracing::info!(node, device = %peer.device, incarnation = peer.incarnation.0, "the disk of another node is remembered");
+    super::maps::met_anew(shard, node);
     Ok(())
 }
 

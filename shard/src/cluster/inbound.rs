@@ -22,7 +22,7 @@ pub(crate) fn greet(shard: &Rc<Shard>, connection: &Connection, hello: &PeerHell
     let reply = PeerHelloReply {
         refusal,
         node: shard.facts.node,
-        map_epoch: shard.facts.map_epoch,
+        map_epoch: shard.facts.settings_epoch,
         frame_bytes: agreed,
         known: shard.facts.disks.highest(hello.node),
         cluster: shard.facts.cluster,
@@ -94,7 +94,7 @@ pub(crate) fn walk(
                 }
                 // Unanswered for lack of room: who calls tries another connection, which has its own.
                 if let Some(number) = answer {
-                    say(shard, connection, &batch_answer(number, shard.facts.map_epoch));
+                    say(shard, connection, &batch_answer(number, shard.facts.settings_epoch));
                 }
                 at += consumed;
             }

@@ -131,7 +131,7 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     let mut wait = WAIT_FIRST;
     let mut told = String::new();
     // Nobody hears of this start before the superblock calls it one that served: a journal that is lost after that is missed.
-    while shard.facts.map.get().is_none() {
+    while shard.facts.map_epoch() == 0 {
         shard.io.sleep(WAIT_FIRST / 10).await;
     }
     let mut down_since = shard.io.now();
@@ -178,7 +178,7 @@ async fn dial(shard: &Rc<Shard>, peer: &Peer) -> Result<(Stream, PeerHelloReply)
         shard_count: facts.core_count,
         node: facts.node,
         to: peer.node,
-        map_epoch: facts.map_epoch,
+        map_epoch: facts.settings_epoch,
         frame_bytes: shard.limits.frame_bytes_max,
         cluster: facts.cluster,
         introduction: facts.disks.introduction(),

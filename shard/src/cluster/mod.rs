@@ -13,6 +13,7 @@ mod disks;
 mod frames;
 mod inbound;
 mod links;
+mod maps;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ pub(crate) use birth::birth;
 pub(crate) use disks::Disks;
 pub(crate) use inbound::{deliver, greet, walk};
 pub(crate) use links::{Links, run};
+pub(crate) use maps::{Maps, hear as hear_map, tell_all};
 #[cfg(test)]
 pub(crate) use tests::started;
 

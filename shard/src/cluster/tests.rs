@@ -87,7 +87,7 @@ fn map(zones: &[u16], replicas: u8) -> ClusterMap {
     let nodes: Vec<Node> = (1..).zip(zones).map(node).collect();
     let members = nodes.iter().map(|node| node.id).collect();
     let groups = vec![MapGroup { replicas, members }];
-    ClusterMap { epoch: 5, cluster: CLUSTER, recent_us: 0, cache_share: 0, nodes, groups }
+    ClusterMap { epoch: 5, cluster: CLUSTER, revision: 0, recent_us: 0, cache_share: 0, nodes, groups }
 }
 
 struct Scene {

@@ -202,7 +202,7 @@ class Server:
         """A map of one group whose first members are these servers."""
         nodes = [Node(index + 1, "127.0.0.1", s.port, index, 1, ROLE_STORE) for index, s in enumerate(servers)]
         group = Group(1 if len(nodes) == 1 else 3, tuple(node.id for node in nodes))
-        return ClusterMap(epoch, CLUSTER, 0, 0, tuple(nodes), (group,))
+        return ClusterMap(epoch, CLUSTER, 0, 0, 0, tuple(nodes), (group,))
 
     def _accept(self) -> None:
         while True:

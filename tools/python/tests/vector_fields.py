@@ -63,6 +63,8 @@ def describe_request(request: Any) -> Fields:
         ]
     elif isinstance(request, requests.Streams) and request.after is not None:
         fields["after"] = {"space": request.after[0], "stream": request.after[1].hex()}
+    elif isinstance(request, requests.SetMap):
+        fields["map"] = describe_map(request.map)
     return fields
 
 
@@ -82,6 +84,8 @@ def build_request(operation: Operation, fields: Fields) -> Any:
         )
     elif operation is Operation.Streams and fields["after"] is not None:
         fields["after"] = (fields["after"]["space"], bytes.fromhex(fields["after"]["stream"]))
+    elif operation is Operation.SetMap:
+        fields["map"] = build_map(fields["map"])
     return plain(REQUESTS[operation], fields)
 
 
@@ -175,7 +179,7 @@ def build_reply(operation: Operation, fields: Fields) -> Reply:
     elif outcome is Outcome.Ok and operation is Operation.Streams:
         streams = tuple((stream["space"], bytes.fromhex(stream["stream"])) for stream in fields["streams"])
         body = replies.StreamsReply(fields["more"], streams)
-    elif outcome is Outcome.Ok and operation is Operation.Map:
+    elif outcome is Outcome.Ok and operation in (Operation.Map, Operation.SetMap):
         body = build_map(fields["map"])
     elif outcome is Outcome.Ok:
         body = plain(OK_BODIES[operation], fields)

@@ -14,13 +14,15 @@ from .errors import MapError, ReplyError
 from .fields import Reader
 from .fields import refuse_reply_unless as refuse_unless
 
-_MAP = struct.Struct("<IHH16sQH6s")
+_MAP = struct.Struct("<IHH16sQH2sI")
 _NODE = struct.Struct("<I16sHHHB5s")
 _GROUP = struct.Struct("<BBH")
 _MEMBER = struct.Struct("<I")
 assert (_MAP.size, _NODE.size, _GROUP.size) == (40, 32, 4)
 
 GROUPS_MAX = 1_000
+REVISION_MAX = 1 << 30
+CACHES_MAX = 40
 SHARDS_MAX = 64
 ROLE_CACHE, ROLE_STORE, ROLE_COLD, ROLE_CONTAINER, ROLE_MASTER = 1, 2, 4, 8, 16
 _ROLES = 31
@@ -56,10 +58,12 @@ class Group:
 
 @dataclass(frozen=True)
 class ClusterMap:
-    """Which nodes there are and how they stand in groups. `recent_us` and `cache_share` are for the memory tier."""
+    """Which nodes there are and how they stand in groups. `recent_us`, `cache_share` and the caches say where gets go, `revision`
+    how often that was said anew."""
 
     epoch: int
     cluster: bytes
+    revision: int
     recent_us: int
     cache_share: int
     nodes: Tuple[Node, ...]
@@ -69,9 +73,15 @@ class ClusterMap:
         """The node of this id, which the map has."""
         return next(node for node in self.nodes if node.id == node_id)
 
+    @property
+    def caches(self) -> Tuple[Node, ...]:
+        """The nodes that are caches and nothing else."""
+        return tuple(node for node in self.nodes if node.roles == ROLE_CACHE)
+
     def encode(self) -> bytes:
         counts = (len(self.groups), len(self.nodes))
-        parts = [_MAP.pack(self.epoch, *counts, self.cluster, self.recent_us, self.cache_share, bytes(6))]
+        reads = (self.recent_us, self.cache_share, bytes(2), self.revision)
+        parts = [_MAP.pack(self.epoch, *counts, self.cluster, *reads)]
         for node in self.nodes:
             address = ipaddress.ip_address(node.host)
             packed = address.packed if address.version == 6 else _IPV4_MAPPED + address.packed
@@ -85,20 +95,22 @@ class ClusterMap:
     def read(cls, reader: Reader) -> ClusterMap:
         """The map at the reader's place. Errors: ReplyError in the head of the map, MapError in a node or a group."""
         base = reader.at
-        epoch, group_count, node_count, cluster, recent_us, cache_share, zeroes = reader.table(_MAP)
+        epoch, group_count, node_count, cluster, recent_us, cache_share, zeroes, revision = reader.table(_MAP)
         refuse_unless(epoch >= 1, "epoch", base)
         refuse_unless(1 <= group_count <= GROUPS_MAX, "group_count", base + 4)
         refuse_unless(cluster != bytes(16), "cluster", base + 8)
-        refuse_unless(zeroes == bytes(6), "reserved", base + 34)
+        refuse_unless(zeroes == bytes(2), "reserved", base + 34)
+        refuse_unless(revision < epoch and revision <= REVISION_MAX, "revision", base + 36)
         nodes: Dict[int, Node] = {}
         last = 0
         for index in range(node_count):
             node = _read_node(reader, index, last)
             nodes[node.id] = node
             last = node.id
+        refuse_unless(sum(node.roles == ROLE_CACHE for node in nodes.values()) <= CACHES_MAX, "node_count", base + 6)
         stores = {node.id for node in nodes.values() if node.roles & ROLE_STORE}
         groups = tuple(_read_group(reader, index, stores) for index in range(group_count))
-        return cls(epoch, cluster, recent_us, cache_share, tuple(nodes.values()), groups)
+        return cls(epoch, cluster, revision, recent_us, cache_share, tuple(nodes.values()), groups)
 
 
 def _read_node(reader: Reader, index: int, last: int) -> Node:

@@ -49,6 +49,7 @@ class Operation(IntEnum):
     Map = 12
     Status = 13
     Verify = 14
+    SetMap = 15
 
 
 WRITES = frozenset({Operation.Put, Operation.Delete, Operation.CompareAndSet, Operation.Batch})
@@ -120,6 +121,7 @@ class Why(IntEnum):
     HelloLimits = 21
     Method = 22
     HeaderFlags = 23
+    Map = 24
 
 
 class Method(IntEnum):

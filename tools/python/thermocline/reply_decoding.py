@@ -141,7 +141,7 @@ def _read_ok(reader: Reader, operation: Operation, repeated: bool, detail: int) 
         return _read_page(reader)
     if operation is Operation.Streams:
         return _read_streams(reader)
-    if operation is Operation.Map:
+    if operation in (Operation.Map, Operation.SetMap):
         return ClusterMap.read(reader)
     assert operation in (Operation.Status, Operation.Verify), operation
     try:

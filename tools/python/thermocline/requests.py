@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, List, Optional, Tuple, Type, TypeVar, Union
 
+from .cluster_map import ClusterMap
 from .codes import (
     BODY_BYTES_BEFORE_HELLO,
     GET_IF_NEWER,
@@ -352,4 +353,22 @@ class Verify(_Bare):
     operation: ClassVar[Operation] = Operation.Verify
 
 
-ReadRequest = Union[Ping, Get, MultiGet, Scan, Head, Streams, Map, Status, Verify]
+@dataclass(frozen=True)
+class SetMap:
+    """Says anew where reads go, by a map that is the node's own but for that."""
+
+    operation: ClassVar[Operation] = Operation.SetMap
+    map: ClusterMap
+
+    def encode(self) -> bytes:
+        return self.map.encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> SetMap:
+        reader = request_reader(body)
+        cluster_map = ClusterMap.read(reader)
+        reader.end()
+        return cls(cluster_map)
+
+
+ReadRequest = Union[Ping, Get, MultiGet, Scan, Head, Streams, Map, Status, Verify, SetMap]

@@ -38,11 +38,22 @@ pub(crate) struct Cluster {
     pub(crate) replicas: u8,
     /// Version of the map.
     pub(crate) epoch: u32,
+    /// Gets of records younger than this go to a cache, µs, until somebody says otherwise.
+    pub(crate) recent_us: u64,
+    /// Share of the streams whose gets do, of 10,000.
+    pub(crate) cache_share: u16,
 }
 
 impl Default for Cluster {
     fn default() -> Cluster {
-        Cluster { nodes: Vec::new(), caches: Vec::new(), replicas: 3, epoch: 1 }
+        Cluster {
+            nodes: Vec::new(),
+            caches: Vec::new(),
+            replicas: 3,
+            epoch: 1,
+            recent_us: 0,
+            cache_share: 10_000,
+        }
     }
 }
 
@@ -169,8 +180,9 @@ impl Cluster {
         let map = ClusterMap {
             epoch: self.epoch,
             cluster: superblock.cluster,
-            recent_us: 0,
-            cache_share: 0,
+            revision: 0,
+            recent_us: self.recent_us,
+            cache_share: self.cache_share,
             nodes,
             groups: vec![Group { replicas: self.replicas, members }],
         };

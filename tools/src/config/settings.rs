@@ -10,6 +10,7 @@ use ioengine::HostKind;
 use shard::limits::Limits;
 
 use super::cluster::{self, Cluster};
+use crate::map::{recent_argument, recent_text, share_argument, share_text};
 use crate::units::{duration_argument, duration_text, size_argument, size_text};
 
 /// Where clients find a node unless told otherwise.
@@ -301,6 +302,28 @@ pub(crate) const SETTINGS: &[Setting] = &[
         get: |settings| cluster::nodes_text(&settings.cluster.caches),
         set: |settings, text| {
             settings.cluster.caches = cluster::nodes(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "cluster",
+        key: "recent",
+        kind: Kind::Text,
+        reason: "gets of records younger than this go to the caches, none or all, until `thermocline map set` says otherwise",
+        get: |settings| recent_text(settings.cluster.recent_us),
+        set: |settings, text| {
+            settings.cluster.recent_us = recent_argument(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "cluster",
+        key: "cache_share",
+        kind: Kind::Text,
+        reason: "part of the streams whose recent records are asked of the caches, until `thermocline map set` says otherwise",
+        get: |settings| share_text(settings.cluster.cache_share),
+        set: |settings, text| {
+            settings.cluster.cache_share = share_argument(text)?;
             Ok(())
         },
     },
