@@ -68,12 +68,16 @@ pub(crate) struct Ways {
 /// The ways of a client to cache nodes.
 pub(crate) struct Caches {
     pub(crate) wires: Vec<Wire>,
-    /// Of gets, in parts per million.
-    pub(crate) share_ppm: u32,
+    /// Of gets, in parts per million, as this client knows it.
+    pub(crate) share_ppm: Cell<u32>,
+    /// The same as it was last said: heard late.
+    pub(crate) said_ppm: Rc<Cell<u32>>,
     /// Drawn from by gets alone, so that worlds without caches are what they were.
     pub(crate) random: RefCell<Random>,
 }
 
+/// How likely a client hears with a get which share goes to caches, in parts per million.
+const HEAR_PPM: u32 = 50_000;
 /// Tries of an operation at caches, before the store is asked.
 const CACHE_TRIES: u32 = 2;
 
@@ -105,8 +109,11 @@ impl Ways {
             return None;
         }
         let mut random = caches.random.borrow_mut();
+        if random.chance(HEAR_PPM) {
+            caches.share_ppm.set(caches.said_ppm.get());
+        }
         // Who goes to the store first stays there.
-        if !random.chance(caches.share_ppm) {
+        if !random.chance(caches.share_ppm.get()) {
             attempt.cached = CACHE_TRIES;
             return None;
         }

@@ -27,6 +27,8 @@ pub(super) struct CachesPlan {
     pub(super) share_ppm: u32,
     /// Mean time from one trouble to the next.
     trouble_every: Duration,
+    /// Mean time from one word of where reads go to the next.
+    pub(super) said_every: Duration,
 }
 
 impl CachesPlan {
@@ -58,6 +60,7 @@ impl CachesPlan {
             limits,
             share_ppm: *random.pick(&[200_000, 500_000, 900_000]),
             trouble_every: plan::ms(random, 300..4_000),
+            said_every: plan::ms(random, 300..6_000),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod caches;
 mod disks;
+mod operator;
 mod peace;
 mod plan;
 pub(crate) mod quiet;
@@ -19,6 +20,7 @@ use super::report::{Clock, SeedReport, Sum};
 use super::scene::Standing;
 use ioengine::Instant;
 use ioengine::marks::Fact;
+use ioengine::sim::Random;
 use plan::Plan;
 use scene::Scene;
 use std::cell::Cell;
@@ -44,6 +46,8 @@ struct Run<'a> {
     options: &'a Options,
     scene: Scene,
     shared: Rc<Shared>,
+    /// Where reads go, in worlds with caches.
+    said: Option<Rc<operator::Said>>,
     last: Final,
     sum: Sum,
     facts: Vec<Fact>,
@@ -59,7 +63,16 @@ impl<'a> Run<'a> {
             stop: Cell::new(false),
             busy: Cell::new(0),
         });
-        Run { plan, options, scene, shared, last: Final::default(), sum: Sum::default(), facts: Vec::new() }
+        Run {
+            plan,
+            options,
+            scene,
+            shared,
+            said: None,
+            last: Final::default(),
+            sum: Sum::default(),
+            facts: Vec::new(),
+        }
     }
 
     fn wrong(&mut self, text: String) {
@@ -80,7 +93,9 @@ impl<'a> Run<'a> {
             self.sum.failed_starts += nemesis.lives.failed;
             self.blame(&nemesis.failures);
             self.sum.failures.append(&mut nemesis.failures);
-            for text in std::mem::take(&mut nemesis.caches.wrong) {
+            let said = self.said.iter().flat_map(|said| said.wrong.take());
+            for text in std::mem::take(&mut nemesis.caches.wrong).into_iter().chain(said).collect::<Vec<_>>()
+            {
                 self.wrong(text);
             }
             if nemesis.overdue_drains > 0 {
@@ -115,6 +130,13 @@ impl<'a> Run<'a> {
         let wanted: Vec<_> = self.scene.stores.iter().map(|_| Rc::new(Cell::new(0))).collect();
         let hostile_stop = Rc::new(Cell::new(false));
         work::launch(self.plan, &self.scene, &self.shared, &wanted, &hostile_stop);
+        if let Some((share_ppm, caches)) = self.scene.cache_share_ppm.as_ref().zip(self.plan.caches.as_ref())
+        {
+            let said = operator::Said::new(&self.scene, share_ppm, self.plan.disk_trouble_every.is_none());
+            let random = Random::new(self.plan.seed).fork(self.plan.mode.name(), 0).fork("operator", 0);
+            operator::launch(&self.scene, &said, caches.said_every, random);
+            self.said = Some(said);
+        }
         let shared = Rc::clone(&self.shared);
         let mut nemesis = Nemesis::new(self.plan, shared, self.scene.world.now());
         let end = self.scene.world.now().after(self.plan.life);
@@ -126,6 +148,9 @@ impl<'a> Run<'a> {
         }
         self.shared.stop.set(true);
         hostile_stop.set(true);
+        if let Some(said) = &self.said {
+            said.stop.set(true);
+        }
         nemesis.end_all(&mut self.scene);
         nemesis
     }

@@ -35,6 +35,8 @@ impl Run<'_> {
             return;
         }
         self.converge();
+        let disagree = self.said.as_ref().and_then(|said| super::operator::agree(&self.scene, said));
+        disagree.into_iter().for_each(|text| self.wrong(text));
         self.read_back(random.index(3));
         self.drain();
     }

@@ -11,7 +11,7 @@ use ioengine::sim::{DiskHandle, NodeConfig as SimNode, NodeHandle, Random, World
 use layout::units::TabletIndex;
 use net::route::{self, ClusterMap, Roles};
 use shard::node::{Event, Node, NodeConfig, start};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -77,7 +77,7 @@ pub(super) struct Scene {
     /// Cache nodes, in some worlds.
     pub(super) caches: Vec<Cache>,
     /// Which part of gets goes to them.
-    pub(super) cache_share_ppm: Option<u32>,
+    pub(super) cache_share_ppm: Option<Rc<Cell<u32>>>,
     /// By tablet, the nodes that hold it, in the order in which clients try them.
     pub(super) orders: Rc<Orders>,
     pub(super) history: Rc<RefCell<History>>,
@@ -112,6 +112,7 @@ fn map(plan: &Plan) -> ClusterMap {
     let map = ClusterMap {
         epoch: 1,
         cluster: CLUSTER,
+        revision: 0,
         recent_us: 0,
         cache_share: 0,
         nodes,
@@ -167,7 +168,7 @@ impl Scene {
             machines,
             hostile,
             caches,
-            cache_share_ppm: plan.caches.as_ref().map(|caches| caches.share_ppm),
+            cache_share_ppm: plan.caches.as_ref().map(|caches| Rc::new(Cell::new(caches.share_ppm))),
             orders: Rc::new(orders.collect()),
             history: Rc::new(RefCell::new(History::new(0).repeating(repeats))),
         }

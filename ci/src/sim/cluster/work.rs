@@ -22,14 +22,20 @@ pub(crate) struct Routes {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) orders: Rc<crate::sim::client::Orders>,
     /// Cache nodes, and which part of gets goes to them; none in most worlds.
-    pub(crate) caches: Option<(Vec<SocketAddr>, u32)>,
+    pub(crate) caches: Option<(Vec<SocketAddr>, Rc<Cell<u32>>)>,
 }
 
 impl Routes {
     pub(super) fn of(scene: &Scene) -> Routes {
         let addresses = scene.stores.iter().map(|store| store.config.listen).collect();
-        let share = |share_ppm| (scene.caches.iter().map(|cache| cache.config.listen).collect(), share_ppm);
-        Routes { addresses, orders: Rc::clone(&scene.orders), caches: scene.cache_share_ppm.map(share) }
+        let share = |share_ppm: &Rc<Cell<u32>>| {
+            (scene.caches.iter().map(|cache| cache.config.listen).collect(), Rc::clone(share_ppm))
+        };
+        Routes {
+            addresses,
+            orders: Rc::clone(&scene.orders),
+            caches: scene.cache_share_ppm.as_ref().map(share),
+        }
     }
 
     /// A client that goes these ways.
@@ -51,7 +57,8 @@ impl Routes {
         };
         let caches = self.caches.as_ref().map(|(addresses, share_ppm)| Caches {
             wires: addresses.iter().map(wire).collect(),
-            share_ppm: *share_ppm,
+            share_ppm: Cell::new(share_ppm.get()),
+            said_ppm: Rc::clone(share_ppm),
             random: RefCell::new(Random::new(random).fork("caches", 0)),
         });
         let wires = self.addresses.iter().map(wire).collect();
