@@ -12,6 +12,9 @@
 
 pub mod checksum;
 mod codec_context;
+pub mod cold_disk;
+pub mod cold_file;
+pub mod cold_section;
 pub mod field;
 pub mod format_version;
 pub mod inspect;
@@ -90,6 +93,9 @@ pub fn byte_tables() -> Vec<field::Table> {
         version_cell::TABLES.as_slice(),
         value_ring::TABLES.as_slice(),
         value_entry::TABLES.as_slice(),
+        cold_disk::TABLES.as_slice(),
+        cold_file::TABLES.as_slice(),
+        cold_section::TABLES.as_slice(),
     ]
     .concat()
 }

@@ -120,7 +120,7 @@ pub(crate) struct Made<'a> {
 
 impl<'a> Made<'a> {
     /// As columns, if somebody makes them and they are smaller.
-    fn of(raw: &'a [u8], record_count: u32, columns: Option<&'a mut ColumnsBuilder>) -> Made<'a> {
+    pub(crate) fn of(raw: &'a [u8], record_count: u32, columns: Option<&'a mut ColumnsBuilder>) -> Made<'a> {
         let rows = Made { bytes: raw, form: Form::Rows, raw_bytes: raw.len(), record_count };
         let Some(columns) = columns.filter(|_| record_count as usize >= COLUMNS_COUNT_MIN) else {
             return rows;
@@ -258,7 +258,7 @@ impl TableWriter {
     pub fn push(&mut self, key: &[u8], version: Version, expiry_us: u64, value: Option<&[u8]>) {
         assert!(!self.finished, "a finished table takes no records");
         assert!((TABLE_KEY_BYTES_MIN..=TABLE_KEY_BYTES_MAX).contains(&key.len()), "keys are encoded");
-        if self.is_block_full(value.map_or(0, <[u8]>::len)) {
+        if self.block.is_full(self.footer.block_bytes as usize, value.map_or(0, <[u8]>::len)) {
             self.end_block();
         }
         if let Some(waiting) = self.waiting.take() {
@@ -292,14 +292,6 @@ impl TableWriter {
             footer.expiry_max = footer.expiry_max.max(expiry_us);
             footer.expiring_count += 1;
         }
-    }
-
-    /// Does the next record start a block? A small one fills a block to its size and a bit above, a large one that
-    /// would make it half as large again does not come into it.
-    fn is_block_full(&self, value_bytes: usize) -> bool {
-        let (full, now) = (self.footer.block_bytes as usize, self.block.raw_bytes());
-        let with_it = now + BlockBuilder::entry_bytes_max(value_bytes);
-        !self.block.is_empty() && (now >= full || with_it > full + full / 2 || with_it > BLOCK_RAW_BYTES_MAX)
     }
 
     fn end_block(&mut self) {

@@ -122,6 +122,14 @@ impl BlockBuilder {
         self.bytes.len() + self.restarts.len() * RESTART_BYTES + TRAILER_BYTES
     }
 
+    /// Does the next record start a block? A small one fills a block to its size and a bit above, a large one that
+    /// would make it half as large again does not come into it.
+    pub(crate) fn is_full(&self, full: usize, value_bytes: usize) -> bool {
+        let now = self.raw_bytes();
+        let with_it = now + BlockBuilder::entry_bytes_max(value_bytes);
+        !self.is_empty() && (now >= full || with_it > full + full / 2 || with_it > BLOCK_RAW_BYTES_MAX)
+    }
+
     /// The most that a record of these sizes adds.
     #[must_use]
     pub(crate) fn entry_bytes_max(value_bytes: usize) -> usize {

@@ -147,6 +147,11 @@ impl BlockChecksum {
         }
     }
 
+    /// For the blocks of what has this identity.
+    pub(crate) fn with(identity: Crc) -> BlockChecksum {
+        BlockChecksum(identity)
+    }
+
     /// Over the identity, with the logical offset of what follows, and its bytes.
     #[inline]
     pub(crate) fn of(&self, offset: u64, bytes: &[u8]) -> u32 {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use layout::key::{bucket_of, tablet_of};
 use layout::units::Space;
 use layout::{
-    journal_record, superblock, table, table_block, table_footer, table_seal, tablet_state, units,
-    value_ring, version_cell, zone,
+    cold_disk, cold_file, cold_section, journal_record, superblock, table, table_block, table_footer,
+    table_seal, tablet_state, units, value_ring, version_cell, zone,
 };
 
 const DOCUMENT: &str = concat!(
@@ -17,7 +17,8 @@ const DOCUMENT: &str = concat!(
     include_str!("../FORMAT_TABLE.md"),
     "\n",
     include_str!("../FORMAT_LOG.md"),
-    include_str!("../FORMAT_RING.md")
+    include_str!("../FORMAT_RING.md"),
+    include_str!("../FORMAT_COLD.md")
 );
 
 /// A table of the document: its size and its rows (offset, bytes, field).
@@ -154,7 +155,7 @@ fn known_buckets_of_the_document_hold() {
 /// Magics stand in the document as text.
 #[test]
 fn magics_are_in_the_document() {
-    let magics: [&[u8]; 9] = [
+    let magics: [&[u8]; 13] = [
         &superblock::MAGIC,
         &journal_record::FRAME_MAGIC,
         &journal_record::RECORD_MAGIC,
@@ -164,6 +165,10 @@ fn magics_are_in_the_document() {
         &table_footer::FOOTER_MAGIC,
         &tablet_state::STATE_MAGIC,
         &value_ring::MAGIC,
+        &cold_disk::COLD_MAGIC,
+        &cold_file::FILE_SLOT_MAGIC,
+        &cold_section::SECTION_MAGIC,
+        &cold_section::SECTION_BLOCK_MAGIC,
     ];
     for magic in magics {
         let row = format!("| magic | `{}` |", magic.escape_ascii());

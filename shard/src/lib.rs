@@ -5,6 +5,7 @@ mod apply;
 mod budget;
 pub mod cache;
 mod cluster;
+pub mod cold;
 mod commit;
 mod connection;
 mod core;

@@ -1,0 +1,109 @@
+//! One raw disk of the cold tier: format and open it, write runs of sections, read a block, free, walk, scrub.
+//!
+//! Must never believe the file table more than what stands in the files. Owned by one core: one task writes and frees, others read.
+//!
+//! | file | what |
+//! |---|---|
+//! | `table` | which places are written, reserved, free: no disk, no clock |
+//! | `open` | making a disk ours; finding out what it is and what is in it |
+//! | `disk` | writes, reads and frees on it |
+//! | `walk` | its sections, found by their headers alone |
+
+pub mod disk;
+pub mod open;
+pub mod table;
+pub mod walk;
+
+use ioengine::DiskError;
+use layout::Corrupt;
+use layout::cold_disk::{ColdChooseError, ColdPlanError};
+use layout::units::Uuid;
+use table::{Refused, Run};
+
+/// Why something on a cold disk did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum ColdError {
+    /// The device said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// No buffer.
+    #[error("the arena has no room for {bytes} bytes: raise arena_bytes")]
+    Arena {
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// It cannot be cut.
+    #[error("disk {name}: {source}")]
+    Plan {
+        /// Disk.
+        name: String,
+        /// What does not fit.
+        source: ColdPlanError,
+    },
+    /// It is formatted already.
+    #[error(
+        "disk {name} is already formatted (cluster {cluster}, node {node}): start with it, or wipe it if its data may go"
+    )]
+    Formatted {
+        /// Disk.
+        name: String,
+        /// Cluster it belongs to.
+        cluster: Uuid,
+        /// Node it belongs to.
+        node: u32,
+    },
+    /// Its superblock cannot be believed.
+    #[error("disk {name}: {source}")]
+    Superblock {
+        /// Disk.
+        name: String,
+        /// What its copies say.
+        source: ColdChooseError,
+    },
+    /// Part of it is missing.
+    #[error("disk {name} has {bytes} bytes and was formatted with {formatted}: bring back what was cut off")]
+    Cut {
+        /// Disk.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// Its size when it was formatted.
+        formatted: u64,
+    },
+    /// A place was not given.
+    #[error("disk {name}: {source}")]
+    Refused {
+        /// Disk.
+        name: String,
+        /// Why.
+        source: Refused,
+    },
+    /// Somebody writes to a place that this start has not reserved for it.
+    #[error("disk {name}: {run:?} is not reserved: reserve a place anew, the node may have started since")]
+    Unreserved {
+        /// Disk.
+        name: String,
+        /// The place.
+        run: Run,
+    },
+    /// What was read is not what was asked for: decayed, or misdirected.
+    #[error("disk {name}: {source}; another copy has to answer")]
+    Corrupt {
+        /// Disk.
+        name: String,
+        /// What is wrong.
+        source: Corrupt,
+    },
+    /// Another section stands there now, whole: the place was freed and used again.
+    #[error(
+        "disk {name}, file {file}, offset {offset}: another section stands there now; ask the store again"
+    )]
+    Moved {
+        /// Disk.
+        name: String,
+        /// File.
+        file: u32,
+        /// Byte of the file.
+        offset: u32,
+    },
+}

@@ -1,0 +1,282 @@
+//! Making a disk ours for the cold tier; finding out what it is, and what is in it.
+//!
+//! Must never leave a disk that looks formatted and is not: the file table is zeroed before the superblock is written, last copy
+//! first, so that the copy that is looked for first comes when all else is there.
+
+use super::ColdError;
+use super::table::FileFacts;
+use super::walk::walk;
+use ioengine::{Buf, Disk, Io};
+use layout::cold_disk::{
+    COLD_COPY_COUNT, COLD_SUPERBLOCK_BYTES, ColdCopy, ColdGeometry, ColdState, ColdSuperblock,
+    FILE_ENTRY_BYTES, choose_cold, last_copy_offset,
+};
+use layout::cold_file::{ColdFile, FILE_SLOT_BYTES, Slots, choose_slot};
+use layout::units::{DiskOffset, Uuid};
+use layout::zone::Range;
+
+/// What to make of a disk.
+#[derive(Clone, Copy, Debug)]
+pub struct ColdFormat {
+    /// Cluster it will belong to.
+    pub cluster: Uuid,
+    /// Node it will belong to, from 1.
+    pub node: u32,
+    /// Cold group of that node.
+    pub group: u16,
+    /// Its number in the group.
+    pub disk: u16,
+    /// Size of a file, bytes.
+    pub file_bytes: u64,
+    /// Most files: as many as the other disks of its number have.
+    pub file_count_max: u32,
+    /// It takes the place of a disk that was lost.
+    pub fills: bool,
+    /// Format it even if it is formatted already; what it held is gone.
+    pub anew: bool,
+}
+
+/// Bytes of the file table read at once.
+const TABLE_READ_BYTES: usize = 1 << 20;
+
+pub(super) fn buffer(io: &Io, bytes: usize) -> Result<Buf, ColdError> {
+    io.buffer(bytes).ok_or(ColdError::Arena { bytes })
+}
+
+async fn read_copy(disk: &Disk, at: DiskOffset, block: Buf) -> (ColdCopy, Buf) {
+    let (result, mut block) = disk.read(block, at.0, COLD_SUPERBLOCK_BYTES).await;
+    if let Err(error) = result {
+        tracing::warn!(%error, "a superblock copy of a cold disk cannot be read");
+        block[..COLD_SUPERBLOCK_BYTES].fill(0);
+    }
+    let bytes: &[u8; COLD_SUPERBLOCK_BYTES] = block[..COLD_SUPERBLOCK_BYTES].try_into().expect("one block");
+    (ColdSuperblock::decode(bytes, at), block)
+}
+
+/// What stands at the places of the superblock: those at both ends, and the one in the middle if one of them says where that is.
+///
+/// # Errors
+/// [`ColdError::Disk`], [`ColdError::Arena`]. A copy that cannot be read by the device counts as damaged.
+async fn read_copies(io: &Io, disk: &Disk) -> Result<Vec<ColdCopy>, ColdError> {
+    let mut block = buffer(io, COLD_SUPERBLOCK_BYTES)?;
+    let mut copies = Vec::with_capacity(COLD_COPY_COUNT);
+    for at in [Some(DiskOffset(0)), last_copy_offset(disk.geometry().bytes)].into_iter().flatten() {
+        let (copy, back) = read_copy(disk, at, block).await;
+        block = back;
+        copies.push(copy);
+    }
+    let known = copies.iter().flatten().next().map(|copy| copy.geometry);
+    if let Some(at) = known.map(|geometry| geometry.copy_offset(1)).filter(|at| at.0 < disk.geometry().bytes)
+    {
+        let (copy, _) = read_copy(disk, at, block).await;
+        copies.push(copy);
+    }
+    Ok(copies)
+}
+
+async fn write_copies(io: &Io, disk: &Disk, superblock: &ColdSuperblock) -> Result<(), ColdError> {
+    let mut block = buffer(io, COLD_SUPERBLOCK_BYTES)?;
+    for copy in (0..COLD_COPY_COUNT).rev() {
+        let bytes = (&mut block[..COLD_SUPERBLOCK_BYTES]).try_into().expect("one block");
+        superblock.encode(copy, bytes);
+        let at = superblock.geometry.copy_offset(copy).0;
+        let (result, back) = disk.write_durable(block, at, COLD_SUPERBLOCK_BYTES).await;
+        block = back;
+        result?;
+    }
+    Ok(())
+}
+
+/// The superblock in force, without changing anything.
+///
+/// # Errors
+/// [`ColdError::Superblock`] when none counts, [`ColdError::Cut`] when the device has become smaller, [`ColdError::Disk`].
+pub async fn read(io: &Io, disk: &Disk) -> Result<ColdSuperblock, ColdError> {
+    let name = || disk.name().to_owned();
+    let copies = read_copies(io, disk).await?;
+    let found = choose_cold(&copies).map_err(|source| ColdError::Superblock { name: name(), source })?;
+    let (bytes, formatted) = (disk.geometry().bytes, found.geometry.device_bytes);
+    if bytes < formatted {
+        return Err(ColdError::Cut { name: name(), bytes, formatted });
+    }
+    Ok(found)
+}
+
+/// Format `disk`.
+///
+/// # Errors
+/// [`ColdError`]; the disk is then not formatted, or formatted as before when `anew` was not set.
+pub async fn format(io: &Io, disk: &Disk, wanted: &ColdFormat) -> Result<ColdSuperblock, ColdError> {
+    let name = || disk.name().to_owned();
+    let copies = read_copies(io, disk).await?;
+    if let (Ok(before), false) = (choose_cold(&copies), wanted.anew) {
+        return Err(ColdError::Formatted { name: name(), cluster: before.cluster, node: before.node });
+    }
+    let device = disk.geometry();
+    let geometry = ColdGeometry::plan(device.bytes, wanted.file_bytes, wanted.file_count_max)
+        .map_err(|source| ColdError::Plan { name: name(), source })?;
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&io.random().to_le_bytes());
+    uuid[8..].copy_from_slice(&io.random().to_le_bytes());
+    let superblock = ColdSuperblock {
+        sequence: 1,
+        device: Uuid(uuid),
+        cluster: wanted.cluster,
+        node: wanted.node,
+        group: wanted.group,
+        disk: wanted.disk,
+        state: if wanted.fills { ColdState::Filling } else { ColdState::Whole },
+        block_bytes: device.block_bytes,
+        geometry,
+    };
+    // No copy of an earlier life may be found beside what comes, wherever that life had its middle.
+    let before = copies.iter().flatten().map(|copy| copy.geometry);
+    let places =
+        before.chain([geometry]).flat_map(|of| (0..COLD_COPY_COUNT).map(move |copy| of.copy_offset(copy)));
+    let inside = places.filter(|at| at.0 + COLD_SUPERBLOCK_BYTES as u64 <= device.bytes);
+    let range = |offset| Range { offset, bytes: COLD_SUPERBLOCK_BYTES as u64 };
+    let (offset, bytes) = geometry.file_table();
+    let ranges: Vec<Range> = inside.map(range).chain([Range { offset, bytes }]).collect();
+    zero(io, disk, ranges).await?;
+    write_copies(io, disk, &superblock).await?;
+    Ok(superblock)
+}
+
+async fn zero(io: &Io, disk: &Disk, ranges: Vec<Range>) -> Result<(), ColdError> {
+    crate::format::zero(io, disk, ranges).await.map_err(|error| match error {
+        crate::format::FormatError::Disk(error) => ColdError::Disk(error),
+        _ => ColdError::Arena { bytes: TABLE_READ_BYTES },
+    })
+}
+
+/// Say that a disk that was being filled holds all that it should.
+///
+/// # Errors
+/// [`ColdError`]: it says what it said before, or is whole.
+pub async fn fill_ended(
+    io: &Io,
+    disk: &Disk,
+    superblock: &ColdSuperblock,
+) -> Result<ColdSuperblock, ColdError> {
+    let whole = ColdSuperblock { state: ColdState::Whole, sequence: superblock.sequence + 1, ..*superblock };
+    write_copies(io, disk, &whole).await?;
+    Ok(whole)
+}
+
+/// What a file's entry says, of a disk that is open.
+///
+/// # Errors
+/// [`ColdError::Disk`], [`ColdError::Arena`].
+pub(super) async fn read_slots(
+    io: &Io,
+    disk: &Disk,
+    superblock: &ColdSuperblock,
+    file: u32,
+) -> Result<Slots, ColdError> {
+    let block = buffer(io, FILE_ENTRY_BYTES as usize)?;
+    let at = superblock.geometry.slot_offset(file, 0).0;
+    let (result, block) = disk.read(block, at, FILE_ENTRY_BYTES as usize).await;
+    result?;
+    Ok(slots_of(superblock, file, &block[..FILE_ENTRY_BYTES as usize]))
+}
+
+fn slots_of(superblock: &ColdSuperblock, file: u32, entry: &[u8]) -> Slots {
+    let own = (superblock.device, file, superblock.geometry.file_bytes);
+    let (slots, _) = entry.as_chunks::<FILE_SLOT_BYTES>();
+    let slot =
+        |number: usize| ColdFile::decode(&slots[number], own, superblock.geometry.slot_offset(file, number));
+    choose_slot([slot(0), slot(1)])
+}
+
+/// The state of all files, by their entries; those whose entry is torn or decayed by what stands in them. How many those were.
+///
+/// # Errors
+/// [`ColdError::Disk`], [`ColdError::Arena`].
+pub(super) async fn read_table(
+    io: &Io,
+    disk: &Disk,
+    superblock: &ColdSuperblock,
+) -> Result<(Vec<FileFacts>, u64), ColdError> {
+    let (at, bytes) = superblock.geometry.file_table();
+    let mut found = Vec::with_capacity(superblock.geometry.file_count as usize);
+    let mut block = buffer(io, TABLE_READ_BYTES)?;
+    let mut read = 0;
+    while read < bytes {
+        let count = (TABLE_READ_BYTES as u64).min(bytes - read) as usize;
+        let (result, back) = disk.read(block, at.plus(read).0, count).await;
+        block = back;
+        let entries = block[..count].chunks(FILE_ENTRY_BYTES as usize);
+        if let Err(error) = &result {
+            tracing::warn!(%error, "a part of a cold disk's file table cannot be read: its files are walked");
+        }
+        for entry in entries {
+            let file = found.len() as u32;
+            found.push(if result.is_ok() { Some(slots_of(superblock, file, entry)) } else { None });
+        }
+        read += count as u64;
+    }
+    drop(block);
+    let (mut facts, mut walked) = (Vec::with_capacity(found.len()), 0);
+    for (file, slots) in (0u32..).zip(found) {
+        // A part that the device could not read as one piece may be readable by entries.
+        let slots = match slots {
+            Some(slots) => Some(slots),
+            None => read_slots(io, disk, superblock, file).await.ok(),
+        };
+        facts.push(match slots {
+            Some(Slots::Known(state)) => facts_of(&state),
+            Some(Slots::AtLeast(state, corrupt)) => {
+                tracing::warn!(disk = disk.name(), file, %corrupt, "a slot of a file is refused: the file is walked");
+                walked += 1;
+                walk_file(io, disk, superblock, file, facts_of(&state)).await?
+            }
+            Some(Slots::Lost(_)) | None => {
+                tracing::warn!(disk = disk.name(), file, "the entry of a file is lost: the file is walked");
+                walked += 1;
+                walk_file(io, disk, superblock, file, FileFacts::default()).await?
+            }
+        });
+    }
+    Ok((facts, walked))
+}
+
+pub(super) fn facts_of(state: &ColdFile) -> FileFacts {
+    FileFacts {
+        sequence: state.sequence,
+        generation: state.generation,
+        head: state.head,
+        section_count: state.section_count,
+        freed_count: state.freed_count(),
+        empty_until_ns: 0,
+    }
+}
+
+/// What a file holds at least, and what its sections say beyond that.
+async fn walk_file(
+    io: &Io,
+    disk: &Disk,
+    superblock: &ColdSuperblock,
+    file: u32,
+    least: FileFacts,
+) -> Result<FileFacts, ColdError> {
+    let sections = walk(io, disk, superblock, file).await?;
+    let Some(newest) = sections.iter().map(|section| section.place.file_generation).max() else {
+        return Ok(least);
+    };
+    if newest < least.generation {
+        return Ok(least);
+    }
+    let begun = if newest == least.generation {
+        least
+    } else {
+        FileFacts { generation: newest, ..FileFacts::default() }
+    };
+    let mut facts = FileFacts { sequence: least.sequence, ..begun };
+    for section in sections.iter().filter(|section| section.place.file_generation == newest) {
+        let end = u64::from(section.place.offset) + section.bytes();
+        let end = end.next_multiple_of(layout::units::BLOCK_BYTES as u64) as u32;
+        facts.head = facts.head.max(end);
+        facts.section_count = facts.section_count.max(section.place.number + 1);
+    }
+    Ok(facts)
+}

@@ -1,0 +1,119 @@
+//! The sections of a file, found by their headers alone: what a disk holds when its file table is not believed, and whether all
+//! of it is whole.
+//!
+//! Must never take for a section what only looks like one: a header is bound to its place and its cluster. Invariant: every section
+//! of the file's newest generation is found whose header and those before it in its run are whole. Found is not counted: see [`walk`].
+
+use super::ColdError;
+use super::open::buffer;
+use ioengine::{Buf, Disk, Io};
+use layout::Corrupt;
+use layout::cold_disk::ColdSuperblock;
+use layout::cold_section::{SECTION_HEADER_BYTES, SectionHeader, walk_section};
+use layout::units::BLOCK_BYTES;
+use std::collections::BTreeMap;
+
+/// Bytes read at once.
+const WALK_BYTES: usize = 1 << 20;
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// A stretch of a file in memory.
+struct Stretch<'a> {
+    disk: &'a Disk,
+    superblock: &'a ColdSuperblock,
+    file: u32,
+    buffer: Option<Buf>,
+    /// Where in the file it begins, and its bytes.
+    from: u64,
+    bytes: usize,
+}
+
+impl Stretch<'_> {
+    /// The header-sized piece at `at`; `None` at the file's end, and where the device cannot read.
+    async fn at(&mut self, at: u64) -> Option<&[u8; SECTION_HEADER_BYTES]> {
+        let end = at + SECTION_HEADER_BYTES as u64;
+        if end > self.superblock.geometry.file_bytes {
+            return None;
+        }
+        if at < self.from || end > self.from + self.bytes as u64 {
+            let from = at - at % BLOCK;
+            let most = self.superblock.geometry.file_bytes - from;
+            self.load(from, (WALK_BYTES as u64).min(most) as usize).await;
+            if self.bytes == 0 {
+                // Some of it may still be readable.
+                self.load(from, BLOCK_BYTES.min(most as usize)).await;
+            }
+        }
+        let place = at.checked_sub(self.from)? as usize;
+        self.buffer.as_ref()?[..self.bytes].get(place..)?.first_chunk()
+    }
+
+    async fn load(&mut self, from: u64, bytes: usize) {
+        let Some(buffer) = self.buffer.take() else { return };
+        let at = self.superblock.geometry.file_offset(self.file).plus(from).0;
+        let (result, buffer) = self.disk.read(buffer, at, bytes).await;
+        self.buffer = Some(buffer);
+        (self.from, self.bytes) = (from, if result.is_ok() { bytes } else { 0 });
+    }
+
+    async fn header(&mut self, at: u64) -> Option<SectionHeader> {
+        let superblock = self.superblock;
+        let (group, file) = ((superblock.group, superblock.disk), self.file);
+        let header = self.at(at).await?;
+        let found = SectionHeader::decode(header, superblock.cluster, group, (file, at as u32)).ok()?;
+        (at + found.bytes() <= superblock.geometry.file_bytes).then_some(found)
+    }
+}
+
+/// The headers of all sections of a file's newest generation, by offset. Also of runs that were never told to be written, which may lie
+/// over others: who asks knows by the log which ones count.
+///
+/// Failing history otherwise: a run is written and the power fails before its commit; in the next life a shorter one is committed in its
+/// middle. Who goes from the header of the first to its end steps over the second.
+///
+/// # Errors
+/// [`ColdError::Arena`]. What the device cannot read is passed over.
+pub async fn walk(
+    io: &Io,
+    disk: &Disk,
+    superblock: &ColdSuperblock,
+    file: u32,
+) -> Result<Vec<SectionHeader>, ColdError> {
+    let buffer = Some(buffer(io, WALK_BYTES)?);
+    let mut stretch = Stretch { disk, superblock, file, buffer, from: 0, bytes: 0 };
+    let mut found: BTreeMap<u64, SectionHeader> = BTreeMap::new();
+    let mut newest = 0;
+    // A run begins with a block, and its sections follow each other.
+    for block in (0..superblock.geometry.file_bytes).step_by(BLOCK_BYTES) {
+        let mut at = block;
+        while !found.contains_key(&at)
+            && let Some(header) = stretch.header(at).await
+        {
+            newest = newest.max(header.place.file_generation);
+            found.insert(at, header);
+            at += header.bytes();
+        }
+    }
+    found.retain(|_, header| header.place.file_generation == newest);
+    Ok(found.into_values().collect())
+}
+
+/// Read a section as a whole and check every byte of it. What is wrong with it, if anything.
+///
+/// # Errors
+/// [`ColdError::Disk`], [`ColdError::Arena`].
+pub async fn examine(
+    io: &Io,
+    disk: &Disk,
+    superblock: &ColdSuperblock,
+    section: &SectionHeader,
+) -> Result<Option<Corrupt>, ColdError> {
+    let from = u64::from(section.place.offset) - u64::from(section.place.offset) % BLOCK;
+    let skip = (u64::from(section.place.offset) - from) as usize;
+    let bytes = skip + section.bytes() as usize;
+    let block = buffer(io, bytes.next_multiple_of(BLOCK_BYTES))?;
+    let at = superblock.geometry.file_offset(section.place.file).plus(from).0;
+    let (result, block) = disk.read(block, at, bytes.next_multiple_of(BLOCK_BYTES)).await;
+    result?;
+    Ok(walk_section(section, &block[skip..bytes], |_| {}).err())
+}
