@@ -39,14 +39,17 @@ wire_table! {
     CLUSTER = "cluster", 24, 16;
     DEVICE = "device", 40, 16;
     BIRTH = "birth", 56, 4;
-    RESERVED = "reserved", 60, 4;
+    OLDEST = "oldest", 60, 1;
+    NEWEST = "newest", 61, 1;
+    RESERVED = "reserved", 62, 2;
     LIVES = "lives", 64, 128;
 }
 wire_table! {
     answer = "PeerHello reply", 192;
     REFUSAL = "refusal", 0, 1;
     ORIGIN = "origin", 1, 1;
-    RESERVED = "reserved", 2, 2;
+    SPOKEN = "spoken", 2, 1;
+    RESERVED = "reserved", 3, 1;
     NODE = "node", 4, 4;
     INCARNATION = "incarnation", 8, 4;
     MAP_EPOCH = "map_epoch", 12, 4;
@@ -78,6 +81,50 @@ const _: () = assert!(answer::BYTES == hello::BYTES, "both are sent from one buf
 pub const MESSAGE_HEAD_BYTES: usize = message::BYTES;
 /// A connection on which nothing came for so long is closed by who was called, µs. Who calls asks for an answer more often.
 pub const SILENCE_US: u64 = 10_000_000;
+
+/// Which versions of the messages between nodes a node speaks: from 1 on, all from the oldest to the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerVersions {
+    oldest: u8,
+    newest: u8,
+}
+
+impl PeerVersions {
+    /// The first alone: of builds that know of no other, whose hello says nothing of versions.
+    pub const FIRST: PeerVersions = PeerVersions { oldest: 1, newest: 1 };
+    /// All that this build speaks. 2: sealed tables as files, and copies without them.
+    pub const ALL: PeerVersions = PeerVersions { oldest: 1, newest: 2 };
+
+    /// Those of this build up to `newest`; None when it speaks none of them.
+    pub fn up_to(newest: u8) -> Option<PeerVersions> {
+        let all = PeerVersions::ALL;
+        (all.oldest..=all.newest).contains(&newest).then_some(PeerVersions { newest, ..all })
+    }
+
+    /// The newest of them.
+    pub fn newest(self) -> u8 {
+        self.newest
+    }
+
+    /// The highest that both speak; None when there is none.
+    pub fn common(self, other: PeerVersions) -> Option<u8> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+
+    /// As a hello says it: nothing, or the oldest and the newest.
+    fn to_bytes(self) -> [u8; 2] {
+        if self == PeerVersions::FIRST { [0, 0] } else { [self.oldest, self.newest] }
+    }
+
+    fn from_bytes(oldest: u8, newest: u8) -> Option<PeerVersions> {
+        match (oldest, newest) {
+            (0, 0) => Some(PeerVersions::FIRST),
+            (1.., 2..) if oldest <= newest => Some(PeerVersions { oldest, newest }),
+            _ => None,
+        }
+    }
+}
 
 /// Why a node does not take another one's messages. A code is given once and never reused; 0 = accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -205,6 +252,8 @@ pub struct PeerHello {
     pub map_epoch: u32,
     /// The longest body that it wants to send, bytes.
     pub frame_bytes: u32,
+    /// The versions of messages that it speaks.
+    pub versions: PeerVersions,
     /// Its cluster.
     pub cluster: Uuid,
     /// Its disk, and which start of it this is.
@@ -222,6 +271,8 @@ pub struct PeerHelloReply {
     pub map_epoch: u32,
     /// The longest body that it takes, bytes; at most what was asked for.
     pub frame_bytes: u32,
+    /// The version of the messages on this connection: the highest that both speak.
+    pub spoken: u8,
     /// The highest incarnation that it knows of who calls; 0 = none.
     pub known: Incarnation,
     /// Its cluster.
@@ -253,6 +304,8 @@ impl PeerHello {
             &fixed.bytes(hello::LIVES),
         );
         let introduction = introduction.ok_or(body.bad(Why::HelloLimits, hello::ORIGIN.offset))?;
+        let versions = PeerVersions::from_bytes(fixed.u8(hello::OLDEST), fixed.u8(hello::NEWEST));
+        let versions = versions.ok_or(body.bad(Why::HelloLimits, hello::OLDEST.offset))?;
         body.skip(hello::BYTES);
         body.end()?;
         Ok(PeerHello {
@@ -262,6 +315,7 @@ impl PeerHello {
             to: fixed.u32(hello::TO),
             map_epoch: fixed.u32(hello::MAP_EPOCH),
             frame_bytes,
+            versions,
             cluster: Uuid(fixed.bytes(hello::CLUSTER)),
             introduction,
         })
@@ -275,6 +329,8 @@ impl PeerHello {
             .set(hello::BIRTH, birth)
             .set(hello::DEVICE, self.introduction.device.0)
             .set(hello::LIVES, self.introduction.lives.to_bytes())
+            .set(hello::OLDEST, [self.versions.to_bytes()[0]])
+            .set(hello::NEWEST, [self.versions.to_bytes()[1]])
             .set(hello::PROTOCOL, [self.protocol])
             .set(hello::SHARD_COUNT, self.shard_count.to_le_bytes())
             .set(hello::NODE, self.node.to_le_bytes())
@@ -286,9 +342,14 @@ impl PeerHello {
         framed(&body, Operation::PeerHello.code(), self.map_epoch)
     }
 
-    /// Why node `own` of `map` does not take messages of who sent this; None when it does.
-    pub fn refusal(&self, map: &ClusterMap, own: u32) -> Option<Refusal> {
-        if self.protocol != PROTOCOL_VERSION {
+    /// The version of the messages if a node that speaks `own` is called; None when there is none that both speak.
+    pub fn spoken(&self, own: PeerVersions) -> Option<u8> {
+        own.common(self.versions).filter(|_| self.protocol == PROTOCOL_VERSION)
+    }
+
+    /// Why node `own` of `map`, which speaks `versions`, does not take messages of who sent this; None when it does.
+    pub fn refusal(&self, map: &ClusterMap, own: u32, versions: PeerVersions) -> Option<Refusal> {
+        if self.spoken(versions).is_none() {
             return Some(Refusal::Protocol);
         }
         if self.cluster != map.cluster {
@@ -318,6 +379,11 @@ impl PeerHelloReply {
         };
         let reserved = fixed.is_zero(answer::RESERVED) && fixed.is_zero(answer::RESERVED_2);
         let frame_bytes = fixed.u32(answer::FRAME_BYTES);
+        let spoken = match fixed.u8(answer::SPOKEN) {
+            0 => PeerVersions::FIRST.newest,
+            1 => return None,
+            spoken => spoken,
+        };
         if !reserved || !(FRAME_BYTES_MIN..=BODY_BYTES_MAX).contains(&frame_bytes) {
             return None;
         }
@@ -326,6 +392,7 @@ impl PeerHelloReply {
             node: fixed.u32(answer::NODE),
             map_epoch: fixed.u32(answer::MAP_EPOCH),
             frame_bytes,
+            spoken,
             known: Incarnation(fixed.u32(answer::KNOWN)),
             cluster: Uuid(fixed.bytes(answer::CLUSTER)),
             introduction: Introduction::of(
@@ -346,6 +413,7 @@ impl PeerHelloReply {
             .set(answer::BIRTH, birth)
             .set(answer::DEVICE, self.introduction.device.0)
             .set(answer::LIVES, self.introduction.lives.to_bytes())
+            .set(answer::SPOKEN, [if self.spoken == PeerVersions::FIRST.newest { 0 } else { self.spoken }])
             .set(answer::KNOWN, self.known.0.to_le_bytes())
             .set(answer::REFUSAL, [self.refusal.map_or(0, |refusal| refusal as u8)])
             .set(answer::NODE, self.node.to_le_bytes())

@@ -37,9 +37,15 @@ fn hello() -> PeerHello {
         to: 2,
         map_epoch: 3,
         frame_bytes: BODY_BYTES_MAX,
+        versions: PeerVersions::ALL,
         cluster: CLUSTER,
         introduction: introduction(9),
     }
+}
+
+/// The hello of a build that knows the first version only.
+fn first_hello() -> PeerHello {
+    PeerHello { versions: PeerVersions::FIRST, ..hello() }
 }
 
 fn reply(refusal: Option<Refusal>) -> PeerHelloReply {
@@ -48,6 +54,7 @@ fn reply(refusal: Option<Refusal>) -> PeerHelloReply {
         node: 2,
         map_epoch: 3,
         frame_bytes: 64 << 10,
+        spoken: 2,
         known: Incarnation(8),
         cluster: CLUSTER,
         introduction: introduction(5),
@@ -68,7 +75,9 @@ fn batch(number: u64, messages: &[(u8, u8, &[u8])]) -> Vec<u8> {
 fn frames() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("hello", hello().frame().to_vec()),
+        ("hello-of-version-1", first_hello().frame().to_vec()),
         ("hello-accepted", reply(None).frame().to_vec()),
+        ("hello-accepted-in-version-1", PeerHelloReply { spoken: 1, ..reply(None) }.frame().to_vec()),
         ("hello-other-cluster", reply(Some(Refusal::Cluster)).frame().to_vec()),
         ("hello-other-epoch", reply(Some(Refusal::MapEpoch)).frame().to_vec()),
         ("hello-other-disk", reply(Some(Refusal::Disk)).frame().to_vec()),
@@ -95,7 +104,7 @@ fn fields(name: &str, frame: &[u8]) -> Value {
         let hello = PeerHello::decode(&frame[HEADER_BYTES..]).expect("a hello");
         return json!({
             "protocol": hello.protocol, "shard_count": hello.shard_count, "node": hello.node, "to": hello.to,
-            "map_epoch": hello.map_epoch, "frame_bytes": hello.frame_bytes,
+            "map_epoch": hello.map_epoch, "frame_bytes": hello.frame_bytes, "newest": hello.versions.newest(),
             "cluster": hello.cluster.to_string(), "introduction": introduced(&hello.introduction),
         });
     }
@@ -113,7 +122,7 @@ fn fields(name: &str, frame: &[u8]) -> Value {
     match next_answer(frame, header.operation == Operation::PeerBatch).expect("an answer") {
         PeerAnswer::Hello { reply, .. } => json!({
             "refusal": refused(reply.refusal), "node": reply.node, "known": reply.known.0,
-            "map_epoch": reply.map_epoch, "frame_bytes": reply.frame_bytes, "cluster": reply.cluster.to_string(),
+            "spoken": reply.spoken, "map_epoch": reply.map_epoch, "frame_bytes": reply.frame_bytes, "cluster": reply.cluster.to_string(),
             "introduction": introduced(&reply.introduction),
         }),
         PeerAnswer::Read { number, .. } => json!({ "number": number }),
@@ -164,7 +173,7 @@ fn map() -> ClusterMap {
 
 #[test]
 fn a_hello_that_does_not_fit_the_map_is_refused_by_name() {
-    let refusal = |hello: PeerHello| hello.refusal(&map(), 2);
+    let refusal = |hello: PeerHello| hello.refusal(&map(), 2, PeerVersions::ALL);
     assert_eq!(refusal(hello()), None);
     assert_eq!(refusal(PeerHello { protocol: 2, ..hello() }), Some(Refusal::Protocol));
     assert_eq!(refusal(PeerHello { cluster: Uuid([8; 16]), ..hello() }), Some(Refusal::Cluster));
@@ -177,6 +186,38 @@ fn a_hello_that_does_not_fit_the_map_is_refused_by_name() {
     for code in 0..=255 {
         assert!(Refusal::from_code(code).is_none_or(|refusal| refusal as u8 == code));
     }
+}
+
+#[test]
+fn two_nodes_use_the_highest_version_that_both_speak() {
+    let up_to = |newest| PeerVersions::up_to(newest).expect("this build speaks it");
+    assert_eq!((PeerVersions::up_to(0), PeerVersions::up_to(PeerVersions::ALL.newest() + 1)), (None, None));
+    assert_eq!((up_to(1), up_to(2)), (PeerVersions::FIRST, PeerVersions::ALL));
+    let spoken = |comes: PeerHello, own| comes.spoken(own);
+    for (comes, own, version) in [(1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2)] {
+        let comes = PeerHello { versions: up_to(comes), ..hello() };
+        let bytes = comes.frame();
+        let read = PeerHello::decode(&bytes[HEADER_BYTES..]).expect("a hello");
+        assert_eq!((read, spoken(read, up_to(own))), (comes, Some(version)));
+        assert_eq!(read.refusal(&map(), 2, up_to(own)), None);
+    }
+    // A build to come that speaks neither of ours any more.
+    let with = |oldest: u8, newest: u8| {
+        let mut frame = hello().frame();
+        (frame[HEADER_BYTES + 60], frame[HEADER_BYTES + 61]) = (oldest, newest);
+        PeerHello::decode(&frame[HEADER_BYTES..])
+    };
+    let later = with(3, 7).expect("a range");
+    assert_eq!(later.refusal(&map(), 2, PeerVersions::ALL), Some(Refusal::Protocol));
+    assert_eq!(with(2, 7).expect("a range").spoken(PeerVersions::ALL), Some(2));
+    for (oldest, newest) in [(0, 1), (1, 0), (1, 1), (0, 2), (3, 2)] {
+        let wrong = RequestError::Bad { why: Why::HelloLimits, at: 60 };
+        assert_eq!(with(oldest, newest), Err(wrong), "{oldest} to {newest}");
+    }
+    let bytes = first_hello().frame();
+    assert_eq!(bytes[HEADER_BYTES + 60..HEADER_BYTES + 64], [0; 4], "as builds of the first version want it");
+    let bytes = PeerHelloReply { spoken: 1, ..reply(None) }.frame();
+    assert_eq!(bytes[HEADER_BYTES + 2..HEADER_BYTES + 4], [0; 2], "the same of the answer");
 }
 
 fn server() -> ServerSession {

@@ -82,6 +82,7 @@ impl InProcess {
             advertise: None,
             map: None,
             without: Vec::new(),
+            versions: net::peer::PeerVersions::ALL,
             core_count: 1,
             host: plan.host,
             pin: false,

@@ -25,6 +25,11 @@ impl Budget {
         self.left.get() >= bytes
     }
 
+    /// Bytes that nobody holds.
+    pub(crate) fn left(&self) -> usize {
+        self.left.get()
+    }
+
     /// Take `bytes`, if they are there.
     pub(crate) fn take(&self, bytes: usize) -> Option<Held> {
         let mut held = Held { left: Rc::clone(&self.left), bytes: 0 };

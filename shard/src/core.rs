@@ -18,6 +18,7 @@ use crate::tablet::Tablet;
 use ioengine::Io;
 use ioengine::sync::Notify;
 use layout::units::{Incarnation, LogIndex, LogTime, TabletIndex, Uuid};
+use net::peer::PeerVersions;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub(crate) struct NodeFacts {
     pub(crate) core_count: u16,
     /// Epoch of the settings that name the nodes of its group: the same at all of them.
     pub(crate) settings_epoch: u32,
+    /// The versions of the messages between nodes that it speaks.
+    pub(crate) versions: PeerVersions,
     /// Who holds which tablet.
     pub(crate) group: Group,
     /// What it says of its own disk, and which disks the other nodes have.

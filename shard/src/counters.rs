@@ -69,6 +69,14 @@ pub struct Counters {
     pub copies_given: Counter,
     /// Copies of tablets that were taken and put in place.
     pub copies_taken: Counter,
+    /// Sealed tables that were taken as files for them, and their bytes.
+    pub files_taken: Counter,
+    /// Bytes of those.
+    pub file_taken_bytes: Counter,
+    /// Sealed tables that were here already, whole.
+    pub files_kept: Counter,
+    /// Bytes of pieces of sealed tables that were given to peers.
+    pub file_given_bytes: Counter,
     /// Tablets whose replicas were found to hold the same.
     pub verify_equal: Counter,
     /// Tablets of which another replica differed from a majority that this one is of.

@@ -310,6 +310,7 @@ impl Limits {
             ("version cache (shared memory)", self.version_row_count * 64),
             ("requests waiting for a disk or a core", self.waiting_bytes_max),
             ("last entries of the logs of a group", self.log_tail_bytes),
+            ("pieces of sealed tables from other nodes", crate::log::pieces_bytes_max(self)),
             ("answers being read from the disk", self.reader_count * self.reader_bytes()),
             ("writes waiting for the journal", 2 * (self.staging_bytes + self.staging_count_max * 64)),
             ("request ids", self.requests().footprint_bytes() * TABLET_COUNT / core_count.max(1)),

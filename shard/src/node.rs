@@ -25,6 +25,7 @@ use ioengine::sync::{Either, Notify, race};
 use ioengine::{Buf, CoreConfig, CoreHandle, Disk, HostKind, Io, LaunchError, Launcher, Queue};
 use layout::superblock::Superblock;
 use layout::units::{ENTRY_BODY_BYTES_MAX, Incarnation};
+use net::peer::PeerVersions;
 use net::route::{ClusterMap, Reads};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -55,6 +56,9 @@ pub struct NodeConfig {
     /// Other nodes of the group that an operator gives up for this life: where this node may have forgotten what it promised it votes again
     /// without their word. What only they have is lost, and their disks have to be formatted anew. Empty but in an emergency.
     pub without: Vec<u32>,
+    /// The versions of the messages between nodes that it speaks: all of this build, or fewer while a group is brought from one build
+    /// to another and back.
+    pub versions: PeerVersions,
     /// Cores, which is the shard count of the disk.
     pub core_count: u16,
     /// Who runs the tasks.
@@ -247,6 +251,7 @@ async fn open(io: &Io, disk: &Disk, config: &NodeConfig, boot: &Boot) -> Result<
         incarnation: superblock.incarnation,
         core_count: superblock.shard_count,
         settings_epoch: group.map().map_or(MAP_EPOCH, |map| map.epoch),
+        versions: config.versions,
         group,
         disks: Disks::new(format::introduction(&superblock), superblock.peers),
         maps: Maps::new(Reads::from_stored(&superblock.reads)),
@@ -312,7 +317,7 @@ async fn start_shard(
     let logs = if group.is_alone() {
         None
     } else {
-        Some(Logs::start(io, group, superblock.incarnation, &mut state, logs)?)
+        Some(Logs::start(io, group, &config.limits, superblock.incarnation, &mut state, logs)?)
     };
     let mut limits = config.limits.clone();
     if logs.is_some() {

@@ -88,6 +88,7 @@ impl Scene {
             advertise: None,
             map: None,
             without: Vec::new(),
+            versions: net::peer::PeerVersions::ALL,
             core_count: 1,
             host: HostKind::Own,
             pin: false,

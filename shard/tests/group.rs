@@ -3,224 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use ioengine::sim::{
-    DiskConfig, DiskHandle, DiskImage, NodeConfig as SimNode, NodeHandle, World, WorldConfig,
-};
-use ioengine::{Io, Launcher};
-use layout::key::Key;
-use layout::superblock::{SUPERBLOCK_BYTES, Superblock};
-use layout::units::{DiskOffset, Space, Uuid};
+mod group_scene;
+
+use group_scene::*;
+use ioengine::sim::{DiskHandle, DiskImage};
 use net::client::{Client, ClientConfig};
-use net::route::{ClusterMap, Group, Node, Reads, Roles};
-use shard::format::{FormatPlan, format};
+use net::peer::PeerVersions;
+use net::route::{ClusterMap, Node, Reads, Roles};
 use shard::limits::Limits;
-use shard::node::{Event, NodeConfig, start};
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-const PORT: u16 = 7420;
-const CLUSTER: Uuid = Uuid([7; 16]);
-
-struct Store {
-    node: NodeHandle,
-    disk: DiskHandle,
-    config: NodeConfig,
-    events: Arc<Mutex<Vec<Event>>>,
-}
-
-struct Scene {
-    world: World,
-    stores: Vec<Store>,
-    clients: NodeHandle,
-}
-
-fn map(stores: &[NodeHandle], cores: u16) -> ClusterMap {
-    let node = |(id, store): (u32, &NodeHandle)| Node {
-        id,
-        address: SocketAddr::new(store.address(), PORT),
-        zone: id as u16,
-        roles: Roles::STORE,
-        shard_count: cores,
-    };
-    let nodes: Vec<Node> = (1..).zip(stores).map(node).collect();
-    let members = nodes.iter().map(|node| node.id).collect();
-    ClusterMap {
-        epoch: 1,
-        cluster: CLUSTER,
-        revision: 0,
-        recent_us: 0,
-        cache_share: 0,
-        nodes,
-        groups: vec![Group { replicas: 3, members }],
-    }
-}
-
-/// Formats the disk of a node that does not run.
-fn formatted(world: &World, node: &NodeHandle, id: u32, cores: u16, recovers: bool) {
-    world.block_on(node, Duration::from_secs(60), move |io: Io| async move {
-        let disk = io.open_disk("ssd", ioengine::disk::DiskOpen::default()).unwrap();
-        let plan = FormatPlan {
-            cluster: CLUSTER,
-            node: id,
-            shard_count: cores,
-            journal_bytes: Some(4 << 20),
-            segment_bytes: 256 << 10,
-            recovers,
-            anew: false,
-        };
-        format(&io, &disk, &plan).await.unwrap();
-    });
-}
-
-impl Scene {
-    fn new(seed: u64, count: u16, cores: u16) -> Scene {
-        Scene::with(seed, count, cores, &[], Limits::small())
-    }
-
-    /// With these bugs planted.
-    fn with(seed: u64, count: u16, cores: u16, canaries: &[&str], limits: Limits) -> Scene {
-        let canaries = canaries.iter().map(|&name| name.to_owned()).collect();
-        let world = World::new(seed, WorldConfig { canaries, ..WorldConfig::default() });
-        let nodes: Vec<NodeHandle> =
-            (1..=count).map(|number| world.add_node(SimNode::numbered(number))).collect();
-        let clients = world.add_node(SimNode::numbered(count + 1));
-        let map = map(&nodes, cores);
-        let mut stores = Vec::new();
-        for (id, node) in (1u32..).zip(nodes) {
-            let disk = world.add_disk(&node, "ssd", DiskConfig::new(64 << 20));
-            formatted(&world, &node, id, cores, false);
-            let config = NodeConfig {
-                disk: "ssd".to_owned(),
-                listen: SocketAddr::new(node.address(), PORT),
-                advertise: None,
-                map: Some(map.clone()),
-                without: Vec::new(),
-                core_count: cores,
-                host: ioengine::HostKind::Own,
-                pin: false,
-                spin_us: 0,
-                limits: limits.clone(),
-            };
-            stores.push(Store { node, disk, config, events: Arc::default() });
-        }
-        let scene = Scene { world, stores, clients };
-        (0..scene.stores.len()).for_each(|number| scene.start(number));
-        scene
-    }
-
-    fn start(&self, number: usize) {
-        assert_eq!(self.try_start(number), None);
-    }
-
-    /// Start a node and wait until it serves; why it does not.
-    fn try_start(&self, number: usize) -> Option<String> {
-        let store = &self.stores[number];
-        let events = Arc::clone(&store.events);
-        events.lock().unwrap().clear();
-        let listener = Arc::new(move |event| events.lock().unwrap().push(event));
-        start(&Launcher::Simulated(store.node), &store.config, listener).unwrap();
-        let events = Arc::clone(&store.events);
-        self.world.run_while(Duration::from_secs(60), move || {
-            !events.lock().unwrap().iter().any(|event| matches!(event, Event::Serving(_) | Event::Failed(_)))
-        });
-        let events = store.events.lock().unwrap();
-        events.iter().find_map(|event| match event {
-            Event::Failed(text) => Some(text.clone()),
-            _ => None,
-        })
-    }
-
-    /// The disk of a node is lost, and a new one formatted.
-    fn replace_disk(&self, number: usize, recovers: bool) {
-        let store = &self.stores[number];
-        store.node.power_cut();
-        store.disk.wipe();
-        formatted(&self.world, &store.node, number as u32 + 1, store.config.core_count, recovers);
-    }
-
-    fn marks(&self, name: &str) -> bool {
-        self.world.marks().contains_key(name)
-    }
-
-    fn client<T: 'static, M>(&self, main: impl FnOnce(Client) -> M + 'static) -> T
-    where
-        M: Future<Output = T> + 'static,
-    {
-        let endpoints: Vec<SocketAddr> = self.stores.iter().map(|store| store.config.listen).collect();
-        self.world.block_on(&self.clients, Duration::from_secs(86_400), move |io| async move {
-            let config = ClientConfig { cluster: CLUSTER, frame_bytes: 256 << 10, ..ClientConfig::default() };
-            main(Client::connect(&io, &endpoints, config).await.unwrap()).await
-        })
-    }
-
-    fn wait(&self, duration: Duration) {
-        self.world.run_for(duration);
-    }
-
-    /// A counter of each node, summed over its cores.
-    fn counters(&self, name: &'static str) -> Vec<u64> {
-        let of = |store: &Store| {
-            let endpoint = store.config.listen;
-            self.world.block_on(&self.clients, Duration::from_secs(60), move |io| async move {
-                let config = ClientConfig { cluster: CLUSTER, ..ClientConfig::default() };
-                let client = Client::connect(&io, &[endpoint], config).await.unwrap();
-                let status: serde_json::Value =
-                    serde_json::from_str(&client.status().await.unwrap()).unwrap();
-                status["cores"].as_array().unwrap().iter().map(|core| core[name].as_u64().unwrap()).sum()
-            })
-        };
-        self.stores.iter().map(of).collect()
-    }
-
-    /// Records 0..count as this node alone has them.
-    fn local(&self, number: usize, count: u64) -> Vec<Option<Vec<u8>>> {
-        let endpoint = self.stores[number].config.listen;
-        self.world.block_on(&self.clients, Duration::from_secs(86_400), move |io| async move {
-            let mut found = Vec::new();
-            // The client tries replicas in their order: ask this node by hand.
-            let mut node = by_hand::Client::connect(io, endpoint).await;
-            for record in 0..count {
-                found.push(node.get_local(stream(record).as_bytes(), record).await);
-            }
-            found
-        })
-    }
-}
-
-#[path = "support/mod.rs"]
-mod by_hand;
-
-fn stream(record: u64) -> String {
-    format!("stream-{}", record % 97)
-}
-
-fn key(stream: &str, time: u64) -> Key<'_> {
-    Key { space: Space(0), stream: stream.as_bytes(), time }
-}
-
-fn value(record: u64) -> Vec<u8> {
-    format!("value of {record}").into_bytes()
-}
-
-async fn put_all(client: &Client, records: std::ops::Range<u64>) {
-    for record in records {
-        let stream = stream(record);
-        client.put(key(&stream, record), 0, &value(record)).await.unwrap();
-    }
-}
-
-async fn check_all(client: &Client, records: std::ops::Range<u64>) {
-    for record in records {
-        let stream = stream(record);
-        let found = client.get(key(&stream, record)).await.unwrap();
-        assert_eq!(found.map(|found| found.value), Some(value(record)), "record {record}");
-    }
-}
-
-fn all(count: u64) -> Vec<Option<Vec<u8>>> {
-    (0..count).map(|record| Some(value(record))).collect()
-}
 
 #[test]
 fn what_is_written_is_read_and_every_replica_has_it() {
@@ -613,14 +404,6 @@ fn a_rotten_end_of_a_journal_is_learnt_again() {
     });
 }
 
-/// Where the journal of a shard lies.
-fn journal_of(image: &DiskImage, shard: usize) -> (u64, usize) {
-    let block = image.get(0, SUPERBLOCK_BYTES);
-    let superblock = Superblock::decode(block.as_slice().try_into().unwrap(), DiskOffset(0)).unwrap();
-    let zone = superblock.shard_zones()[shard].journal;
-    (zone.offset.0, zone.bytes as usize)
-}
-
 /// The rules that the tests above rely on, removed: what they see is not seen then.
 #[test]
 fn without_a_rule_a_disk_is_taken_for_what_it_is_not() {
@@ -650,16 +433,6 @@ fn without_a_rule_a_disk_is_taken_for_what_it_is_not() {
     assert!(!scene.marks("a learner returns"));
 }
 
-/// Checksums of the sealed tables that were put in place: by window, of each node.
-fn in_place(scene: &Scene) -> std::collections::BTreeMap<u64, std::collections::BTreeMap<u32, u64>> {
-    let mut windows = std::collections::BTreeMap::<u64, std::collections::BTreeMap<u32, u64>>::new();
-    for fact in scene.world.take_facts().iter().filter(|fact| fact.name == "sealed") {
-        let before = windows.entry(fact.key).or_default().insert(fact.node, fact.value);
-        assert!(before.is_none_or(|before| before == fact.value), "one window, one table");
-    }
-    windows
-}
-
 #[test]
 fn windows_are_sealed_with_the_same_bytes_everywhere() {
     let scene = Scene::with(5, 3, 1, &[], Limits { window_bytes: 4096, ..Limits::small() });
@@ -687,9 +460,10 @@ fn windows_are_sealed_with_the_same_bytes_everywhere() {
 
 /// A node is away while windows are sealed, and while records of them are deleted: it takes tables that still have them. What
 /// it shows afterwards.
-fn away_during_a_seal(canaries: &[&str]) -> (Vec<Option<Vec<u8>>>, Scene) {
+fn away_during_a_seal(canaries: &[&str], versions: PeerVersions) -> (Vec<Option<Vec<u8>>>, Scene) {
     let limits = Limits { window_bytes: 4096, ..Limits::small() };
-    let scene = Scene::with(5, 3, 1, canaries, limits);
+    let mut scene = Scene::with(5, 3, 1, canaries, limits);
+    scene.stores[2].config.versions = versions;
     scene.client(|client| async move { put_all(&client, 0..20).await });
     scene.stores[2].node.power_cut();
     scene.client(|client| async move { put_all(&client, 20..3_000).await });
@@ -713,11 +487,19 @@ fn away_during_a_seal(canaries: &[&str]) -> (Vec<Option<Vec<u8>>>, Scene) {
 fn who_was_away_during_a_seal_keeps_what_is_deleted_above_it() {
     let mut expected = all(3_000);
     expected[20..70].fill(None);
-    let (found, scene) = away_during_a_seal(&[]);
-    assert!(scene.marks("a replica copies a sealed table"), "{:?}", scene.world.marks());
-    assert_eq!(found, expected);
-    let (found, _) = away_during_a_seal(&["drop_what_is_above_a_seal"]);
+    // Its tables come one by one, by seals, when its records have; or as files, with the copies of its tablets.
+    for (versions, mark) in [
+        (PeerVersions::FIRST, "a replica copies a sealed table"),
+        (PeerVersions::ALL, "a sealed table is taken as a file"),
+    ] {
+        let (found, scene) = away_during_a_seal(&[], versions);
+        assert!(scene.marks(mark), "{:?}", scene.world.marks());
+        assert_eq!(found, expected);
+    }
+    let (found, _) = away_during_a_seal(&["drop_what_is_above_a_seal"], PeerVersions::FIRST);
     assert!(found != expected, "the planted bug is not seen");
+    let (found, _) = away_during_a_seal(&["copy_forgets_what_is_above"], PeerVersions::ALL);
+    assert!(found != expected, "the planted bug is not seen where tables come as files");
 }
 
 /// Said to one node alone: what it answers.

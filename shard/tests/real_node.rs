@@ -37,6 +37,7 @@ fn serve(disk: &str) -> (Node, SocketAddr) {
         advertise: None,
         map: None,
         without: Vec::new(),
+        versions: net::peer::PeerVersions::ALL,
         core_count: CORES,
         host: ioengine::HostKind::Own,
         pin: false,

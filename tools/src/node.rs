@@ -145,6 +145,7 @@ fn config(settings: &Settings, without: &[u32]) -> Result<Option<NodeConfig>, Fa
         advertise: settings.advertise,
         map: settings.cluster.map(&superblock)?,
         without: without.to_vec(),
+        versions: settings.versions,
         core_count: superblock.shard_count,
         host: settings.host,
         pin: settings.pin,

@@ -48,6 +48,7 @@ pub fn serve(path: &str) -> ! {
         advertise: None,
         map: None,
         without: Vec::new(),
+        versions: net::peer::PeerVersions::ALL,
         core_count: CORES,
         host: HostKind::Own,
         pin: false,

@@ -136,6 +136,7 @@ impl Stage {
             advertise: None,
             map: None,
             without: Vec::new(),
+            versions: net::peer::PeerVersions::ALL,
             core_count: setting.core_count,
             host: ioengine::HostKind::Own,
             pin: false,

@@ -116,6 +116,7 @@ impl Scene {
             advertise: None,
             map: None,
             without: Vec::new(),
+            versions: net::peer::PeerVersions::ALL,
             core_count: plan.core_count,
             host: ioengine::HostKind::Own,
             pin: false,

@@ -11,7 +11,7 @@ use ioengine::Io;
 use layout::superblock::Superblock;
 use layout::units::Incarnation;
 use net::frame::{BODY_BYTES_MAX, PROTOCOL_VERSION};
-use net::peer::{PeerHello, Refusal};
+use net::peer::{PeerHello, PeerVersions, Refusal};
 use std::time::Duration;
 
 /// How far above all that is known: nobody starts that often without a word to one of those asked.
@@ -49,6 +49,8 @@ pub(crate) async fn birth(
                 to: peer.node,
                 map_epoch: map.epoch,
                 frame_bytes: BODY_BYTES_MAX,
+                // Nothing but the hello is said.
+                versions: PeerVersions::FIRST,
                 cluster: superblock.cluster,
                 introduction: introduction(superblock),
             };

@@ -46,6 +46,11 @@ impl Frames {
         *self = Frames { bytes_max: self.bytes_max, ..Frames::new(frame_bytes, self.map_epoch) };
     }
 
+    /// So little waits that as much as a frame may follow without being late.
+    pub(super) fn waits_for_little(&self) -> bool {
+        self.bytes <= self.frame_bytes / 8 && self.bytes <= self.window
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.bytes == 0
     }

@@ -7,15 +7,24 @@
 use super::disks;
 use crate::connection::Connection;
 use crate::core::Shard;
+use layout::units::LogTime;
 use layout::units::TabletIndex;
-use net::frame::PROTOCOL_VERSION;
+use net::frame::{HEADER_BYTES, seal};
+use net::operation::{Operation, REPLY_BIT};
+use net::outcome::{Outcome, Why};
 use net::peer::{
-    HELLO_FRAME_BYTES, Message, PeerHello, PeerHelloReply, PeerSession, PeerStep, Refusal, batch_answer,
+    HELLO_FRAME_BYTES, Message, PeerHello, PeerHelloReply, PeerSession, PeerStep, PeerVersions, Refusal,
+    batch_answer,
 };
+use net::reply::encode_outcome;
 use std::rc::Rc;
 
 /// Who has called is let in, or told why not: then `None`.
 pub(crate) fn greet(shard: &Rc<Shard>, connection: &Connection, hello: &PeerHello) -> Option<PeerSession> {
+    if shard.facts.versions == PeerVersions::FIRST && hello.versions != PeerVersions::FIRST {
+        say_it_is_wrong(shard, connection);
+        return None;
+    }
     let comes = &hello.introduction;
     let refusal = refusal(shard, hello).or_else(|| disks::meet(shard, hello.node, comes));
     let agreed = hello.frame_bytes.min(shard.limits.frame_bytes_max);
@@ -24,6 +33,7 @@ pub(crate) fn greet(shard: &Rc<Shard>, connection: &Connection, hello: &PeerHell
         node: shard.facts.node,
         map_epoch: shard.facts.settings_epoch,
         frame_bytes: agreed,
+        spoken: hello.spoken(shard.facts.versions).unwrap_or(PeerVersions::FIRST.newest()),
         known: shard.facts.disks.highest(hello.node),
         cluster: shard.facts.cluster,
         introduction: shard.facts.disks.introduction(),
@@ -52,14 +62,23 @@ pub(crate) fn greet(shard: &Rc<Shard>, connection: &Connection, hello: &PeerHell
 fn refusal(shard: &Shard, hello: &PeerHello) -> Option<Refusal> {
     let facts = &shard.facts;
     if let Some(map) = facts.group.map() {
-        return hello.refusal(map, facts.node);
+        return hello.refusal(map, facts.node, facts.versions);
     }
     Some(match () {
-        () if hello.protocol != PROTOCOL_VERSION => Refusal::Protocol,
+        () if hello.spoken(facts.versions).is_none() => Refusal::Protocol,
         () if hello.cluster != facts.cluster => Refusal::Cluster,
         () if hello.to != facts.node => Refusal::Node,
         () => Refusal::Stranger,
     })
+}
+
+/// A build of the first version takes a range of versions for a mistake, and so does one that shall be as that.
+fn say_it_is_wrong(shard: &Shard, connection: &Connection) {
+    let outcome = Outcome::BadRequest { why: Why::Reserved, at: 60 };
+    let mut frame = [0; 256];
+    let bytes = HEADER_BYTES + encode_outcome(&mut frame[HEADER_BYTES..], LogTime(0), &outcome);
+    seal(&mut frame[..bytes], Operation::PeerHello.code() | REPLY_BIT, 0, shard.facts.settings_epoch);
+    say(shard, connection, &frame[..bytes]);
 }
 
 /// Answer with these bytes. False when there is no room for them.

@@ -18,7 +18,7 @@ use ioengine::sync::{Either, Notify, race};
 use ioengine::{Buf, Instant, Io, Stream};
 use layout::units::TabletIndex;
 use net::frame::{BODY_BYTES_BEFORE_HELLO, HEADER_BYTES, PROTOCOL_VERSION};
-use net::peer::{PeerAnswer, PeerBroken, PeerHello, PeerHelloReply, Refusal, next_answer};
+use net::peer::{PeerAnswer, PeerBroken, PeerHello, PeerHelloReply, PeerVersions, Refusal, next_answer};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -66,6 +66,10 @@ struct Link {
     up: Cell<bool>,
     /// The first message was put where none waited.
     filled: Notify,
+    /// Something was taken to be sent, or the link has gone down.
+    taken: Notify,
+    /// Version of the messages on it.
+    spoken: Cell<u8>,
     /// Number of the last question, and when it was asked if it is not answered.
     asked: Cell<(u64, Option<Instant>)>,
 }
@@ -91,18 +95,23 @@ impl Links {
             frames: RefCell::new(Frames::new(frame_bytes as usize, map_epoch)),
             up: Cell::new(false),
             filled: Notify::new(),
+            taken: Notify::new(),
+            spoken: Cell::new(PeerVersions::FIRST.newest()),
             asked: Cell::new((0, None)),
         };
         Links { io: io.clone(), counters: Arc::clone(counters), links: peers.iter().map(link).collect() }
     }
 
     /// Send a message made of `parts` to the core of `node` that owns the tablet. False: it was dropped, because the link is down,
-    /// has no room, or the message is longer than a frame. True: it will arrive if nothing happens to the connection.
+    /// has no room, the message is longer than a frame, or the peer does not speak its version. True: it will arrive if nothing
+    /// happens to the connection.
     pub(crate) fn send(&self, node: u32, tablet: TabletIndex, kind: u8, parts: &[&[u8]]) -> bool {
         let link = self.link(node);
         let mut frames = link.frames.borrow_mut();
         let was_empty = frames.is_empty();
-        if !link.up.get() || !frames.push(&self.io, tablet, kind, parts) {
+        let is_spoken = log::version_of(kind) <= link.spoken.get();
+        let may = link.up.get() && (is_spoken || ioengine::canary("say_what_is_not_spoken"));
+        if !may || !frames.push(&self.io, tablet, kind, parts) {
             self.counters.peer_dropped.add(1);
             return false;
         }
@@ -116,6 +125,29 @@ impl Links {
     /// True when messages to `node` have a way.
     pub(crate) fn is_up(&self, node: u32) -> bool {
         self.link(node).up.get()
+    }
+
+    /// Does `node` speak this version of the messages, as far as is known? While the link is down it does not.
+    pub(crate) fn speaks(&self, node: u32, version: u8) -> bool {
+        let link = self.link(node);
+        link.up.get() && (link.spoken.get() >= version || ioengine::canary("say_what_is_not_spoken"))
+    }
+
+    /// Wait until little waits for `node`, so that what is sent then delays nothing for long. False: the link is down, or it takes
+    /// too long.
+    pub(crate) async fn until_idle(&self, node: u32) -> bool {
+        let link = self.link(node);
+        let by = self.io.now().after(ANSWER_DEADLINE);
+        loop {
+            let taken = link.taken.notified();
+            if !link.up.get() || self.io.now() >= by {
+                return false;
+            }
+            if link.frames.borrow().waits_for_little() {
+                return true;
+            }
+            race(taken, self.io.sleep(ANSWER_DEADLINE)).await;
+        }
     }
 
     fn link(&self, node: u32) -> &Link {
@@ -180,6 +212,7 @@ async fn dial(shard: &Rc<Shard>, peer: &Peer) -> Result<(Stream, PeerHelloReply)
         to: peer.node,
         map_epoch: facts.settings_epoch,
         frame_bytes: shard.limits.frame_bytes_max,
+        versions: facts.versions,
         cluster: facts.cluster,
         introduction: facts.disks.introduction(),
     };
@@ -196,8 +229,25 @@ async fn dial(shard: &Rc<Shard>, peer: &Peer) -> Result<(Stream, PeerHelloReply)
     }
 }
 
-/// Connect, say hello, hear the answer.
+/// Connect, say hello, hear the answer. A build that knows the first version alone takes what it does not know for a mistake: it is
+/// called again, as one of its kind.
 pub(super) async fn greeting(
+    io: &Io,
+    address: SocketAddr,
+    hello: &PeerHello,
+) -> Result<(Stream, PeerHelloReply), Trouble> {
+    match say_hello(io, address, hello).await {
+        Err(Trouble::Broken(PeerBroken::Answer) | Trouble::Closed)
+            if hello.versions != PeerVersions::FIRST =>
+        {
+            ioengine::sometimes!("a node is called as one of the first version");
+            say_hello(io, address, &PeerHello { versions: PeerVersions::FIRST, ..*hello }).await
+        }
+        answered => answered,
+    }
+}
+
+async fn say_hello(
     io: &Io,
     address: SocketAddr,
     hello: &PeerHello,
@@ -211,7 +261,10 @@ pub(super) async fn greeting(
     let mut input = Input { buffer: Some(back), filled: 0 };
     loop {
         match next_answer(input.bytes(), false)? {
-            PeerAnswer::Hello { reply, .. } => return Ok((stream, reply)),
+            PeerAnswer::Hello { reply, .. } if reply.spoken <= hello.versions.newest() => {
+                return Ok((stream, reply));
+            }
+            PeerAnswer::Hello { .. } => return Err(Trouble::Broken(PeerBroken::Answer)),
             PeerAnswer::Read { .. } => return Err(Trouble::NeverAsked),
             PeerAnswer::Need { .. } => input.more(&stream).await?,
         }
@@ -260,6 +313,10 @@ async fn carry(shard: &Shard, place: usize, stream: &Stream, reply: &PeerHelloRe
     link.frames.borrow_mut().begin(agreed as usize);
     link.asked.set((link.asked.get().0, None));
     let counters = &shard.counters;
+    link.spoken.set(reply.spoken);
+    if reply.spoken < shard.facts.versions.newest() {
+        ioengine::sometimes!("two nodes speak an older version");
+    }
     link.up.set(true);
     counters.peers[place].up.set(1);
     counters.peers[place].incarnation.set(u64::from(reply.introduction.incarnation.0));
@@ -268,6 +325,7 @@ async fn carry(shard: &Shard, place: usize, stream: &Stream, reply: &PeerHelloRe
     counters.peers[place].up.set(0);
     counters.peers[place].downs.add(1);
     link.frames.borrow_mut().begin(agreed as usize);
+    link.taken.notify();
     stream.shutdown();
     match ended {
         Either::First(Err(trouble)) | Either::Second(Err(trouble)) => trouble,
@@ -294,6 +352,7 @@ async fn write(shard: &Shard, link: &Link, stream: &Stream) -> Result<Never, Tro
             race(filled, shard.io.sleep(ASK_EVERY)).await;
             continue;
         };
+        link.taken.notify();
         if asks {
             link.asked.set((last + 1, Some(now)));
             ask_at = now.after(ASK_EVERY);

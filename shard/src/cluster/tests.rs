@@ -14,7 +14,9 @@ use layout::units::{Incarnation, RequestId, Space, TabletIndex, Uuid};
 use net::frame::next_frame;
 use net::operation::Operation;
 use net::outcome::Outcome;
-use net::peer::{Introduction, PeerAnswer, PeerHello, Refusal, message_head, next_answer, seal_batch};
+use net::peer::{
+    Introduction, PeerAnswer, PeerHello, PeerVersions, Refusal, message_head, next_answer, seal_batch,
+};
 use net::reply::{Answer, Reply};
 use net::request::{Get, Head, Hello, Map, MultiGetBody, Put, Request, Streams};
 use net::route::{ClusterMap, Group as MapGroup, Node, Roles};
@@ -133,6 +135,7 @@ impl Scene {
             advertise: None,
             map: Some(map),
             without: Vec::new(),
+            versions: net::peer::PeerVersions::ALL,
             core_count: CORES,
             host: ioengine::HostKind::Own,
             pin: false,
@@ -393,6 +396,7 @@ fn hello(introduction: Introduction) -> PeerHello {
         to: 1,
         map_epoch: 5,
         frame_bytes: 64 << 10,
+        versions: PeerVersions::ALL,
         cluster: CLUSTER,
         introduction,
     }

@@ -3,7 +3,7 @@
 //! A session is a task and a part that may be asked for again. Bounded in number and in time. Must never begin at a replica
 //! whose own tablet is not whole.
 
-use super::{bulk_bytes, wire};
+use super::{Logs, bulk_bytes, wire};
 use crate::core::Shard;
 use crate::lsm::copy::Giving;
 use ioengine::Queue;
@@ -27,6 +27,8 @@ pub(super) struct GiveSession {
     tablet: TabletIndex,
     to: Node,
     id: u64,
+    /// Sealed tables that it has already.
+    left_out: Vec<u128>,
     /// The part that was made last.
     number: Cell<u32>,
     part: RefCell<Vec<u8>>,
@@ -35,6 +37,8 @@ pub(super) struct GiveSession {
     called: Notify,
 }
 
+/// Session, in every question.
+const SESSION_BYTES: usize = 8;
 /// Session and number.
 pub(super) const ASK_BYTES: usize = 12;
 /// Those, and whether it is the last.
@@ -47,6 +51,38 @@ pub(super) fn asked(shard: &Rc<Shard>, tablet: TabletIndex, from: Node, body: &[
     let body: &[u8; ASK_BYTES] = body.try_into().map_err(|_| wrong)?;
     let id = u64::from_le_bytes(body[..8].try_into().expect("8 bytes"));
     let number = u32::from_le_bytes(body[8..].try_into().expect("4 bytes"));
+    serve(shard, logs, tablet, from, (id, number), &[]);
+    Ok(())
+}
+
+/// A peer asks for the first part of a copy without what these sealed tables have.
+pub(super) fn asked_rest(
+    shard: &Rc<Shard>,
+    tablet: TabletIndex,
+    from: Node,
+    body: &[u8],
+) -> Result<(), Corrupt> {
+    let Some(logs) = &shard.logs else { return Ok(()) };
+    let wrong = |field| Corrupt { structure: "question for the rest of a copy", field, at: 0 };
+    let (session, list) = body.split_first_chunk::<SESSION_BYTES>().ok_or(wrong("session"))?;
+    let (checksums, rest) = list.as_chunks::<16>();
+    if !rest.is_empty() {
+        return Err(wrong("checksums"));
+    }
+    let left_out: Vec<u128> = checksums.iter().map(|bytes| u128::from_le_bytes(*bytes)).collect();
+    serve(shard, logs, tablet, from, (u64::from_le_bytes(*session), 0), &left_out);
+    Ok(())
+}
+
+/// Give a part that is there, make the next one, or begin.
+fn serve(
+    shard: &Rc<Shard>,
+    logs: &Logs,
+    tablet: TabletIndex,
+    from: Node,
+    (id, number): (u64, u32),
+    left_out: &[u128],
+) {
     let session = logs.giving.borrow().iter().find(|one| one.id == id && one.tablet == tablet).cloned();
     match session {
         Some(session) if session.number.get() == number && !session.part.borrow().is_empty() => {
@@ -58,22 +94,22 @@ pub(super) fn asked(shard: &Rc<Shard>, tablet: TabletIndex, from: Node, body: &[
         }
         Some(_) => {}
         None if number == 0 && logs.is_voter(tablet) && logs.giving.borrow().len() < COUNT_MAX => {
-            begin(shard, tablet, from, id);
+            begin(shard, tablet, from, id, left_out.to_vec());
         }
         None => {
             let log = logs.tablet(tablet).expect("the caller has looked").borrow();
             log.tell(shard, from, wire::COPY_NOT, &[&id.to_le_bytes()]);
         }
     }
-    Ok(())
 }
 
-fn begin(shard: &Rc<Shard>, tablet: TabletIndex, to: Node, id: u64) {
+fn begin(shard: &Rc<Shard>, tablet: TabletIndex, to: Node, id: u64, left_out: Vec<u128>) {
     let Some(logs) = &shard.logs else { return };
     let session = Rc::new(GiveSession {
         tablet,
         to,
         id,
+        left_out,
         number: Cell::new(0),
         part: RefCell::default(),
         wanted: Cell::new(false),
@@ -110,7 +146,7 @@ async fn give(shard: &Shard, session: &GiveSession) -> Result<(), crate::lsm::Re
     let Some(log) = shard.logs.as_ref().and_then(|logs| logs.tablet(session.tablet)) else { return Ok(()) };
     let chosen = log.borrow().applied;
     let mut bytes = Vec::new();
-    let mut giving = Giving::begin(shard, session.tablet, chosen, &mut bytes).await?;
+    let mut giving = Giving::begin(shard, session.tablet, chosen, &session.left_out, &mut bytes).await?;
     let mut number = 0;
     let part_bytes = bulk_bytes(&shard.limits);
     loop {

@@ -12,6 +12,7 @@
 mod clock;
 mod clocks;
 mod commit;
+mod files;
 mod give;
 mod propose;
 mod queue;
@@ -28,15 +29,19 @@ mod wire;
 
 pub(crate) use clock::run as run_clock;
 pub(crate) use commit::{entry_bytes_max, run as run_commit, write_queued};
+pub(crate) use files::{File, pieces_bytes_max};
 pub(crate) use reads::wait_for_tip;
 pub(crate) use receive::receive;
 pub(crate) use start::{RecoveredLog, tail as new_tail};
 pub(crate) use tail::Tail;
+pub(crate) use take::Install;
 pub(crate) use verify::{cannot_read, run as run_verify};
+pub(crate) use wire::version_of;
 
 use crate::core::Shard;
 use crate::limits::Limits;
 use clocks::Clocks;
+use files::Files;
 use give::GiveSession;
 use ioengine::sync::Notify;
 use layout::log_item::vote_bytes;
@@ -114,8 +119,14 @@ pub(crate) struct Logs {
     told: Notify,
     /// Copies of tablets that are being given to peers.
     giving: RefCell<Vec<Rc<GiveSession>>>,
-    /// The copy of a tablet that is being taken: one at a time.
-    taking: RefCell<Option<Rc<TakeSession>>>,
+    /// Copies of tablets that are being taken.
+    taking: RefCell<Vec<Rc<TakeSession>>>,
+    /// Sealed tables on their way as files.
+    files: Files,
+    /// Copies whose records are on their way.
+    streams: Cell<usize>,
+    /// A copy has found no space: one at a time.
+    narrow: Cell<bool>,
     /// What the peers' clocks say.
     clocks: Clocks,
     /// Another node refuses the disk of this one.

@@ -7,7 +7,8 @@ use super::clocks::CLOCK_BYTES;
 use super::tablet::TabletLog;
 use super::values::{Value, weigh};
 use super::{
-    AHEAD_PATIENCE, AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, give, seals, take, verify, wire,
+    AHEAD_PATIENCE, AHEAD_SLACK, CLOCK_SKEW_MAX, Logs, bulk_bytes, drive, files, give, seals, take, verify,
+    wire,
 };
 use crate::core::Shard;
 use crate::journal::Claim;
@@ -35,6 +36,15 @@ pub(crate) fn receive(shard: &Rc<Shard>, from: u32, tablet: TabletIndex, kind: u
         wire::COPY_ASK => give::asked(shard, tablet, place, body),
         wire::COPY_PART => take::part(logs, tablet, body),
         wire::COPY_NOT => take::refused(logs, tablet, body),
+        _ if wire::version_of(kind) > shard.facts.versions.newest() => {
+            ioengine::fact("unspoken", u64::from(kind), u64::from(from));
+            Err(Corrupt { structure: "peer message", field: "kind", at: 0 })
+        }
+        wire::REST_ASK => give::asked_rest(shard, tablet, place, body),
+        wire::FILES_ASK => files::listed(shard, logs, tablet, place, body),
+        wire::FILES => files::list(logs, body),
+        wire::PIECE_ASK => files::asked(shard, logs, tablet, place, body),
+        wire::PIECE => files::piece(logs, tablet, place, body),
         wire::SEAL_BUILT => seals::built(shard, logs, tablet, place, body),
         wire::TABLE_ASK => seals::asked(shard, logs, tablet, place, body),
         wire::TABLE_PART => seals::part(logs, body),

@@ -91,6 +91,7 @@ impl Logs {
     pub(crate) fn start(
         io: &Io,
         group: &Group,
+        limits: &Limits,
         incarnation: Incarnation,
         core: &mut Core,
         recovered: Vec<Option<RecoveredLog>>,
@@ -134,6 +135,9 @@ impl Logs {
             restated: Notify::new(),
             giving: RefCell::default(),
             taking: RefCell::default(),
+            files: super::files::Files::new(limits),
+            streams: Cell::new(0),
+            narrow: Cell::new(false),
             clocks: Clocks::default(),
             outcast: Cell::new(false),
             verifying: super::verify::Waiting::default(),

@@ -172,7 +172,7 @@ pub(super) fn take_down(shard: &Shard, logs: &Logs, log: &TabletLog) {
     if !is_whole || taken.len() >= WAITING_MAX {
         return shard.counters.verify_passed.add(1);
     }
-    taken.push_back((log.tablet, log.applied, Giving::take_down(shard, log.tablet, log.applied).bare()));
+    taken.push_back((log.tablet, log.applied, Giving::take_down(shard, log.tablet, log.applied, &[]).bare()));
     logs.verifying.called.notify();
 }
 

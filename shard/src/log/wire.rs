@@ -33,6 +33,26 @@ pub(crate) const TABLE_ASK: u8 = 10;
 /// A part of it: the same, bytes of the table 8, bytes. Without these it is not here.
 pub(crate) const TABLE_PART: u8 = 11;
 
+/// "Which sealed tables do you have of this tablet?": session 8. The answer without any is [`COPY_NOT`].
+pub(crate) const FILES_ASK: u8 = 12;
+/// Those that are in place: session 8, then of each begin and end of its window 8 + 8, generation 4, bytes 8, checksum 16.
+pub(crate) const FILES: u8 = 13;
+/// "Give me this piece of a sealed table": checksum 16, offset 8, bytes 4.
+pub(crate) const PIECE_ASK: u8 = 14;
+/// A piece: checksum 16, offset 8, bytes. Without these the table is not here.
+pub(crate) const PIECE: u8 = 15;
+/// "Give me a copy of the tablet without what these sealed tables have": session 8, checksums 16 each. The parts behind the first
+/// are asked for as of any copy.
+pub(crate) const REST_ASK: u8 = 16;
+
+/// The version of the messages between nodes that brought this kind.
+pub(crate) fn version_of(kind: u8) -> u8 {
+    if kind >= FILES_ASK { FILES_VERSION } else { 1 }
+}
+
+/// The version that has sealed tables as files, and copies without them.
+pub(crate) const FILES_VERSION: u8 = 2;
+
 const HEAD_BYTES: usize = VALUE_ID_BYTES + 4;
 
 /// The answer to a fetch from `index` on, of about `bytes_max`, and at least one entry; `None` if they are gone.

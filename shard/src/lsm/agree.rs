@@ -111,7 +111,7 @@ pub(super) fn awaited(shard: &Shard, state: &State, tablet: TabletIndex) -> Vec<
     all
 }
 
-fn is_table(window: &TabletWindow, table: &Table) -> bool {
+pub(super) fn is_table(window: &TabletWindow, table: &Table) -> bool {
     let own = table.window().map(|own| (own.from, own.to, own.generation));
     own == Some((window.from, window.to, window.generation)) && window.checksum == Some(table.place.checksum)
 }
@@ -136,12 +136,18 @@ fn agreed_of(made: Option<&Made>) -> AgreedTable {
 
 /// Tell who compares replicas what is in place here.
 pub(super) fn tell_in_place(table: &Table, tablet: TabletIndex) {
-    if let Some(window) = table.window().filter(|_| ioengine::collects_facts()) {
+    if let Some(window) = table.window() {
+        tell_table(tablet, window, table.place.checksum);
+    }
+}
+
+/// The same of a table with this checksum.
+pub(super) fn tell_table(tablet: TabletIndex, window: window::Window, checksum: u128) {
+    if ioengine::collects_facts() {
         let mut name = vec![tablet.get()];
         name.extend_from_slice(&window.from.to_le_bytes());
         name.extend_from_slice(&window.to.to_le_bytes());
         name.extend_from_slice(&window.generation.to_le_bytes());
-        let checksum = table.place.checksum;
         ioengine::fact("sealed", layout::checksum::short(&name), (checksum ^ (checksum >> 64)) as u64);
     }
 }

@@ -5,11 +5,15 @@
 //! applied index holds for all of it. Must never give a record that a newer one hides. Invariant: records come in the order of
 //! their keys, each once.
 //!
+//! Who has sealed tables already, of before or as files, names them: what they have is left out, and they come beneath the run. Only
+//! tables that the state of the same turn calls sealed are left out, and only those are put in place: so both ends mean the same.
+//!
 //! ```text
 //! | head 44: bytes of the blob 4, its checksum 16, last entry 8 + 16 | state blob | record | record | ..
 //! record:  | key bytes 2, version 8, expiry 8, value bytes 4 | key | value |    value bytes 2^32 - 1: deleted
 //! ```
 
+use super::agree::is_table;
 use super::build::{BuildError, Sink, TableBuilder};
 use super::cursor::{Cursors, TableCursor};
 use super::gather::time_of;
@@ -45,6 +49,10 @@ const WINDOW_BYTES: u64 = 256 << 10;
 /// Records between two looks at other work.
 const STEP_COUNT: usize = 64;
 
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+}
+
 fn identity(cluster: Uuid, tablet: TabletIndex) -> StateIdentity {
     StateIdentity {
         device: cluster,
@@ -68,6 +76,34 @@ pub(crate) struct TakenDown {
     tables: Vec<Rc<Table>>,
     log_time: LogTime,
     seals: Rc<Seals>,
+}
+
+/// Sealed tables that a copy need not bring.
+#[derive(Default)]
+pub(crate) struct SealedTables {
+    /// Had before, and found whole.
+    pub(crate) kept: Vec<Rc<Table>>,
+    /// Taken as files.
+    pub(crate) taken: Vec<Made>,
+}
+
+impl SealedTables {
+    /// All of them.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Rc<Table>> {
+        self.kept.iter().chain(self.taken.iter().map(|made| &made.table))
+    }
+
+    /// Those that are the tables of sealed windows.
+    fn of(mut self, seals: &Seals) -> SealedTables {
+        self.kept.retain(|table| is_sealed(seals, table));
+        self.taken.retain(|made| is_sealed(seals, &made.table));
+        self
+    }
+}
+
+/// Does the log name this table?
+fn is_sealed(seals: &Seals, table: &Rc<Table>) -> bool {
+    seals.sealed.iter().any(|window| is_table(window, table))
 }
 
 impl TakenDown {
@@ -100,7 +136,8 @@ fn push_record(out: &mut Vec<u8>, key: &[u8], record: &Record<'_>) {
 }
 
 impl Giving {
-    /// Take down what the tablet is now; `chosen` is the last entry applied. The stream begins in `out`.
+    /// Take down what the tablet is now; `chosen` is the last entry applied. What the sealed tables `left_out` have is left out.
+    /// The stream begins in `out`.
     ///
     /// # Errors
     /// A table cannot be read.
@@ -108,13 +145,19 @@ impl Giving {
         shard: &Shard,
         tablet: TabletIndex,
         chosen: Chosen,
+        left_out: &[u128],
         out: &mut Vec<u8>,
     ) -> Result<Giving, ReadError> {
-        Giving::open(Giving::take_down(shard, tablet, chosen), out).await
+        Giving::open(Giving::take_down(shard, tablet, chosen, left_out), out).await
     }
 
-    /// In one turn: what the tablet is now; `chosen` is the last entry applied.
-    pub(crate) fn take_down(shard: &Shard, tablet: TabletIndex, chosen: Chosen) -> TakenDown {
+    /// In one turn: what the tablet is now but for sealed tables with these checksums; `chosen` is the last entry applied.
+    pub(crate) fn take_down(
+        shard: &Shard,
+        tablet: TabletIndex,
+        chosen: Chosen,
+        left_out: &[u128],
+    ) -> TakenDown {
         let state = shard.state.borrow();
         let mut held = BTreeMap::new();
         // The active memtable has the newer version of a key that both have.
@@ -126,7 +169,11 @@ impl Giving {
                 held.entry(key).or_insert(Held { version, expiry_us, value: value.map(Box::from) });
             }
         }
-        let tables = state.tables.runs(tablet).iter().chain(state.tables.windows(tablet)).cloned().collect();
+        let own = state.tablet(tablet);
+        let is_given =
+            |table: &&Rc<Table>| !left_out.contains(&table.place.checksum) || !is_sealed(&own.seals, table);
+        let windows = state.tables.windows(tablet).iter().filter(is_given);
+        let tables = state.tables.runs(tablet).iter().chain(windows).cloned().collect();
         let mut writer = StateWriter::new(&identity(shard.facts.cluster, tablet), 1);
         state.write_tablet(tablet, &mut writer);
         let summary = writer.finish();
@@ -137,7 +184,6 @@ impl Giving {
         head.extend_from_slice(&chosen.index.0.to_le_bytes());
         head.extend_from_slice(&encode_value_id(chosen.value));
         head.extend_from_slice(writer.pending());
-        let own = state.tablet(tablet);
         TakenDown { head, held, tables, log_time: own.log_time, seals: Rc::clone(&own.seals) }
     }
 
@@ -240,7 +286,10 @@ pub(crate) struct Taking {
     output: Option<TableBuilder>,
     /// Bytes that are not a whole record yet.
     rest: Vec<u8>,
-    state: Option<(Chosen, u128, Vec<u8>)>,
+    /// Becomes the tablet of the copy.
+    fresh: Option<Tablet>,
+    /// The last entry in it, and what the tablet remembers.
+    head: Option<(Chosen, Tablet)>,
     last_key: Vec<u8>,
 }
 
@@ -250,11 +299,13 @@ pub(crate) struct Taken {
     /// What the tablet remembers.
     pub(crate) tablet: Tablet,
     pub(crate) made: Option<Made>,
+    /// What comes beneath the run.
+    pub(crate) files: SealedTables,
 }
 
 impl Taking {
-    /// Nothing has come yet.
-    pub(crate) fn new(shard: &Shard, tablet: TabletIndex) -> Taking {
+    /// Nothing has come yet. `fresh` has applied nothing, and becomes the tablet of the copy.
+    pub(crate) fn new(shard: &Shard, tablet: TabletIndex, fresh: Tablet) -> Taking {
         let keeper = &shard.keeper;
         let id = keeper.next_table();
         let identity = keeper.owner.run(tablet, id);
@@ -262,19 +313,24 @@ impl Taking {
         let options = keeper.options(&shard.limits);
         let output = TableBuilder::new(identity, options, Compressor::new(), sink, 0);
         let (rest, last_key) = (Vec::new(), Vec::new());
-        Taking { tablet, id, identity, output: Some(output), rest, state: None, last_key }
+        Taking { tablet, id, identity, output: Some(output), rest, fresh: Some(fresh), head: None, last_key }
     }
 
-    /// The next bytes of the stream.
+    /// The next bytes of the stream, of a peer that has left out what `files` have.
     ///
     /// # Errors
     /// [`TakeError`]: what came cannot be understood, or there is no room for it.
-    pub(crate) async fn take(&mut self, bytes: &[u8]) -> Result<(), TakeError> {
+    pub(crate) async fn take(
+        &mut self,
+        shard: &Shard,
+        bytes: &[u8],
+        files: &SealedTables,
+    ) -> Result<(), TakeError> {
         self.rest.extend_from_slice(bytes);
         let mut rest = std::mem::take(&mut self.rest);
         let mut at = 0;
         let mut count = 0;
-        while let Some(used) = self.item(&rest[at..])? {
+        while let Some(used) = self.item(shard, &rest[at..], files)? {
             at += used;
             count += 1;
             let output = self.output.as_mut().expect("a copy is finished once");
@@ -291,19 +347,16 @@ impl Taking {
     }
 
     /// Take the head or a record off the front; `None` when it is not whole.
-    fn item(&mut self, input: &[u8]) -> Result<Option<usize>, Corrupt> {
-        let wrong = |field| Corrupt { structure: "copy of a tablet", field, at: 0 };
-        let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
-        if self.state.is_none() {
-            let Some(head) = input.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
-            let blob_bytes = number(&head[..4]) as usize;
-            let Some(blob) = input.get(HEAD_BYTES..HEAD_BYTES + blob_bytes) else { return Ok(None) };
-            let checksum = u128::from_le_bytes(head[4..20].try_into().expect("16 bytes"));
-            let value = decode_value_id(head[28..].try_into().expect("16 bytes")).ok_or(wrong("value"))?;
-            let chosen = Chosen { index: LogIndex(number(&head[20..28])), value };
-            self.state = Some((chosen, checksum, blob.to_vec()));
-            return Ok(Some(HEAD_BYTES + blob_bytes));
+    fn item(
+        &mut self,
+        shard: &Shard,
+        input: &[u8],
+        files: &SealedTables,
+    ) -> Result<Option<usize>, TakeError> {
+        if self.head.is_none() {
+            return self.state(shard, input, files);
         }
+        let wrong = |field| Corrupt { structure: "copy of a tablet", field, at: 0 };
         let Some(head) = input.first_chunk::<RECORD_BYTES>() else { return Ok(None) };
         let is_deleted = number(&head[18..]) == u64::from(DELETED);
         let value_bytes = if is_deleted { 0 } else { number(&head[18..]) as usize };
@@ -312,7 +365,7 @@ impl Taking {
         let Some(body) = input.get(RECORD_BYTES..all) else { return Ok(None) };
         let (key, value) = body.split_at(key_bytes);
         if key <= self.last_key.as_slice() {
-            return Err(wrong("order of keys"));
+            return Err(wrong("order of keys").into());
         }
         self.last_key.clear();
         self.last_key.extend_from_slice(key);
@@ -325,22 +378,43 @@ impl Taking {
         Ok(Some(all))
     }
 
-    /// The stream has ended: make the run durable. `fresh` has applied nothing, and becomes the tablet of the copy.
-    ///
-    /// # Errors
-    /// [`TakeError`].
-    pub(crate) async fn finish(mut self, shard: &Shard, fresh: Tablet) -> Result<Taken, TakeError> {
-        let output = self.output.take().expect("a copy is finished once");
-        let (chosen, checksum, blob) =
-            self.state.take().filter(|_| self.rest.is_empty()).ok_or(TakeError::State)?;
+    /// Take the head and the state off the front; `None` when they are not whole.
+    fn state(
+        &mut self,
+        shard: &Shard,
+        input: &[u8],
+        files: &SealedTables,
+    ) -> Result<Option<usize>, TakeError> {
+        let wrong = |field| Corrupt { structure: "copy of a tablet", field, at: 0 };
+        let Some(head) = input.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+        let blob_bytes = number(&head[..4]) as usize;
+        let Some(blob) = input.get(HEAD_BYTES..HEAD_BYTES + blob_bytes) else { return Ok(None) };
+        let checksum = u128::from_le_bytes(head[4..20].try_into().expect("16 bytes"));
+        let value = decode_value_id(head[28..].try_into().expect("16 bytes")).ok_or(wrong("value"))?;
+        let chosen = Chosen { index: LogIndex(number(&head[20..28])), value };
         let mut tablets: Vec<Option<Tablet>> = TabletIndex::all().map(|_| None).collect();
-        tablets[self.tablet.index()] = Some(fresh);
+        tablets[self.tablet.index()] = self.fresh.take();
         let reader = StateReader::new(&identity(shard.facts.cluster, self.tablet), blob.len() as u64);
-        super::capture::restore(reader, &blob, checksum, &mut tablets).map_err(|_| TakeError::State)?;
+        super::capture::restore(reader, blob, checksum, &mut tablets).map_err(|_| TakeError::State)?;
         let tablet = tablets[self.tablet.index()].take().ok_or(TakeError::State)?;
         if tablet.applied.0 != chosen.index.0 {
             return Err(TakeError::State);
         }
+        let beneath = files.tables().filter(|table| is_sealed(&tablet.seals, table));
+        let sealed_to = beneath.filter_map(|table| table.window()).map(|window| window.to).max();
+        self.output.as_mut().expect("a copy is finished once").set_sealed_to(sealed_to.unwrap_or(0));
+        self.head = Some((chosen, tablet));
+        Ok(Some(HEAD_BYTES + blob_bytes))
+    }
+
+    /// The stream has ended: make the run, and the files beneath it, durable.
+    ///
+    /// # Errors
+    /// [`TakeError`].
+    pub(crate) async fn finish(mut self, shard: &Shard, files: SealedTables) -> Result<Taken, TakeError> {
+        let output = self.output.take().expect("a copy is finished once");
+        let (chosen, tablet) = self.head.take().filter(|_| self.rest.is_empty()).ok_or(TakeError::State)?;
+        let files = files.of(&tablet.seals);
         let mut made = None;
         if !output.is_empty() {
             let (built, _) = output.finish().await?;
@@ -349,6 +423,6 @@ impl Taking {
             made = Some(written.open(&mut Decompressor::new()).await?);
         }
         shard.keeper.zone.disk().flush().await.map_err(BuildError::from)?;
-        Ok(Taken { chosen, tablet, made })
+        Ok(Taken { chosen, tablet, made, files })
     }
 }

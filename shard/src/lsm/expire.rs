@@ -55,6 +55,6 @@ pub(super) async fn drop_expired(
     shard.keeper.commit(&edits, Purpose::Merge).await?;
     ioengine::sometimes!("expired windows are dropped");
     shard.state.borrow_mut().tables.seal(tablet, (&[], over), (None, Vec::new()));
-    over.iter().for_each(|table| table.place.extents.set_named(false));
+    over.iter().for_each(|table| table.set_named(false));
     Ok(())
 }

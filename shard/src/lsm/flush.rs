@@ -15,7 +15,7 @@ use super::work::is_crowded;
 use super::zone::HeldExtents;
 use crate::core::Shard;
 use crate::journal::JournalStart;
-use crate::log::Logs;
+use crate::log::{Install, Logs};
 use crate::memtable::Direction;
 use ioengine::sync::race;
 use layout::key::Key;
@@ -105,8 +105,8 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
     let keeper = &shard.keeper;
     let mut made = Vec::new();
     let (mut compressor, mut unpack) = (Compressor::new(), Decompressor::new());
-    let copied = shard.logs.as_ref().and_then(Logs::installing);
-    for tablet in TabletIndex::all().filter(|tablet| Some(*tablet) != copied) {
+    let copied = shard.logs.as_ref().map_or(0, Logs::installing);
+    for tablet in TabletIndex::all().filter(|tablet| copied & 1 << tablet.index() == 0) {
         let count = shard.state.borrow().memtables.frozen().map_or(0, |frozen| frozen.record_count(tablet));
         if count > 0 {
             let (built, back) = write_run(shard, tablet, compressor, purpose).await?;
@@ -124,20 +124,23 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
     }
     let before = keeper.state();
     let state_bytes = state.bytes;
-    let installed = shard.logs.as_ref().and_then(Logs::take_install);
+    let installs = shard.logs.as_ref().map(Logs::take_installs).unwrap_or_default();
     let mut edits: Vec<Edit<'_>> = made.iter().map(Made::edit).collect();
-    if let Some(install) = &installed {
+    for install in &installs {
+        let mut state = shard.state.borrow_mut();
+        // Before the edit can be seen: a cell may tell of what the tablet had before.
+        state.versions.raise_generation(install.tablet);
         // What the tablet had goes in the same edit: its records in the frozen memtable were not written.
-        let state = shard.state.borrow();
         let had = state.tables.runs(install.tablet).iter().chain(state.tables.windows(install.tablet));
-        edits.extend(had.map(|table| Edit::RemoveTable(table.place.id)));
-        edits.extend(install.made.as_ref().map(Made::edit));
+        let gone = had.filter(|table| !install.keeps(table));
+        edits.extend(gone.map(|table| Edit::RemoveTable(table.place.id)));
+        edits.extend(install.made().map(Made::edit));
     }
     edits.extend([state.edit(), start_edit(start)]);
     let committed = keeper.commit(&edits, purpose).await;
     drop(edits);
     if let (Err(_), Some(logs)) = (&committed, &shard.logs) {
-        logs.give_install_back(installed);
+        logs.give_installs_back(installs);
         return committed;
     }
     committed?;
@@ -146,10 +149,9 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
     keeper.pace.flushed(shard.io.now(), bytes);
     shard.counters.flush_written_bytes.add(bytes);
     shard.counters.state_written_bytes.add(state_bytes);
-    let copy = installed.as_ref().map(|install| (install.tablet, install.made.as_ref()));
-    show(shard, made, copy);
-    if let (Some(logs), Some(install)) = (&shard.logs, installed) {
-        logs.installed(shard, install);
+    show(shard, made, &installs);
+    if let Some(logs) = &shard.logs {
+        installs.into_iter().for_each(|install| logs.installed(shard, install));
     }
     if let Some(before) = before {
         keeper.zone.give(&before.ranges);
@@ -159,17 +161,16 @@ async fn flush(shard: &Rc<Shard>, start: JournalStart, purpose: Purpose) -> Resu
 }
 
 /// The frozen records can be found in tables from now on.
-fn show(shard: &Shard, made: Vec<Made>, copy: Option<(TabletIndex, Option<&Made>)>) {
+fn show(shard: &Shard, made: Vec<Made>, installs: &[Install]) {
     let mut state = shard.state.borrow_mut();
-    if let Some((tablet, made)) = copy {
-        let table = made.map(|made| Rc::clone(&made.table));
-        table.iter().for_each(|table| table.place.extents.set_named(true));
-        let old = state.tables.install(tablet, table);
-        old.iter().for_each(|table| table.place.extents.set_named(false));
-        state.versions.raise_generation(tablet);
+    for install in installs {
+        install.made().for_each(|made| made.table.set_named(true));
+        let (run, windows) = install.tables();
+        let old = state.tables.install(install.tablet, run, &windows);
+        old.iter().for_each(|table| table.set_named(false));
     }
     for run in made {
-        run.table.place.extents.set_named(true);
+        run.table.set_named(true);
         state.tables.add(run.facts.tablet, run.table);
     }
     state.tables.moved();

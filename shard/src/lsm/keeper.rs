@@ -293,6 +293,13 @@ impl Keeper {
                 && manifest.holds(tables * TABLE_EDIT_BYTES, Purpose::Flush))
     }
 
+    /// Is there room in the manifest for an edit of so many bytes, and then for a run of each tablet? Failing history otherwise: a
+    /// copy waits in a flush for room that no merge gives.
+    pub(crate) fn has_room_for_edit(&self, bytes: u64, tablet_count: usize) -> bool {
+        let runs = tablet_count as u64 * TABLE_EDIT_BYTES;
+        !self.is_short() && self.manifest_room.get().holds(bytes + runs, Purpose::Flush)
+    }
+
     /// Room for extents, and in the manifest.
     fn rooms(&self) -> [Room; 2] {
         [self.zone.extents().borrow().room(), self.manifest_room.get()]

@@ -81,10 +81,10 @@ pub(super) async fn merge(shard: &Rc<Shard>, tablet: TabletIndex, picked: &Pick)
     ioengine::sometimes!("runs are merged");
     if let Some(made) = &made {
         shard.counters.merge_written_bytes.add(made.facts.bytes);
-        made.table.place.extents.set_named(true);
+        made.table.set_named(true);
     }
     shard.state.borrow_mut().tables.replace(tablet, &inputs, made.map(|made| made.table));
-    inputs.iter().for_each(|table| table.place.extents.set_named(false));
+    inputs.iter().for_each(|table| table.set_named(false));
     Ok(())
 }
 

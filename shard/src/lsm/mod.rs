@@ -43,6 +43,7 @@ pub(crate) use open::OpenError;
 pub(crate) use open::{Opened, open};
 pub(crate) use seal::OPEN_COUNT_MAX as SEALED_AT_ONCE;
 pub(crate) use table::Table;
+pub(crate) use table_copy::{is_whole, take_file};
 pub(crate) use window::COUNT_MAX_LEAST as WINDOWS_PER_TABLET_LEAST;
 pub(crate) use zone::ReadError;
 
@@ -208,11 +209,17 @@ impl Tables {
         );
     }
 
-    /// A copy: this run, if there is one, is all that the tablet has; what it had comes back.
-    pub(crate) fn install(&mut self, tablet: TabletIndex, new: Option<Rc<Table>>) -> Vec<Rc<Table>> {
-        let new = new.into_iter().collect();
-        let mut old = std::mem::replace(&mut self.runs[tablet.index()], new);
+    /// A copy: this run, if there is one, and these windows are all that the tablet has; what it had beside them comes back.
+    pub(crate) fn install(
+        &mut self,
+        tablet: TabletIndex,
+        run: Option<Rc<Table>>,
+        windows: &[Rc<Table>],
+    ) -> Vec<Rc<Table>> {
+        let mut old = std::mem::replace(&mut self.runs[tablet.index()], run.into_iter().collect());
         old.append(&mut self.windows[tablet.index()]);
+        old.retain(|table| !windows.iter().any(|kept| Rc::ptr_eq(kept, table)));
+        windows.iter().for_each(|table| self.add_window(tablet, Rc::clone(table)));
         old
     }
 

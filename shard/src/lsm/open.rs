@@ -106,6 +106,7 @@ pub(crate) async fn open(
             TableKind::Run => tables.add(named.facts.tablet, Rc::new(table)),
             TableKind::Sealed => {
                 tell_in_place(&table, named.facts.tablet);
+                table.tell_place(true);
                 tables.add_window(named.facts.tablet, Rc::new(table));
             }
         }

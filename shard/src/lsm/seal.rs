@@ -155,11 +155,11 @@ pub(super) async fn put_in_place(
     drop(edits);
     mark(&pass, &made);
     count(shard, &pass, &made, rest.as_ref());
-    made.iter().chain(&rest).for_each(|made| made.table.place.extents.set_named(true));
+    made.iter().chain(&rest).for_each(|made| made.table.set_named(true));
     let windows = made.into_iter().map(|made| made.table).collect();
     let old = (&pass.runs[..], &pass.taken[..]);
     shard.state.borrow_mut().tables.seal(tablet, old, (rest.map(|made| made.table), windows));
-    gone().for_each(|table| table.place.extents.set_named(false));
+    gone().for_each(|table| table.set_named(false));
     Ok(())
 }
 

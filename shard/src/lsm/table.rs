@@ -93,6 +93,23 @@ impl Table {
         Ok(Parts { footer, index, filter, dictionary })
     }
 
+    /// The manifest names it, or names it no more: its extents are kept, or free again when the last one who holds it lets go.
+    pub(crate) fn set_named(&self, named: bool) {
+        self.place.extents.set_named(named);
+        self.tell_place(named);
+    }
+
+    /// Tell who damages disks where a sealed table begins on the device, and how much of it follows there.
+    pub(super) fn tell_place(&self, named: bool) {
+        let extents = &self.place.extents;
+        if ioengine::collects_facts()
+            && self.window().is_some()
+            && let Some((at, together)) = extents.zone().place(extents.ranges(), 0)
+        {
+            ioengine::fact("sealed table", at, if named { together.min(self.place.bytes) } else { 0 });
+        }
+    }
+
     /// Its footer, dictionary, index or filter cannot be read.
     pub(crate) fn is_broken(&self) -> bool {
         self.parts.is_none()

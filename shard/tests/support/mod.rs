@@ -60,6 +60,7 @@ impl Scene {
             advertise: None,
             map: None,
             without: Vec::new(),
+            versions: net::peer::PeerVersions::ALL,
             core_count,
             host: ioengine::HostKind::Own,
             pin: false,

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ioengine::HostKind;
+use net::peer::PeerVersions;
 use shard::limits::Limits;
 
 use super::cluster::{self, Cluster};
@@ -31,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) advertise: Option<SocketAddr>,
     /// The group.
     pub(crate) cluster: Cluster,
+    /// What it speaks with the other nodes.
+    pub(crate) versions: PeerVersions,
     /// Core i runs on processor i only.
     pub(crate) pin: bool,
     /// How long an idle core looks for work before it sleeps.
@@ -50,6 +53,7 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], net::frame::PORT_DEFAULT)),
             advertise: None,
             cluster: Cluster::default(),
+            versions: PeerVersions::ALL,
             pin: false,
             spin: Duration::ZERO,
             host: HostKind::Own,
@@ -357,6 +361,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
         get: |settings| settings.cluster.epoch.to_string(),
         set: |settings, text| {
             settings.cluster.epoch = count(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "cluster",
+        key: "peer_version",
+        kind: Kind::Count,
+        reason: "newest version of the messages between nodes that this one speaks; nodes use the highest that both speak. Lower it \
+                 before a build is put back that speaks less",
+        get: |settings| settings.versions.newest().to_string(),
+        set: |settings, text| {
+            let newest = PeerVersions::ALL.newest();
+            let versions = PeerVersions::up_to(count(text)?);
+            settings.versions =
+                versions.ok_or(format!("this build speaks the versions from 1 to {newest}"))?;
             Ok(())
         },
     },

@@ -79,6 +79,19 @@ pub fn check_tables(facts: &[Fact]) -> Vec<Violation> {
     out
 }
 
+/// Every message that came to a node which does not speak its version.
+#[must_use]
+pub fn check_messages(facts: &[Fact]) -> Vec<Violation> {
+    let wrong = facts.iter().filter(|fact| fact.name == UNSPOKEN).map(|fact| {
+        let text = format!(
+            "node {} is sent a message of kind {} by node {}, which is of a version that it does not speak",
+            fact.node, fact.key, fact.value
+        );
+        Violation { checker: NAME, text }
+    });
+    wrong.collect()
+}
+
 /// Every place in a log for which two values were told, and every entry that a process left out.
 #[must_use]
 pub fn check_logs(facts: &[Fact]) -> Vec<Violation> {
@@ -134,6 +147,8 @@ const BEGUN: &str = "begun";
 const DIGEST: &str = "digest";
 /// The fact that a sealed table is in place: key is tablet, window and generation, value its checksum.
 const SEALED: &str = "sealed";
+/// The fact that a message came whose version is not spoken here: key is its kind, value who sent it.
+const UNSPOKEN: &str = "unspoken";
 /// The fact that a replica votes, or not: key is the tablet, value 1 or 0.
 const VOTER: &str = "voter";
 /// Bits of the index in the key.
@@ -203,6 +218,12 @@ mod tests {
         assert!(check_tables(&[fact(0, 1, 5), fact(1, 1, 5), fact(0, 2, 6), fact(0, 1, 5)]).is_empty());
         assert_eq!(check_tables(&[fact(0, 1, 5), fact(1, 1, 6)]).len(), 1);
         assert_eq!(check_tables(&[fact(0, 1, 5), fact(0, 1, 6)]).len(), 1, "in another life");
+    }
+
+    #[test]
+    fn a_message_that_is_not_spoken_is_wrong() {
+        let fact = |name| Fact { node: 0, process: 1, name, key: 12, value: 3 };
+        assert_eq!((check_messages(&[fact(SEALED)]).len(), check_messages(&[fact(UNSPOKEN)]).len()), (0, 1));
     }
 
     #[test]

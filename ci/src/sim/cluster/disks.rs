@@ -44,6 +44,10 @@ pub(super) struct Disks<'a> {
     /// All facts so far.
     pub(super) facts: Vec<Fact>,
     format_count: u64,
+    /// By node: where the sealed tables of its last process lie, and how much of them in one piece.
+    sealed: BTreeMap<usize, (u32, BTreeMap<u64, u64>)>,
+    /// Draws what rots of sealed tables.
+    rot: Random,
 }
 
 impl<'a> Disks<'a> {
@@ -58,6 +62,8 @@ impl<'a> Disks<'a> {
             voters: BTreeMap::new(),
             facts: Vec::new(),
             format_count: 0,
+            sealed: BTreeMap::new(),
+            rot: Random::new(plan.seed).fork(plan.mode.name(), 0).fork("sealed tables rot", 0),
         }
     }
 
@@ -106,6 +112,16 @@ impl<'a> Disks<'a> {
             if fact.name == "voter" {
                 self.voters.insert((fact.node as usize, fact.key), fact.value != 0);
             }
+            if fact.name == "sealed table" {
+                let (process, tables) = self.sealed.entry(fact.node as usize).or_default();
+                if std::mem::replace(process, fact.process) != fact.process {
+                    tables.clear();
+                }
+                tables.remove(&fact.key);
+                if fact.value > 0 {
+                    tables.insert(fact.key, fact.value);
+                }
+            }
             self.facts.push(fact);
         }
     }
@@ -153,6 +169,23 @@ impl<'a> Disks<'a> {
         scene.stores[store].node.power_cut();
         scene.stores[store].disk.restore(&image);
         self.harm(store, now);
+        self.rot_sealed(scene, store);
+    }
+
+    /// Sectors of sealed tables of another node rot, where the one that was replaced takes them from. Always the same node's: with the
+    /// one replaced that leaves one replica at least of each tablet that is whole.
+    fn rot_sealed(&mut self, scene: &Scene, replaced: usize) {
+        let store = usize::try_from(self.plan.seed / 4).expect("a seed is small") % self.harms.len();
+        let Some((_, tables)) = self.sealed.get(&store).filter(|_| store != replaced) else { return };
+        // Of one that has ended nobody knows what its last edit was.
+        if tables.is_empty() || !scene.stores[store].node.is_running() || self.rot.coin() {
+            return;
+        }
+        let tables: Vec<(u64, u64)> = tables.iter().map(|(at, bytes)| (*at, *bytes)).collect();
+        for _ in 0..1 + self.rot.below(8) {
+            let &(at, bytes) = self.rot.pick(&tables);
+            scene.stores[store].disk.rot(at + self.rot.below(bytes));
+        }
     }
 
     /// The node may have lost some of its memory: until it has said otherwise.

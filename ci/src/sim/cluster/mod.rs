@@ -203,6 +203,7 @@ impl<'a> Run<'a> {
         self.facts.append(&mut self.scene.world.take_facts());
         self.sum.violations.extend(replicas::check_logs(&self.facts));
         self.sum.violations.extend(replicas::check_tables(&self.facts));
+        self.sum.violations.extend(replicas::check_messages(&self.facts));
         self.sum.operations += history.operation_count;
         for (name, count) in &history.answers {
             *self.sum.answers.entry(name).or_insert(0) += count;

@@ -122,6 +122,8 @@ pub(super) struct Plan {
     pub(super) start_cut_ppm: u32,
     /// Cache nodes before the store, in three worlds of sixteen.
     pub(super) caches: Option<CachesPlan>,
+    /// Each start of a node draws which versions it speaks with the others: in one world of three.
+    pub(super) mixes_versions: bool,
 }
 
 impl Plan {
@@ -172,6 +174,7 @@ impl Plan {
             segment_bytes,
             load: load(&mut root.fork("load", 0), lanes, &limits, times),
             limits,
+            mixes_versions: seed % 3 == 1,
             caches,
             machine_count,
             clients,

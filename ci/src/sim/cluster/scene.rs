@@ -9,6 +9,7 @@ use crate::sim::scene::{DISK, PORT, Standing, formatted};
 use ioengine::Launcher;
 use ioengine::sim::{DiskHandle, NodeConfig as SimNode, NodeHandle, Random, World, WorldConfig};
 use layout::units::TabletIndex;
+use net::peer::PeerVersions;
 use net::route::{self, ClusterMap, Roles};
 use shard::node::{Event, Node, NodeConfig, start};
 use std::cell::{Cell, RefCell};
@@ -81,6 +82,8 @@ pub(super) struct Scene {
     /// By tablet, the nodes that hold it, in the order in which clients try them.
     pub(super) orders: Rc<Orders>,
     pub(super) history: Rc<RefCell<History>>,
+    /// Where each start draws which versions its node speaks: in some worlds.
+    versions: Option<Random>,
 }
 
 pub(super) fn address(number: u16) -> SocketAddr {
@@ -146,6 +149,7 @@ impl Scene {
                     advertise: None,
                     map: Some(map.clone()),
                     without: Vec::new(),
+                    versions: PeerVersions::ALL,
                     core_count: store.core_count,
                     host: ioengine::HostKind::Own,
                     pin: false,
@@ -171,6 +175,7 @@ impl Scene {
             cache_share_ppm: plan.caches.as_ref().map(|caches| Rc::new(Cell::new(caches.share_ppm))),
             orders: Rc::new(orders.collect()),
             history: Rc::new(RefCell::new(History::new(0).repeating(repeats))),
+            versions: plan.mixes_versions.then(|| Random::new(plan.seed).fork("versions", 0)),
         }
     }
 
@@ -180,6 +185,11 @@ impl Scene {
         let order = history.tick();
         history.starts.push(order);
         drop(history);
+        if let Some(random) = &mut self.versions {
+            let newest = 1 + random.below(u64::from(PeerVersions::ALL.newest())) as u8;
+            let versions = PeerVersions::up_to(newest).expect("this build speaks it");
+            self.stores[store].config.versions = versions;
+        }
         self.stores[store].start();
     }
 }
