@@ -15,6 +15,8 @@ pub enum BenchName {
     GetMemory,
     /// Gets of records that lie in tables: reads of the device per get, and what the records cost on it
     GetDisk,
+    /// Gets from a disk of the cold tier: one read of the device each, beside fio's reads of the same size
+    Cold,
     /// Durable puts of 64 writers with one in flight each, beside fio's write + fdatasync
     PutDurable,
     /// Durable puts with three replicas in three processes, beside etcd with three members

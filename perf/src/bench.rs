@@ -3,6 +3,7 @@
 
 mod background;
 mod cluster;
+mod cold;
 mod disk;
 mod gets;
 mod hosts;
@@ -103,6 +104,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
     match name {
         BenchName::GetMemory => gets::get_memory(session),
         BenchName::GetDisk => disk::get_disk(session),
+        BenchName::Cold => cold::cold(session),
         BenchName::Limits => gets::limits(session),
         BenchName::PutDurable => puts::put_durable(session),
         BenchName::PutCluster => cluster::put_cluster(session),
@@ -120,6 +122,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
                 BenchName::Limits,
                 BenchName::GetMemory,
                 BenchName::GetDisk,
+                BenchName::Cold,
                 BenchName::PutDurable,
                 BenchName::Ingest,
                 BenchName::Timeline,

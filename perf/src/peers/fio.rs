@@ -4,6 +4,7 @@
 use super::Missing;
 use crate::outside;
 use serde_json::Value;
+use std::ops::Range;
 use std::path::Path;
 
 const PROGRAM: &str = "fio";
@@ -109,6 +110,65 @@ fn worst(text: &str) -> Option<Worst> {
     Some(Worst { read_us: most(read.get("clat_ns")?)?, flush_us: most(write)? + most(sync)? })
 }
 
+/// Figures of random reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Reads {
+    /// Reads per second.
+    pub(crate) per_second: f64,
+    /// Median, microseconds.
+    pub(crate) latency_us_p50: f64,
+    /// 99th percentile, microseconds.
+    pub(crate) latency_us_p99: f64,
+}
+
+/// The command for random reads of `bytes` from a part of a file that is there, `depth` of them in flight.
+pub(crate) fn random_command(
+    file: &Path,
+    seconds: f64,
+    depth: usize,
+    bytes: u64,
+    part: Range<u64>,
+) -> Vec<String> {
+    [
+        "--name=reads",
+        &format!("--filename={}", file.display()),
+        "--readonly",
+        "--rw=randread",
+        &format!("--bs={bytes}"),
+        &format!("--offset={}", part.start),
+        &format!("--size={}", (part.end - part.start) / bytes * bytes),
+        &format!("--iodepth={depth}"),
+        "--ioengine=io_uring",
+        "--direct=1",
+        "--time_based",
+        &format!("--runtime={}", seconds.ceil()),
+        "--ramp_time=1",
+        "--output-format=json",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// Run it. The error says what is wrong with what it printed.
+pub(crate) fn run_reads(command: &[String]) -> Result<Reads, String> {
+    let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+    let text = outside::ask(PROGRAM, &arguments).ok_or("fio failed; run the command by hand to see why")?;
+    reads(&text)
+        .ok_or_else(|| format!("fio printed no figures: {}", text.chars().take(200).collect::<String>()))
+}
+
+fn reads(text: &str) -> Option<Reads> {
+    let all: Value = serde_json::from_str(&text[text.find('{')?..]).ok()?;
+    let read = all.get("jobs")?.get(0)?.get("read")?;
+    let percentile =
+        |which: &str| Some(read.get("clat_ns")?.get("percentile")?.get(which)?.as_f64()? / 1000.0);
+    Some(Reads {
+        per_second: read.get("iops")?.as_f64()?,
+        latency_us_p50: percentile("50.000000")?,
+        latency_us_p99: percentile("99.000000")?,
+    })
+}
+
 /// Run it. The error says what is wrong with what it printed.
 pub(crate) fn run(command: &[String]) -> Result<Flushes, String> {
     let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -144,6 +204,14 @@ mod tests {
             {"jobname": "read", "read": {"clat_ns": {"max": 250000}}}]}"#;
         assert_eq!(worst(text), Some(Worst { read_us: 250.0, flush_us: 430.0 }));
         assert_eq!(worst(r#"{"jobs": []}"#), None);
+    }
+
+    #[test]
+    fn reads_are_those_of_the_first_job() {
+        let text = r#"{"jobs": [{"read": {"iops": 9000.0, "clat_ns": {"percentile": {"50.000000": 90000, "99.000000": 150000}}}}]}"#;
+        let want = Reads { per_second: 9000.0, latency_us_p50: 90.0, latency_us_p99: 150.0 };
+        assert_eq!(reads(text), Some(want));
+        assert_eq!(reads(r#"{"jobs": []}"#), None);
     }
 
     #[test]

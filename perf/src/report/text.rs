@@ -4,12 +4,15 @@ use super::{Case, Run, Summary};
 use std::fmt::Write;
 
 /// Figures that everybody wants to see, in this order; the JSON has all.
-const SHOWN: [(&str, &str); 16] = [
+const SHOWN: [(&str, &str); 19] = [
     ("per_second", "per second"),
     ("per_server_cpu_second", "per CPU-second of the server"),
     ("records_per_second", "records per second"),
     ("value_mb_per_second", "MB of values per second"),
     ("device_reads_per_get_that_misses_memory", "device reads per get that misses memory"),
+    ("device_bytes_per_byte_of_one_read", "bytes read of the device per byte of one read"),
+    ("cpu_us_per_get", "µs of CPU per get"),
+    ("unpack_and_search_share_of_cpu_percent", "check, unpack and search, % of it"),
     ("table_bytes_per_given_byte", "bytes in tables per byte given"),
     ("written_bytes_per_given_byte_journal_included", "bytes written per byte given, journal included"),
     ("index_and_filter_bytes_per_record", "bytes of memory per record for indexes and filters"),

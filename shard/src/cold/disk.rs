@@ -7,6 +7,7 @@ use super::ColdError;
 use super::open::{self, buffer, facts_of, read_slots, read_table};
 use super::table::{FileFacts, FileTable, Run};
 use ioengine::{Buf, Disk, Io};
+use layout::Corrupt;
 use layout::cold_disk::ColdSuperblock;
 use layout::cold_file::{ColdFile, FILE_SLOT_BYTES, Slots};
 use layout::cold_section::{SECTION_HEADER_BYTES, SectionHeader, SectionIdentity, SectionPlace};
@@ -222,6 +223,38 @@ pub struct ColdBlock {
     pub handle: BlockHandle,
 }
 
+impl ColdBlock {
+    /// Check what was read for this block, and put what it holds into `out`.
+    ///
+    /// # Errors
+    /// [`Corrupt`]: it is another block, or none.
+    pub fn open(&self, stored: &Stored, unpack: &mut Decompressor, out: &mut Vec<u8>) -> Result<(), Corrupt> {
+        let checksum = self.identity.checksum();
+        open_block(&checksum, self.handle.offset, BlockKind::Data, stored.bytes(), None, unpack, out)
+    }
+}
+
+/// Bytes of a disk, where a block should be.
+pub struct Stored {
+    buffer: Buf,
+    skip: usize,
+    bytes: usize,
+}
+
+impl Stored {
+    /// The bytes asked for.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.skip..self.skip + self.bytes]
+    }
+
+    /// Bytes that the device read for them: whole blocks.
+    #[must_use]
+    pub fn device_bytes(&self) -> usize {
+        (self.skip + self.bytes).next_multiple_of(BLOCK_BYTES)
+    }
+}
+
 impl ColdReader {
     fn name(&self) -> String {
         self.disk.name().to_owned()
@@ -253,27 +286,33 @@ impl ColdReader {
         unpack: &mut Decompressor,
         out: &mut Vec<u8>,
     ) -> Result<(), ColdError> {
-        let ColdBlock { identity, place, handle } = wanted;
-        let at = u64::from(place.offset) + SECTION_HEADER_BYTES as u64 + handle.offset;
-        let stored_bytes = handle.stored_bytes as usize;
-        let lies_inside = place.file < self.superblock.geometry.file_count
-            && at + stored_bytes as u64 <= self.superblock.geometry.file_bytes;
-        let (file, offset) = (place.file, place.offset);
-        if !lies_inside {
-            return Err(ColdError::Moved { name: self.name(), file, offset });
-        }
-        let (buffer, skip) = self.read(file, at, stored_bytes).await?;
-        let stored = &buffer[skip..skip + stored_bytes];
-        let checksum = identity.checksum();
-        let opened = open_block(&checksum, handle.offset, BlockKind::Data, stored, None, unpack, out);
-        let Err(source) = opened else { return Ok(()) };
-        drop(buffer);
+        let stored = self.stored(wanted).await?;
+        let Err(source) = wanted.open(&stored, unpack, out) else { return Ok(()) };
+        drop(stored);
+        let SectionPlace { file, offset, .. } = wanted.place;
         match self.header(file, offset).await? {
-            Some(found) if found.identity != *identity => {
+            Some(found) if found.identity != wanted.identity => {
                 Err(ColdError::Moved { name: self.name(), file, offset })
             }
             _ => Err(ColdError::Corrupt { name: self.name(), source }),
         }
+    }
+
+    /// What stands where a block should, unchecked: one read of the device.
+    ///
+    /// # Errors
+    /// [`ColdError::Moved`] when this disk has no such place, [`ColdError::Disk`], [`ColdError::Arena`].
+    pub async fn stored(&self, wanted: &ColdBlock) -> Result<Stored, ColdError> {
+        let ColdBlock { place, handle, .. } = wanted;
+        let at = u64::from(place.offset) + SECTION_HEADER_BYTES as u64 + handle.offset;
+        let bytes = handle.stored_bytes as usize;
+        let lies_inside = place.file < self.superblock.geometry.file_count
+            && at + bytes as u64 <= self.superblock.geometry.file_bytes;
+        if !lies_inside {
+            return Err(ColdError::Moved { name: self.name(), file: place.file, offset: place.offset });
+        }
+        let (buffer, skip) = self.read(place.file, at, bytes).await?;
+        Ok(Stored { buffer, skip, bytes })
     }
 
     /// The header of the section that stands there, if one does.
@@ -312,7 +351,7 @@ impl ColdReader {
     ///
     /// # Errors
     /// [`ColdError::Disk`], [`ColdError::Arena`].
-    pub async fn examine(&self, section: &SectionHeader) -> Result<Option<layout::Corrupt>, ColdError> {
+    pub async fn examine(&self, section: &SectionHeader) -> Result<Option<Corrupt>, ColdError> {
         super::walk::examine(&self.io, &self.disk, &self.superblock, section).await
     }
 }

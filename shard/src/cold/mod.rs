@@ -15,6 +15,7 @@ pub mod table;
 pub mod walk;
 
 use ioengine::DiskError;
+use ioengine::disk::DiskOpenError;
 use layout::Corrupt;
 use layout::cold_disk::{ColdChooseError, ColdPlanError};
 use layout::units::Uuid;
@@ -26,6 +27,9 @@ pub enum ColdError {
     /// The device said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] DiskOpenError),
     /// No buffer.
     #[error("the arena has no room for {bytes} bytes: raise arena_bytes")]
     Arena {
