@@ -67,15 +67,19 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
     let group = &shard.facts.group;
     let here = |get: &Get<'_>| shard.owns(get.key.tablet()) && group.holds(get.key.tablet());
     let waits = shard.logs.is_some() && many.gets().any(|get| !get.local);
-    let late = waits || many.gets().any(|get| here(&get) && needs_disk(shard, &get));
+    // What the version cell answers needs no other look, neither at the memtables nor at the disk.
+    let unmodified: Vec<bool> =
+        many.gets().map(|get| !waits && here(&get) && is_unmodified(shard, &get)).collect();
+    let is_late = |(get, known): (Get<'_>, &bool)| !known && here(&get) && needs_disk(shard, &get);
+    let late = waits || many.gets().zip(&unmodified).any(is_late);
     let own = |get: &Get<'_>| !late && here(get);
     let elsewhere = Outcome::WrongGroup { epoch: shard.facts.map_epoch() };
-    let bytes_of = |get: Get<'_>| match group.holds(get.key.tablet()) {
-        true if own(&get) => item_bytes(shard, &get),
+    let bytes_of = |(get, known): (Get<'_>, &bool)| match group.holds(get.key.tablet()) {
+        true if own(&get) => item_bytes(shard, &get, *known),
         true => 0,
         false => item_bytes_of(reply_bytes_outcome(&elsewhere)),
     };
-    let bytes = head_bytes + many.gets().map(bytes_of).sum::<usize>();
+    let bytes = head_bytes + many.gets().zip(&unmodified).map(bytes_of).sum::<usize>();
     if bytes > to.frame_bytes as usize {
         refuse(shard, to, NoPart::TooLarge);
         return Served::Done;
@@ -96,11 +100,11 @@ pub(crate) fn serve(shard: &Rc<Shard>, connection: &Connection, to: &ReplyTo, ma
     };
     let mut parts: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
     let mut writer = MultiGetWriter::items_only(&mut gather.body[head_bytes..]);
-    for (index, get) in (0..).zip(many.gets()) {
+    for ((index, get), known) in (0..).zip(many.gets()).zip(&unmodified) {
         if !group.holds(get.key.tablet()) {
             assert!(writer.outcome(index, LogTime(0), &elsewhere), "room was measured");
         } else if own(&get) {
-            assert!(item(shard, &mut writer, index, &get), "room was measured");
+            assert!(item(shard, &mut writer, index, &get, *known), "room was measured");
         } else {
             let part = parts.entry(shard.facts.owner(get.key.tablet())).or_default();
             let request = Request::Get(get);
@@ -159,8 +163,18 @@ impl Gathers {
     }
 }
 
+/// Whether the version cell says that there is nothing newer.
+fn is_unmodified(shard: &Shard, get: &Get<'_>) -> bool {
+    get.if_newer.is_some_and(|asked| {
+        get::is_unmodified(&mut shard.state.borrow_mut(), get.key.tablet(), get.key, asked)
+    })
+}
+
 /// Bytes that an item takes.
-fn item_bytes(shard: &Shard, get: &Get<'_>) -> usize {
+fn item_bytes(shard: &Shard, get: &Get<'_>, unmodified: bool) -> usize {
+    if unmodified {
+        return item_bytes_of(reply_bytes_outcome(&Outcome::NotModified));
+    }
     let state = shard.state.borrow();
     item_bytes_of(match get::look(&state, get.key.tablet(), get.key, asked(get)) {
         Looked::Found(found) => reply_bytes_get_ok(found.value.len()),
@@ -182,12 +196,9 @@ fn needs_disk(shard: &Shard, get: &Get<'_>) -> bool {
     get::look(&shard.state.borrow(), get.key.tablet(), get.key, asked(get)) == Looked::Disk
 }
 
-fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_>) -> bool {
+fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_>, unmodified: bool) -> bool {
     let tablet = get.key.tablet();
     shard.counters.gets.add(1);
-    let unmodified = get
-        .if_newer
-        .is_some_and(|asked| get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked));
     let state = shard.state.borrow();
     let log_time = state.tablet(tablet).log_time;
     if unmodified {
@@ -220,7 +231,11 @@ fn needs_tip(shard: &Shard, part: &[u8]) -> bool {
 
 /// A part of another core's multi-get: keys of this core's tablets.
 pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
-    if needs_tip(shard, part) || part_gets(part).any(|(_, get)| needs_disk(shard, &get)) {
+    let waits = needs_tip(shard, part);
+    let unmodified: Vec<bool> =
+        part_gets(part).map(|(_, get)| !waits && is_unmodified(shard, &get)).collect();
+    let is_late = |((_, get), known): ((u16, Get<'_>), &bool)| !known && needs_disk(shard, &get);
+    if waits || part_gets(part).zip(&unmodified).any(is_late) {
         if shard.parking.has_room(part.len()) {
             park_part(shard, to, part);
         } else {
@@ -228,14 +243,15 @@ pub(crate) fn serve_part(shard: &Rc<Shard>, to: &ReplyTo, part: &[u8]) {
         }
         return;
     }
-    let bytes_max = part_gets(part).map(|(_, get)| item_bytes(shard, &get)).sum();
+    let bytes_max =
+        part_gets(part).zip(&unmodified).map(|((_, get), known)| item_bytes(shard, &get, *known)).sum();
     if bytes_max > to.frame_bytes as usize {
         return give_no_part(shard, to, NoPart::TooLarge);
     }
     let wrote = shard.peers.answer(shard, to.core, Kind::PartReply, to, bytes_max, |out| {
         let mut writer = MultiGetWriter::items_only(out);
-        for (index, get) in part_gets(part) {
-            assert!(item(shard, &mut writer, index, &get), "room was measured");
+        for ((index, get), known) in part_gets(part).zip(&unmodified) {
+            assert!(item(shard, &mut writer, index, &get, *known), "room was measured");
         }
         Some(writer.finish())
     });
