@@ -80,8 +80,8 @@ impl Client {
         Ok(answers.into_iter().map(|answer| answer.expect("all are heard of when it ends")).collect())
     }
 
-    /// Asks many gets, each with its own `if_newer`; `hear` is told of each answer as it comes, once, by place in the list. Those
-    /// for whom it is "not now" are asked again.
+    /// Asks many gets of keys with one [`Client::first_node`], each with its own `if_newer`; `hear` is told of each answer as it comes,
+    /// once, by place in the list. Those for whom it is "not now" are asked again. For who does not write: no log time is learnt.
     ///
     /// # Errors
     /// As every call; who was not heard of has no answer.
@@ -130,6 +130,9 @@ impl Client {
             let cached = !round.without_caches && round.number < BUSY_ROUNDS && self.is_for_cache(key);
             if cached { Way::Caches(group) } else { Way::Node(node) }
         };
+        // Who wants its keys asked alone has put those of one node together: one look says where they go.
+        let together = open.first().filter(|_| round.goes_alone).map(|&index| way(&gets[index].key));
+        let way = |key: &Key<'_>| together.unwrap_or_else(|| way(key));
         let mut placed: Vec<(Way, usize)> =
             open.iter().map(|&index| (way(&gets[index].key), index)).collect();
         placed.sort_unstable();
@@ -207,8 +210,10 @@ impl Client {
         };
         for item in many.items() {
             let Some(&index) = asked.get(usize::from(item.index)) else { continue };
-            let place = self.place(gets[index].key.space, gets[index].key.stream);
-            self.ids().borrow_mut().learn(place.group, place.tablet, item.reply.log_time);
+            if !round.goes_alone {
+                let place = self.place(gets[index].key.space, gets[index].key.stream);
+                self.ids().borrow_mut().learn(place.group, place.tablet, item.reply.log_time);
+            }
             let is_of_cache = matches!(way, Way::Caches(_));
             let is_final = match item.reply.answer {
                 Answer::Record { .. } | Answer::Not(Outcome::NotFound | Outcome::NotModified) => true,

@@ -11,6 +11,7 @@
 //!                  └───────────────────────┘
 //! ```
 
+use layout::units::Version;
 use net::client::OwnedKey;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -45,6 +46,8 @@ struct Fetch<W> {
     key: OwnedKey,
     at: Where,
     is_miss: bool,
+    /// The version that was held when it was asked about; none: it has to be looked up.
+    held: Option<Version>,
     is_sent: bool,
     /// Hear the answer.
     waiters: Vec<W>,
@@ -63,6 +66,14 @@ pub(super) enum Asked {
     Later,
     /// There is no room for it.
     Full,
+}
+
+/// A fetch that leaves.
+pub(super) struct Leaving {
+    pub(super) number: u64,
+    pub(super) key: OwnedKey,
+    /// The version held when it was asked about; none where another answer may have come since.
+    pub(super) held: Option<Version>,
 }
 
 /// The fetches of a core. `W` is who waits.
@@ -95,8 +106,9 @@ impl<W> Fetches<W> {
         }
     }
 
-    /// Somebody asks about a key. `is_miss`: nothing is held of it.
-    pub(super) fn ask(&mut self, key: &OwnedKey, at: Where, is_miss: bool, waiter: W) -> Asked {
+    /// Somebody asks about a key. `held`: the version that is held of it.
+    pub(super) fn ask(&mut self, key: &OwnedKey, at: Where, held: Option<Version>, waiter: W) -> Asked {
+        let is_miss = held.is_none();
         if self.waiting >= self.limits.waiting {
             return Asked::Full;
         }
@@ -120,8 +132,15 @@ impl<W> Fetches<W> {
         self.waiting += 1;
         let number = self.next;
         self.next += 1;
-        let fetch =
-            Fetch { key: key.clone(), at, is_miss, is_sent: false, waiters: vec![waiter], later: Vec::new() };
+        let fetch = Fetch {
+            key: key.clone(),
+            at,
+            is_miss,
+            held: Some(held.unwrap_or(Version::ABSENT)),
+            is_sent: false,
+            waiters: vec![waiter],
+            later: Vec::new(),
+        };
         self.open.insert(number, fetch);
         self.by_key.insert(name(key), number);
         self.queues.entry(at.node).or_default().push_back(number);
@@ -133,8 +152,8 @@ impl<W> Fetches<W> {
         self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(node, _)| *node)
     }
 
-    /// The next fetches for a node leave now: numbers and keys, at most so many.
-    pub(super) fn take(&mut self, node: u32, count_max: usize) -> Vec<(u64, OwnedKey)> {
+    /// The next fetches for a node leave now, at most so many.
+    pub(super) fn take(&mut self, node: u32, count_max: usize) -> Vec<Leaving> {
         let mut batch = Vec::new();
         let Some(queue) = self.queues.get_mut(&node) else { return batch };
         while batch.len() < count_max
@@ -142,7 +161,7 @@ impl<W> Fetches<W> {
         {
             let fetch = self.open.get_mut(&number).expect("what is queued is open");
             fetch.is_sent = true;
-            batch.push((number, fetch.key.clone()));
+            batch.push(Leaving { number, key: fetch.key.clone(), held: fetch.held.take() });
         }
         batch
     }
@@ -216,19 +235,19 @@ mod tests {
     const AT: Where = Where { group: 0, node: 4 };
 
     fn taken(fetches: &mut Fetches<u32>) -> Vec<(u64, u64)> {
-        fetches.take(4, 10).iter().map(|(number, key)| (*number, key.time)).collect()
+        fetches.take(4, 10).iter().map(|leaving| (leaving.number, leaving.key.time)).collect()
     }
 
     #[test]
     fn a_get_shares_what_has_not_left_and_nothing_else() {
         let mut fetches = Fetches::new(LIMITS);
-        assert_eq!(fetches.ask(&key(1), AT, true, 10), Asked::New);
-        assert_eq!(fetches.ask(&key(1), AT, true, 11), Asked::Shared);
+        assert_eq!(fetches.ask(&key(1), AT, None, 10), Asked::New);
+        assert_eq!(fetches.ask(&key(1), AT, None, 11), Asked::Shared);
         assert_eq!(taken(&mut fetches), [(0, 1)]);
-        assert_eq!(fetches.ask(&key(1), AT, true, 12), Asked::Later);
+        assert_eq!(fetches.ask(&key(1), AT, None, 12), Asked::Later);
         assert!(taken(&mut fetches).is_empty(), "one per key is under way");
         assert_eq!(fetches.finish(0), [10, 11]);
-        assert_eq!(fetches.ask(&key(1), AT, true, 13), Asked::Shared, "the next has not left yet");
+        assert_eq!(fetches.ask(&key(1), AT, None, 13), Asked::Shared, "the next has not left yet");
         assert_eq!(taken(&mut fetches), [(0, 1)]);
         assert_eq!(fetches.finish(0), [12, 13]);
         assert_eq!((fetches.count(), fetches.waiting()), (0, 0));
@@ -238,28 +257,28 @@ mod tests {
     #[test]
     fn fetches_misses_and_waiters_are_bounded() {
         let mut fetches = Fetches::new(LIMITS);
-        assert_eq!(fetches.ask(&key(1), AT, true, 0), Asked::New);
-        assert_eq!(fetches.ask(&key(2), AT, true, 0), Asked::New);
-        assert_eq!(fetches.ask(&key(3), AT, true, 0), Asked::Full, "a third miss");
-        assert_eq!(fetches.ask(&key(3), AT, false, 0), Asked::New);
-        assert_eq!(fetches.ask(&key(4), AT, false, 0), Asked::Full, "a fourth of the group");
+        assert_eq!(fetches.ask(&key(1), AT, None, 0), Asked::New);
+        assert_eq!(fetches.ask(&key(2), AT, None, 0), Asked::New);
+        assert_eq!(fetches.ask(&key(3), AT, None, 0), Asked::Full, "a third miss");
+        assert_eq!(fetches.ask(&key(3), AT, Some(Version(7)), 0), Asked::New);
+        assert_eq!(fetches.ask(&key(4), AT, Some(Version(7)), 0), Asked::Full, "a fourth of the group");
         let other = Where { group: 1, node: 5 };
-        assert_eq!(fetches.ask(&key(4), other, true, 0), Asked::New, "another group has its own");
-        assert_eq!(fetches.ask(&key(1), AT, true, 0), Asked::Shared);
-        assert_eq!(fetches.ask(&key(1), AT, true, 0), Asked::Shared);
-        assert_eq!(fetches.ask(&key(1), AT, true, 0), Asked::Full, "all may wait that may");
+        assert_eq!(fetches.ask(&key(4), other, None, 0), Asked::New, "another group has its own");
+        assert_eq!(fetches.ask(&key(1), AT, None, 0), Asked::Shared);
+        assert_eq!(fetches.ask(&key(1), AT, None, 0), Asked::Shared);
+        assert_eq!(fetches.ask(&key(1), AT, None, 0), Asked::Full, "all may wait that may");
         assert_eq!(taken(&mut fetches).len(), 3);
         assert_eq!(fetches.finish(0).len(), 3);
-        assert_eq!(fetches.ask(&key(9), AT, true, 0), Asked::New, "room came back");
+        assert_eq!(fetches.ask(&key(9), AT, None, 0), Asked::New, "room came back");
     }
 
     #[test]
     fn who_gave_up_is_forgotten_and_what_nobody_wants_is_not_asked() {
         let mut fetches = Fetches::new(LIMITS);
-        fetches.ask(&key(1), AT, true, 1);
-        fetches.ask(&key(2), AT, true, 2);
+        fetches.ask(&key(1), AT, None, 1);
+        fetches.ask(&key(2), AT, None, 2);
         assert_eq!(fetches.take(4, 1).len(), 1);
-        fetches.ask(&key(1), AT, true, 3);
+        fetches.ask(&key(1), AT, None, 3);
         let mut gone = fetches.give_up(|waiter| *waiter < 3);
         gone.sort_unstable();
         assert_eq!(gone, [1, 2]);

@@ -9,7 +9,7 @@
 //! | "not modified": the value held is shown; another version: it is shown and kept; none: that is kept | `hear` |
 
 use super::core::{Cache, Waiter};
-use super::fetch::{Asked, Where};
+use super::fetch::{Asked, Leaving, Where};
 use ioengine::Queue;
 use ioengine::sync::race;
 use layout::key::Key;
@@ -64,7 +64,7 @@ pub(super) fn ask(cache: &Rc<Cache>, key: &Key<'_>, waiter: Waiter) {
     let held = cache.rings.borrow().peek(key);
     let (group, node) = cache.client.first_node(key);
     let owned = OwnedKey { space: key.space, stream: key.stream.to_vec(), time: key.time };
-    let asked = cache.fetches.borrow_mut().ask(&owned, Where { group, node }, held.is_none(), waiter);
+    let asked = cache.fetches.borrow_mut().ask(&owned, Where { group, node }, held, waiter);
     match asked {
         Asked::New => cache.queued.notify(),
         Asked::Shared | Asked::Later => cache.counters.shared.add(1),
@@ -121,11 +121,12 @@ struct Part {
 }
 
 /// Ask the store about a batch, and answer each key as its answer comes.
-async fn leave(cache: &Rc<Cache>, batch: Vec<(u64, OwnedKey)>) {
+async fn leave(cache: &Rc<Cache>, batch: Vec<Leaving>) {
     let mut parts: Vec<Part> = batch
         .into_iter()
-        .map(|(number, key)| {
-            let held = cache.rings.borrow().peek(&key.key()).unwrap_or(Version::ABSENT);
+        .map(|Leaving { number, key, held }| {
+            let look = || cache.rings.borrow().peek(&key.key()).unwrap_or(Version::ABSENT);
+            let held = held.unwrap_or_else(look);
             Part { number, key, held, done: Cell::new(false) }
         })
         .collect();
