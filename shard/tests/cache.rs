@@ -38,6 +38,11 @@ fn at(node: &NodeHandle) -> SocketAddr {
 
 impl Scene {
     fn new(seed: u64) -> Scene {
+        Scene::bounded(seed, CacheLimits::default().miss_count_max)
+    }
+
+    /// With a cache that asks the store for so many values at a time.
+    fn bounded(seed: u64, miss_count_max: usize) -> Scene {
         let world = World::new(seed, WorldConfig::default());
         let [store, cache, clients] = [1, 9, 20].map(|number| world.add_node(SimNode::numbered(number)));
         let _disk = world.add_disk(&store, "ssd", DiskConfig::new(64 << 20));
@@ -63,6 +68,7 @@ impl Scene {
             frame_bytes_max: 256 << 10,
             outbox_bytes_max: 1 << 20,
             request_deadline: Duration::from_secs(2),
+            miss_count_max,
             ..CacheLimits::default()
         };
         let config = CacheConfig {
@@ -267,4 +273,42 @@ fn a_cache_without_its_store_shows_nothing() {
     scene.with(|_, cache| async move {
         assert_eq!(cache.get(key(1)).await.unwrap().unwrap().value, b"known");
     });
+}
+
+/// A cold cache asks a store that is slow for no more values than its bound, refuses the rest with `Busy`, and goes on asking about what
+/// it holds; whoever was refused comes again, and all are answered.
+#[test]
+fn a_cold_cache_does_not_bring_all_its_misses_to_the_store() {
+    const GETS: u64 = 100;
+    async fn count(cache: &Client, name: &str) -> u64 {
+        let status: serde_json::Value = serde_json::from_str(&cache.status().await.unwrap()).unwrap();
+        status["cache_cores"][0][name].as_u64().unwrap()
+    }
+    for (bound, asked) in [(8, 8), (4096, GETS)] {
+        let scene = Scene::bounded(7, bound);
+        let slow = scene.store;
+        scene.with(move |store, cache| async move {
+            for time in 0..=GETS {
+                store.put(key(time), 0, b"cold").await.unwrap();
+            }
+            cache.get(key(GETS)).await.unwrap().unwrap();
+            let before = count(&cache, "batched_keys").await;
+            slow.pause();
+            let answered = Rc::new(Cell::new(0));
+            for time in (0..=GETS).rev() {
+                let (cache, answered) = (cache.clone(), Rc::clone(&answered));
+                cache.io().clone().spawn(Queue::Foreground, async move {
+                    assert_eq!(cache.get(key(time)).await.unwrap().unwrap().value, b"cold");
+                    answered.set(answered.get() + 1);
+                });
+            }
+            cache.io().sleep(Duration::from_millis(400)).await;
+            // Those of which nothing is held, and the one of which something is.
+            assert_eq!(count(&cache, "batched_keys").await - before, asked + 1, "with a bound of {bound}");
+            assert_eq!(count(&cache, "busy").await > 0, asked < GETS);
+            slow.resume();
+            cache.io().sleep(Duration::from_secs(8)).await;
+            assert_eq!(answered.get(), GETS + 1, "with a bound of {bound}");
+        });
+    }
 }
