@@ -13,6 +13,8 @@ pub enum BenchName {
     Ingest,
     /// Gets of records in memory, pipelined and not, beside a bare echo, a frame echo and redis
     GetMemory,
+    /// Gets through a cache that asks the store about each, beside gets from the store and redis
+    GetCache,
     /// Gets of records that lie in tables: reads of the device per get, and what the records cost on it
     GetDisk,
     /// Gets from a disk of the cold tier: one read of the device each, beside fio's reads of the same size
@@ -45,6 +47,27 @@ pub enum HostChoice {
     Own,
     /// glommio
     Glommio,
+}
+
+/// Where the gets of `timeline` go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ThroughChoice {
+    /// All to a cache node
+    Cache,
+    /// All to the store
+    Store,
+    /// Those of the last day to a cache node, as a map would say
+    Map,
+}
+
+impl std::fmt::Display for ThroughChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ThroughChoice::Cache => "cache",
+            ThroughChoice::Store => "store",
+            ThroughChoice::Map => "map",
+        })
+    }
 }
 
 /// Arguments of `thermocline bench`.
@@ -80,6 +103,9 @@ pub struct BenchArgs {
     /// Requests per second of the open load; without it, half of what a closed loop reaches
     #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
     pub rate: Option<f64>,
+    /// With `timeline`: put a cache node before the store and send gets so
+    #[arg(long, value_enum, conflicts_with = "endpoint")]
+    pub through: Option<ThroughChoice>,
     /// Seed of keys, times, values and schedules
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

@@ -2,6 +2,7 @@
 //! of whom is in the files below.
 
 mod background;
+mod caches;
 mod cluster;
 mod cold;
 mod disk;
@@ -110,7 +111,11 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
         BenchName::PutCluster => cluster::put_cluster(session),
         BenchName::Background => background::background(session),
         BenchName::Ingest => puts::ingest(session),
-        BenchName::Timeline => timeline::timeline(session),
+        BenchName::GetCache => caches::get_cache(session),
+        BenchName::Timeline => match session.args.through {
+            Some(through) => caches::timeline_through(session, through),
+            None => timeline::timeline(session),
+        },
         BenchName::Peers => {
             gets::redis(session)?;
             puts::put_durable(session)
@@ -121,6 +126,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
             let all = [
                 BenchName::Limits,
                 BenchName::GetMemory,
+                BenchName::GetCache,
                 BenchName::GetDisk,
                 BenchName::Cold,
                 BenchName::PutDurable,

@@ -54,7 +54,7 @@ fn load_text(session: &Session<'_>, shape: &str) -> String {
     format!("{shape} {} records of {VALUE_BYTES} bytes in memory, uniform keys.", session.args.records)
 }
 
-fn loaded_redis(session: &mut Session<'_>, gets: &GetMemory) -> Result<Option<Redis>, BenchError> {
+pub(super) fn loaded_redis(session: &mut Session<'_>, gets: &GetMemory) -> Result<Option<Redis>, BenchError> {
     let version = match Redis::version() {
         Ok(version) => version,
         Err(missing) => {
@@ -68,7 +68,7 @@ fn loaded_redis(session: &mut Session<'_>, gets: &GetMemory) -> Result<Option<Re
     Ok(Some(redis))
 }
 
-fn measure_redis(plan: &Plan, gets: GetMemory) -> Result<Figures, BenchError> {
+pub(super) fn measure_redis(plan: &Plan, gets: GetMemory) -> Result<Figures, BenchError> {
     let depth = plan.mode.depth();
     let (measured, _) = run(plan, move |_| RedisWire::new(depth), gets)?;
     Ok(figures_of(&measured))

@@ -4,7 +4,7 @@ use super::{Case, Run, Summary};
 use std::fmt::Write;
 
 /// Figures that everybody wants to see, in this order; the JSON has all.
-const SHOWN: [(&str, &str); 19] = [
+const SHOWN: [(&str, &str); 25] = [
     ("per_second", "per second"),
     ("per_server_cpu_second", "per CPU-second of the server"),
     ("records_per_second", "records per second"),
@@ -17,6 +17,12 @@ const SHOWN: [(&str, &str); 19] = [
     ("written_bytes_per_given_byte_journal_included", "bytes written per byte given, journal included"),
     ("index_and_filter_bytes_per_record", "bytes of memory per record for indexes and filters"),
     ("flushes", "flushes"),
+    ("hit_percent", "of what the cache asked, not modified %"),
+    ("shared_percent", "gets that shared a question %"),
+    ("keys_per_batch", "keys per batch to the store"),
+    ("cache_busy", "gets refused by the cache"),
+    ("store_cpu_s", "CPU seconds of the store, warm-up included"),
+    ("cache_cpu_s", "CPU seconds of the cache, warm-up included"),
     ("merges", "merges"),
     ("tables", "tables"),
     ("server_cpu_percent", "server CPU %"),

@@ -56,6 +56,28 @@ fn tablet_of(name: &StreamName) -> TabletIndex {
     layout::key::tablet_of(layout::key::bucket_of(Space::DEFAULT, name.bytes()))
 }
 
+/// Which requests of the mix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of them.
+    All,
+    /// Gets of records from this time on, µs.
+    Cached(u64),
+    /// All but those.
+    Rest(u64),
+}
+
+impl Part {
+    fn has(self, request: &Request<'_>) -> bool {
+        let is_from = |from| matches!(request, Request::Get(get) if get.key.time >= from);
+        match self {
+            Part::All => true,
+            Part::Cached(from) => is_from(from),
+            Part::Rest(from) => !is_from(from),
+        }
+    }
+}
+
 /// The mix.
 #[derive(Clone, Debug)]
 pub struct Timeline {
@@ -63,6 +85,7 @@ pub struct Timeline {
     zipf: Zipf,
     stream_count: u64,
     asked: u64,
+    part: Part,
     /// Records that were appended to each stream.
     appended: Vec<u32>,
     name: StreamName,
@@ -81,11 +104,55 @@ impl Timeline {
             zipf: Zipf::new(stream_count, THETA),
             stream_count,
             asked: 0,
+            part: Part::All,
             appended: vec![0; stream_count as usize],
             name: StreamName::of(0),
             value: [0; VALUE_BYTES_MAX],
             ids: RequestIds::new(client),
         }
+    }
+
+    /// The begin of the last day of the history, µs.
+    #[must_use]
+    pub fn recent_from_us() -> u64 {
+        TIME_END_US - DAY_US
+    }
+
+    /// A part of it, from another place of the mix for each `turn`, by another client.
+    #[must_use]
+    pub fn part(&self, part: Part, client: u64, turn: u64) -> Timeline {
+        Timeline { part, asked: turn << 32, ids: RequestIds::new(client), ..self.clone() }
+    }
+
+    /// The share of a part of the mix.
+    #[must_use]
+    pub fn share(&self, part: Part) -> f64 {
+        const TRIES: u32 = 50_000;
+        let mut mix = self.clone();
+        let is_in = |_: &u32| mix.ask().is_some_and(|request| part.has(&request));
+        f64::from((0..TRIES).filter(is_in).count() as u32) / f64::from(TRIES)
+    }
+
+    /// The next request of the whole mix.
+    fn ask(&mut self) -> Option<Request<'_>> {
+        self.asked += 1;
+        let random = hash(self.seed, self.asked);
+        let stream = self.zipf.rank(hash(self.seed.wrapping_add(1), self.asked));
+        self.name = StreamName::of(stream);
+        Some(if self.asked.is_multiple_of(WRITE_PERIOD) {
+            self.write(stream)
+        } else {
+            self.read(stream, random)
+        })
+    }
+
+    /// Whether the next request is of the part; it is passed over when it is not.
+    fn comes(&self) -> bool {
+        let asked = self.asked + 1;
+        let stream = self.zipf.rank(hash(self.seed.wrapping_add(1), asked));
+        let is_write = asked.is_multiple_of(WRITE_PERIOD);
+        let read = self.read(stream, hash(self.seed, asked));
+        if is_write { !matches!(self.part, Part::Cached(_)) } else { self.part.has(&read) }
     }
 
     /// The writes of the two years before, by another client.
@@ -170,15 +237,10 @@ impl Workload for Timeline {
     }
 
     fn next(&mut self) -> Option<Request<'_>> {
-        self.asked += 1;
-        let random = hash(self.seed, self.asked);
-        let stream = self.zipf.rank(hash(self.seed.wrapping_add(1), self.asked));
-        self.name = StreamName::of(stream);
-        Some(if self.asked.is_multiple_of(WRITE_PERIOD) {
-            self.write(stream)
-        } else {
-            self.read(stream, random)
-        })
+        while !self.comes() {
+            self.asked += 1;
+        }
+        self.ask()
     }
 
     fn learn(&mut self, tablet: TabletIndex, log_time: LogTime) {
@@ -282,6 +344,24 @@ mod tests {
         for (share, want) in [(young, 0.70), (month, 0.90), (old, 0.05)] {
             assert!((share / reads - want).abs() < 0.01, "{} is not {want}", share / reads);
         }
+    }
+
+    #[test]
+    fn the_parts_of_the_mix_are_the_mix() {
+        let mix = Timeline::new(10_000, 9, 1);
+        let from = Timeline::recent_from_us();
+        let (cached, rest) = (mix.share(Part::Cached(from)), mix.share(Part::Rest(from)));
+        // Half of 70 % of the reads.
+        assert!((cached - 0.35).abs() < 0.02 && (cached + rest - 1.0).abs() < 1e-9, "{cached} {rest}");
+        let take = |part| {
+            let mut part = mix.part(part, 1, 0);
+            (0..1000).map(|_| (format!("{:?}", part.next()), part.asked)).collect::<Vec<(String, u64)>>()
+        };
+        let mut both = [take(Part::Cached(from)), take(Part::Rest(from))].concat();
+        both.sort_by_key(|(_, asked)| *asked);
+        let places: Vec<u64> = both.iter().take(1000).map(|(_, asked)| *asked).collect();
+        assert_eq!(places, (1..=1000).collect::<Vec<u64>>());
+        assert!(take(Part::Cached(from)).iter().all(|(request, _)| request.contains("Get(")));
     }
 
     #[test]
