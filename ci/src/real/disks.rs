@@ -204,8 +204,12 @@ pub(super) fn refused(scene: &mut Scene, place: usize) -> Result<Option<&'static
 
 /// Tablets that a node holds, and those of them that it votes on, if it says so.
 pub(super) async fn votes(client: &Client, node: usize) -> Option<(u64, u64)> {
-    let status = client.status_of(node, ANSWER).await?;
-    Some((counter(&status, "tablets_held")?, counter(&status, "tablets_voting")?))
+    votes_of(&client.status_of(node, ANSWER).await?)
+}
+
+/// The same of a status.
+pub(super) fn votes_of(status: &str) -> Option<(u64, u64)> {
+    Some((counter(status, "tablets_held")?, counter(status, "tablets_voting")?))
 }
 
 /// A counter of all cores, by a node's status.

@@ -15,6 +15,7 @@ pub mod gap;
 mod links;
 mod peace;
 mod process;
+pub mod recovery;
 mod scene;
 mod trouble;
 mod work;

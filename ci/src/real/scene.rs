@@ -66,6 +66,15 @@ impl Node {
         Ok(())
     }
 
+    /// From the next start on.
+    pub(super) fn set(&mut self, setting: &str, value: &str) {
+        let key = format!("{setting}=");
+        match self.command.iter().position(|word| word.starts_with(&key)) {
+            Some(at) => self.command[at] = key + value,
+            None => self.command.extend(["--set".to_owned(), key + value]),
+        }
+    }
+
     /// Kill -9, running or standing still.
     pub(super) fn kill(&mut self) {
         (self.paused, self.draining) = (false, false);
