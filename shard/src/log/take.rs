@@ -162,6 +162,11 @@ async fn run(shard: &Rc<Shard>, logs: &Logs, session: &TakeSession) -> Result<()
     let first = shard.io.random() % u64::from(count);
     let turn = |turn: u8| Node((u8::try_from(first).expect("members are few") + turn) % count);
     let peers: Vec<Node> = (0..count).map(turn).filter(|peer| peer.0 != own).collect();
+    // A start asks before its links are up: nobody could be asked for files, and all would go record by record.
+    let is_up = |peer: &Node| shard.links.is_up(log.borrow().members[peer.place()]);
+    while !peers.iter().any(is_up) && !shard.failed.get() {
+        shard.io.sleep(HELD_POLL).await;
+    }
     let mut files = take_files(shard, logs, session, &peers).await?;
     for round in 1..=ROUNDS {
         for &peer in &peers {
