@@ -91,7 +91,9 @@ fn tick(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex, now: Instant) -> In
     let cell = logs.tablet(tablet).expect("an own tablet");
     if cell.borrow().needs_copy && !shard.facts.group.is_left_alone(tablet) {
         cell.borrow_mut().reads.refuse(shard, logs);
-        take::begin(shard, logs, tablet);
+        if cell.borrow().copy_at <= now {
+            take::begin(shard, logs, tablet);
+        }
     }
     if logs.is_taking(tablet) {
         return now.after(SYNC_PERIOD);

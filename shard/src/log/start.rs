@@ -206,6 +206,7 @@ fn start(
         // The tip is asked for at once: that tells what was missed, and the clocks.
         synced_at: None,
         needs_copy: is_amnesic,
+        copy_at: io.now(),
         is_wrong: false,
         said: super::verify::Said::default(),
         verify_at: None,

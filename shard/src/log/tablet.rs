@@ -99,6 +99,8 @@ pub(super) struct TabletLog {
     pub(super) synced_at: Option<Instant>,
     /// A peer has not what this replica lacks: only a copy of the whole tablet helps.
     pub(super) needs_copy: bool,
+    /// When to begin to take one.
+    pub(super) copy_at: Instant,
     /// What it has differs from what a majority has, or cannot be read.
     pub(super) is_wrong: bool,
     /// What the replicas said of the tablet.

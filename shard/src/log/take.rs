@@ -29,7 +29,9 @@ use std::time::Duration;
 const PART_WAIT: Duration = Duration::from_millis(300);
 /// How often a part is asked for.
 const TRIES: u32 = 10;
-/// How long to wait before another peer is asked for a copy.
+/// How long to wait before another peer is asked for a copy, and at least from one try to the next: in between the log may move. Failing
+/// history otherwise: a voter whose tables are wrong knows one entry more than the only other voter, of whom it takes copies that it cannot
+/// use, one after the other; while it does, it tells that one nothing, which so never learns of the entry.
 const AGAIN: Duration = Duration::from_millis(300);
 /// Copies that are taken at once, and those of them whose records are on their way.
 const TAKEN_MAX: usize = 8;
@@ -140,7 +142,10 @@ pub(super) fn begin(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex) {
                 logs.narrow.set(true);
             }
             tracing::warn!(%error, tablet = session.tablet.get(), "a copy was not taken");
-            shard.io.sleep(AGAIN).await;
+        }
+        if let Some(log) = logs.tablet(session.tablet) {
+            let wait = AGAIN + Duration::from_nanos(shard.io.random() % AGAIN.as_nanos() as u64);
+            log.borrow_mut().copy_at = shard.io.now().after(wait);
         }
         shard.keeper.work.release(session.tablet);
         logs.taking.borrow_mut().retain(|one| !Rc::ptr_eq(one, &session));
@@ -355,7 +360,8 @@ async fn install(shard: &Shard, logs: &Logs, session: &TakeSession, taken: Taken
         return;
     }
     if taken.chosen.index < known {
-        return shard.io.sleep(AGAIN).await;
+        ioengine::sometimes!("a copy is behind what is known here");
+        return;
     }
     *session.ready.borrow_mut() = Some(taken);
     session.ready_at.set(Some(shard.io.now()));
