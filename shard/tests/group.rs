@@ -579,3 +579,46 @@ fn no_map_is_shown_that_a_loss_of_power_undoes() {
         assert_eq!(said(&scene, 0) == (1, 5), kept);
     }
 }
+
+/// Two of three clocks are an hour ahead. One of the two proposes, which the other's clock allows, and is cut off while it does; the other dies,
+/// and the clocks are set right. What it has accepted alone can neither be passed over nor, by the only other voter's clock, be taken.
+#[test]
+fn an_entry_far_ahead_of_the_clocks_is_taken_in_the_end() {
+    let goes_on = |canaries: &[&str]| {
+        let scene = Scene::with(16, 3, 1, canaries, Limits::small());
+        scene.client(|client| async move { put_all(&client, 0..97).await });
+        let [first, second, third] = [0, 1, 2].map(|number| scene.stores[number].node);
+        let hour_us = 3_600_000_000;
+        second.jump_wall(hour_us);
+        third.jump_wall(hour_us);
+        scene.wait(Duration::from_secs(6));
+        scene.world.partition(&scene.clients, &first);
+        scene.world.partition(&scene.clients, &third);
+        scene.world.partition_one_way(&second, &first);
+        scene.world.partition_one_way(&second, &third);
+        scene.client(|client| async move {
+            let puts = (97..194).map(|record| (stream(record), record));
+            for (stream, record) in puts.take(6) {
+                // Nobody hears of it.
+                drop(client.put(key(&stream, record), 0, &value(record)).await);
+            }
+        });
+        third.power_cut();
+        second.jump_wall(-hour_us);
+        scene.world.heal_all();
+        scene.wait(Duration::from_secs(20));
+        let is_taken = scene.marks("an entry's stamp is too far ahead");
+        assert!(is_taken, "the others were asked to take it: {:?}", scene.world.marks());
+        scene.client(|client| async move {
+            let mut served = 0;
+            for record in 97..109 {
+                let stream = stream(record);
+                served +=
+                    u32::from(client.put(key(&stream, 1_000 + record), 0, &value(record)).await.is_ok());
+            }
+            served
+        })
+    };
+    assert_eq!(goes_on(&[]), 12);
+    assert!(goes_on(&["refuse_ahead_for_ever"]) < 12);
+}
