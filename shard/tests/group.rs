@@ -622,3 +622,31 @@ fn an_entry_far_ahead_of_the_clocks_is_taken_in_the_end() {
     assert_eq!(goes_on(&[]), 12);
     assert!(goes_on(&["refuse_ahead_for_ever"]) < 12);
 }
+
+/// The device fails at a write to the superblock, on a node that has nothing to write to its journal: it finds out all the same, and says so.
+#[test]
+fn a_device_that_ends_at_the_superblock_is_noticed_without_a_write() {
+    for (canaries, is_noticed) in [(&[][..], true), (&["overlook_an_ended_disk"][..], false)] {
+        let scene = Scene::with(35, 3, 1, canaries, Limits::small());
+        scene.client(|client| async move { put_all(&client, 0..20).await });
+        // Alone it has nobody to write for.
+        (1..3).for_each(|number| scene.stores[number].node.power_cut());
+        scene.wait(Duration::from_secs(2));
+        let disk = scene.stores[0].disk;
+        disk.set_faults(ioengine::sim::DiskFaults { flush_error_ppm: 1_000_000, ..disk.faults() });
+        let map = scene.stores[0].config.map.clone().unwrap();
+        scene.client(move |client| async move {
+            let map =
+                map.with_reads(&Reads { revision: 1, recent_us: 5, cache_share: 1, caches: Vec::new() });
+            assert!(client.set_map_at(1, &map.unwrap()).await.is_err(), "it cannot be kept");
+        });
+        scene.wait(Duration::from_secs(3));
+        let endpoint = scene.stores[0].config.listen;
+        let text: String =
+            scene.world.block_on(&scene.clients, Duration::from_secs(60), move |io| async move {
+                let config = ClientConfig { cluster: CLUSTER, ..ClientConfig::default() };
+                Client::connect(&io, &[endpoint], config).await.unwrap().status().await.unwrap()
+            });
+        assert_eq!(text.contains("\"device_ended\":1"), is_noticed, "{text}");
+    }
+}
