@@ -118,3 +118,36 @@ fn what_is_here_and_whole_is_not_taken_again() {
     let (still_kept, _, _) = filled(&["keep_what_may_be_rotten"], true);
     assert_eq!(still_kept, kept, "the planted bug is not seen");
 }
+
+/// One of two peers has a sealed table that has rotted: what comes is not the table that was asked for, and the other gives it alone.
+#[test]
+fn a_table_that_rotted_at_a_peer_is_taken_of_the_other() {
+    let filled = |canaries: &[&str]| {
+        let scene = with_sealed_windows(8, canaries);
+        let facts = scene.world.take_facts();
+        let tables =
+            facts.iter().filter(|fact| (fact.name, fact.node) == ("sealed table", 0) && fact.value > 0);
+        tables.for_each(|table| scene.stores[0].disk.rot(table.key));
+        let mut sealed = std::collections::BTreeMap::new();
+        sealed.extend(facts.iter().filter(|fact| fact.name == "sealed").map(|fact| (fact.key, fact.value)));
+        scene.replace_disk(2, true);
+        scene.start(2);
+        scene.wait(Duration::from_secs(90));
+        let facts = scene.world.take_facts();
+        let placed: Vec<_> = facts.iter().filter(|fact| (fact.name, fact.node) == ("sealed", 2)).collect();
+        assert!(!placed.is_empty(), "{:?}", scene.world.marks());
+        let is_right =
+            placed.iter().all(|fact| sealed.get(&fact.key).is_none_or(|known| *known == fact.value));
+        (is_right, scene)
+    };
+    let (is_right, scene) = filled(&[]);
+    assert!(
+        is_right && scene.marks("a file of several peers is not the one asked for"),
+        "{:?}",
+        scene.world.marks()
+    );
+    let mut expected = all(3_000);
+    expected[..50].fill(None);
+    assert_eq!(scene.local(2, 3_000), expected);
+    assert!(!filled(&["take_any_table"]).0, "the planted bug is not seen");
+}

@@ -133,6 +133,7 @@ field("uint16", "group_count", "Groups")
 field("uint16", "node_count", "Nodes")
 field("uint64", "recent_us", "Recent (µs)")
 field("uint16", "cache_share", "Cache share (of 10,000)")
+field("uint32", "revision", "Revision")
 field("uint32", "node_id", "Node")
 field("ipv6", "address", "Address")
 field("uint16", "port", "Port")
@@ -422,6 +423,37 @@ requests[11] = function(c, tree)
   return " of tablet " .. tablet .. after
 end
 
+local function cluster_map(c, tree)
+  local epoch = c:number(tree, "epoch", 4)
+  local group_count = c:number(tree, "group_count", 2)
+  local node_count = c:number(tree, "node_count", 2)
+  c:bytes(tree, "cluster", 16)
+  c:number(tree, "recent_us", 8)
+  c:number(tree, "cache_share", 2)
+  c:reserved(tree, 2)
+  c:number(tree, "revision", 4)
+  for _ = 1, node_count do
+    local branch, finish = c:branch(tree, "Node")
+    branch:append_text(" " .. c:number(branch, "node_id", 4))
+    c:bytes(branch, "address", 16)
+    c:number(branch, "port", 2)
+    c:number(branch, "zone", 2)
+    c:number(branch, "shard_count", 2)
+    c:number(branch, "roles", 1)
+    c:reserved(branch, 5)
+    finish()
+  end
+  for index = 0, group_count - 1 do
+    local branch, finish = c:branch(tree, "Group " .. index)
+    c:number(branch, "replicas", 1)
+    local member_count = c:number(branch, "member_count", 1)
+    c:reserved(branch, 2)
+    for _ = 1, member_count do c:number(branch, "member", 4) end
+    finish()
+  end
+  return string.format(" epoch %d, %d nodes", epoch, node_count)
+end
+
 requests[12] = function(c, tree)
   c:number(tree, "known_epoch", 4)
   c:reserved(tree, 4)
@@ -431,6 +463,8 @@ end
 requests[13] = function() return "" end
 
 requests[14] = requests[13]
+
+requests[15] = cluster_map
 
 -- Replies -----------------------------------------------------------------------------------------------------------
 
@@ -519,35 +553,7 @@ oks[11] = function(c, tree)
   return string.format(" %d streams%s", count, more == 1 and ", more follow" or "")
 end
 
-oks[12] = function(c, tree)
-  local epoch = c:number(tree, "epoch", 4)
-  local group_count = c:number(tree, "group_count", 2)
-  local node_count = c:number(tree, "node_count", 2)
-  c:bytes(tree, "cluster", 16)
-  c:number(tree, "recent_us", 8)
-  c:number(tree, "cache_share", 2)
-  c:reserved(tree, 6)
-  for _ = 1, node_count do
-    local branch, finish = c:branch(tree, "Node")
-    branch:append_text(" " .. c:number(branch, "node_id", 4))
-    c:bytes(branch, "address", 16)
-    c:number(branch, "port", 2)
-    c:number(branch, "zone", 2)
-    c:number(branch, "shard_count", 2)
-    c:number(branch, "roles", 1)
-    c:reserved(branch, 5)
-    finish()
-  end
-  for index = 0, group_count - 1 do
-    local branch, finish = c:branch(tree, "Group " .. index)
-    c:number(branch, "replicas", 1)
-    local member_count = c:number(branch, "member_count", 1)
-    c:reserved(branch, 2)
-    for _ = 1, member_count do c:number(branch, "member", 4) end
-    finish()
-  end
-  return string.format(" epoch %d, %d nodes", epoch, node_count)
-end
+oks[12] = cluster_map
 
 oks[13] = function(c, tree)
   c:bytes(tree, "text", c:left())
@@ -555,6 +561,8 @@ oks[13] = function(c, tree)
 end
 
 oks[14] = oks[13]
+
+oks[15] = oks[12]
 
 -- The body of a reply, also one inside a MultiGet; gives text for the info column.
 reply_body = function(c, tree, operation)

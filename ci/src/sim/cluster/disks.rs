@@ -172,13 +172,17 @@ impl<'a> Disks<'a> {
         self.rot_sealed(scene, store);
     }
 
-    /// Sectors of sealed tables of another node rot, where the one that was replaced takes them from. Always the same node's: with the
-    /// one replaced that leaves one replica at least of each tablet that is whole.
+    /// Sectors of sealed tables of another node rot, where the one that was replaced takes them from. Always the same node's, and of five
+    /// only: of three replicas the one that is left whole may be behind, and what it lacks is nowhere to be had.
     fn rot_sealed(&mut self, scene: &Scene, replaced: usize) {
         let store = usize::try_from(self.plan.seed / 4).expect("a seed is small") % self.harms.len();
         let Some((_, tables)) = self.sealed.get(&store).filter(|_| store != replaced) else { return };
         // Of one that has ended nobody knows what its last edit was.
-        if tables.is_empty() || !scene.stores[store].node.is_running() || self.rot.coin() {
+        if self.plan.replicas < 5
+            || tables.is_empty()
+            || !scene.stores[store].node.is_running()
+            || self.rot.coin()
+        {
             return;
         }
         let tables: Vec<(u64, u64)> = tables.iter().map(|(at, bytes)| (*at, *bytes)).collect();
