@@ -5,7 +5,7 @@
 //!
 //! Failing history that `reserve` guards against: a sinker reserves a place on three disks, one of them restarts and forgets, another
 //! sinker is given the same place there, and the first writes. Only who reserved in this life may write; and what was written, is
-//! durable with its head before anybody is told, so that the three agree on the highest of their heads.
+//! durable with its head before anybody is told, so that three disks can agree on the highest of their heads.
 
 use layout::cold_file::FILE_SECTION_COUNT_MAX;
 use layout::units::BLOCK_BYTES;
