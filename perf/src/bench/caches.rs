@@ -1,16 +1,16 @@
 //! Gets through a cache node, each with its question to the store: what both tiers together spend on them beside the store alone,
 //! and the reference mix with its gets on the ways that a cluster map gives them.
 
-use super::BenchError;
 use super::gets::{SHAPES, load_own, loaded_redis, measure_redis, sizes};
 use super::session::{CLIENT, OWN, PIPELINED, Session, Side, measure_own};
+use super::{BenchError, timeline};
 use crate::args::ThroughChoice;
 use crate::cache_target::{Counted, InProcessCache};
 use crate::load::schedule::Spacing;
 use crate::load::wire::thermocline::ThermoclineWire;
 use crate::load::{CpuOf, Mode, Plan, begin};
 use crate::report::{Figures, figures_of, number};
-use crate::target::{Target, limits_for};
+use crate::target::Target;
 use crate::workloads::get_memory::{GetMemory, VALUE_BYTES};
 use crate::workloads::timeline::{Part, Timeline};
 use std::time::Duration;
@@ -23,10 +23,6 @@ const CONNECT: Duration = Duration::from_secs(10);
 const DEPTH: usize = 64;
 /// Requests per second of the mix unless told otherwise.
 const RATE: f64 = 50_000.0;
-/// Bytes of a record of the mix on average, stream included.
-const RECORD_BYTES: u64 = 170;
-/// Bytes of journal that a record of the mix takes at most.
-const JOURNAL_BYTES_PER_RECORD: u64 = 400;
 
 /// Threads of both.
 fn both(store: &Target, cache: &Target) -> CpuOf {
@@ -128,12 +124,7 @@ fn warm(session: &mut Session<'_>, cache: &InProcessCache, gets: &GetMemory) -> 
 
 /// The reference mix at a rate, with its gets on the ways that a map gives them.
 pub(super) fn timeline_through(session: &mut Session<'_>, through: ThroughChoice) -> Result<(), BenchError> {
-    let records = session.args.records;
-    let journal = (512 << 20) + records * JOURNAL_BYTES_PER_RECORD;
-    let server = session.maker(journal, limits_for(records, RECORD_BYTES))?.make()?;
-    let mix = Timeline::new(records, session.args.seed, session.client());
-    let history = mix.history(session.client());
-    session.preload(OWN, server.target(), |_| ThermoclineWire::new(CLIENT, 4), history)?;
+    let (server, mix) = timeline::loaded(session)?;
     let store = server.target();
     let cache = InProcessCache::start(store, mix.record_count(), session.processors().1)?;
     let recent = match through {

@@ -2,7 +2,7 @@
 //! echo at the same rate shows what of it the machine alone takes.
 
 use super::BenchError;
-use super::session::{CLIENT, OWN, PIPELINED, Session, Side, measure_and_keep, measure_own};
+use super::session::{CLIENT, OWN, PIPELINED, Server, Session, Side, measure_and_keep, measure_own};
 use crate::limits::{Answers, LimitServer};
 use crate::load::schedule::Spacing;
 use crate::load::wire::thermocline::ThermoclineWire;
@@ -23,14 +23,20 @@ const SHARE: f64 = 0.5;
 /// Bytes of the frame echo's answer: a record of the mix.
 const ANSWER_BYTES: usize = 150;
 
-/// Capacity first, then latency at half of it.
-pub(super) fn timeline(session: &mut Session<'_>) -> Result<(), BenchError> {
+/// A node with the history of the mix, and the mix that goes on behind it.
+pub(super) fn loaded(session: &mut Session<'_>) -> Result<(Server, Timeline), BenchError> {
     let records = session.args.records;
     let journal = (512 << 20) + records * JOURNAL_BYTES_PER_RECORD;
     let server = session.maker(journal, limits_for(records, RECORD_BYTES))?.make()?;
     let mix = Timeline::new(records, session.args.seed, session.client());
     let history = mix.history(session.client());
     session.preload(OWN, server.target(), |_| ThermoclineWire::new(CLIENT, 4), history)?;
+    Ok((server, mix))
+}
+
+/// Capacity first, then latency at half of it.
+pub(super) fn timeline(session: &mut Session<'_>) -> Result<(), BenchError> {
+    let (server, mix) = loaded(session)?;
     let plan = session.planner(PIPELINED);
     let (own, record_count) = (plan(server.target()), mix.record_count());
     // One client goes through all rounds: what it appended stays.
