@@ -26,6 +26,9 @@ use std::collections::BTreeMap;
 /// Where a journal ends, and the last index of each tablet in it.
 struct Ending {
     end: u64,
+    /// Behind a record at the end that is damaged and held no entry, by its whole first frame: it costs nothing (FORMAT.md, journal),
+    /// and what was written behind it may be lost as well.
+    damaged_end: Option<u64>,
     /// Of the last record.
     sequence: u64,
     applied: [u64; TABLET_COUNT],
@@ -103,7 +106,9 @@ pub(super) fn look(scene: &Scene, start: Order, since: Instant, remembered: &mut
         {
             ending.end = start.at;
         }
-        let in_a_row = lost_in_a_row(&zone, ending.end, &vanished);
+        let ends = [Some(ending.end), ending.damaged_end];
+        let lost = ends.into_iter().flatten().map(|end| lost_in_a_row(&zone, end, &vanished));
+        let in_a_row = lost.max().expect("there is an end");
         let known = known[usize::from(shard)];
         for tablet in TabletIndex::all().filter(|tablet| tablet.shard(superblock.shard_count).0 == shard) {
             let is = ending.applied[tablet.index()];
@@ -191,6 +196,7 @@ fn journal_start(image: &DiskImage, superblock: &Superblock, shard: u16) -> Opti
 fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
     let checksum = FrameChecksum::new(zone.identity);
     let mut records: BTreeMap<_, (RecordHeader, u64, Vec<u8>)> = BTreeMap::new();
+    let mut damaged: Vec<(RecordHeader, u64)> = Vec::new();
     let mut block = [0; FRAME_BYTES];
     for at in (0..zone.bytes()).step_by(BLOCK_BYTES) {
         let offset = zone.offset(at);
@@ -209,6 +215,8 @@ fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
             image.get(offset.0, usize::try_from(header.record_bytes()).expect("a record fits memory"));
         if read_record(zone.identity, offset, &bytes, &mut body).is_ok() {
             records.insert((sequence, incarnation), (header, at, body));
+        } else if matches!(header.fields.kind, RecordKind::Open | RecordKind::Mark) {
+            damaged.push((header, at));
         }
     }
     let opens: Vec<_> = records
@@ -220,8 +228,13 @@ fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
         let fields = &header.fields;
         opens.iter().any(|open| open.0 > fields.incarnation && fields.sequence > open.1)
     };
-    let mut ending =
-        Ending { end: 0, sequence: 0, applied: [0; TABLET_COUNT], log_times: [LogTime(0); TABLET_COUNT] };
+    let mut ending = Ending {
+        end: 0,
+        damaged_end: None,
+        sequence: 0,
+        applied: [0; TABLET_COUNT],
+        log_times: [LogTime(0); TABLET_COUNT],
+    };
     for (header, at, body) in records.into_values().filter(|(header, ..)| !is_void(header)) {
         ending.end = at + header.record_bytes();
         ending.sequence = header.fields.sequence.0;
@@ -245,6 +258,9 @@ fn read(image: &DiskImage, zone: &JournalZone) -> Ending {
             }
         }
     }
+    let is_next = |header: &RecordHeader| header.fields.sequence.0 == ending.sequence + 1 && !is_void(header);
+    let next = damaged.iter().find(|(header, at)| *at == ending.end && is_next(header));
+    ending.damaged_end = next.map(|(header, at)| at + header.record_bytes());
     ending
 }
 

@@ -359,7 +359,7 @@ pub(super) fn listed(
     let wrong = Corrupt { structure: "question for files", field: "session", at: 0 };
     let session: [u8; 8] = body.try_into().map_err(|_| wrong)?;
     let Some(log) = logs.tablet(tablet).map(RefCell::borrow) else { return Ok(()) };
-    if !logs.is_voter(tablet) {
+    if !logs.gives(shard, tablet) {
         log.tell(shard, from, wire::COPY_NOT, &[&session]);
         return Ok(());
     }

@@ -93,13 +93,20 @@ fn serve(
             session.called.notify();
         }
         Some(_) => {}
-        None if number == 0 && logs.is_voter(tablet) && logs.giving.borrow().len() < COUNT_MAX => {
+        None if number == 0 && logs.gives(shard, tablet) && logs.giving.borrow().len() < COUNT_MAX => {
             begin(shard, tablet, from, id, left_out.to_vec());
         }
         None => {
             let log = logs.tablet(tablet).expect("the caller has looked").borrow();
             log.tell(shard, from, wire::COPY_NOT, &[&id.to_le_bytes()]);
         }
+    }
+}
+
+impl Logs {
+    /// Is a copy of this tablet being given?
+    pub(super) fn is_giving(&self, tablet: TabletIndex) -> bool {
+        self.giving.borrow().iter().any(|session| session.tablet == tablet)
     }
 }
 
@@ -128,10 +135,7 @@ fn begin(shard: &Rc<Shard>, tablet: TabletIndex, to: Node, id: u64, left_out: Ve
             logs.giving.borrow_mut().retain(|one| !is_it(one));
         }
         shard.io.sleep(AFTER).await;
-        let others = shard
-            .logs
-            .as_ref()
-            .is_some_and(|logs| logs.giving.borrow().iter().any(|one| one.tablet == tablet));
+        let others = shard.logs.as_ref().is_some_and(|logs| logs.is_giving(tablet));
         hold(&shard, tablet, others);
     });
 }

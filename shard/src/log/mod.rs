@@ -172,6 +172,22 @@ impl Logs {
         })
     }
 
+    /// Is what this replica has of the tablet whole up to its last entry, and stays so while a copy of it is given? One that only lacks entries
+    /// gives, too. Failing history otherwise: two voters of three know of an entry that only a learner has, which gives nothing; the one
+    /// that accepted it would get it chosen with the other, but that one is an entry behind, and nobody gives it a copy.
+    pub(crate) fn gives(&self, shard: &Shard, tablet: TabletIndex) -> bool {
+        let is_whole = || {
+            let state = shard.state.borrow();
+            let own = state.tablet(tablet);
+            own.damage.is_none() && !own.awaits_tables
+        };
+        let log = self.tablet(tablet).map(RefCell::borrow);
+        log.is_some_and(|log| log.replica.durable().voter && !log.is_wrong)
+            && is_whole()
+            && !self.outcast.get()
+            && !self.is_installing(tablet)
+    }
+
     /// Nothing waits for the journal, and no write for its entry.
     pub(crate) fn is_settled(&self) -> bool {
         self.queue.borrow().is_empty()

@@ -363,6 +363,10 @@ async fn install(shard: &Shard, logs: &Logs, session: &TakeSession, taken: Taken
         ioengine::sometimes!("a copy is behind what is known here");
         return;
     }
+    // What is being given stays as it is; from here on nothing of it is.
+    while logs.is_giving(session.tablet) && !shard.failed.get() {
+        shard.io.sleep(HELD_POLL).await;
+    }
     *session.ready.borrow_mut() = Some(taken);
     session.ready_at.set(Some(shard.io.now()));
     while !session.done.get() && !shard.failed.get() {
@@ -404,6 +408,15 @@ impl Logs {
     /// Is a copy of this tablet being taken?
     pub(super) fn is_taking(&self, tablet: TabletIndex) -> bool {
         self.taking.borrow().iter().any(|session| session.tablet == tablet)
+    }
+
+    /// Has a copy of this tablet come, so that it soon replaces what is here?
+    pub(super) fn is_installing(&self, tablet: TabletIndex) -> bool {
+        self.session(tablet).is_some_and(|session| {
+            session.ready.borrow().is_some()
+                || session.copied.get().is_some()
+                || session.install.borrow().is_some()
+        })
     }
 
     /// The last entry of a copy of this tablet that a freeze has begun to put in place.
