@@ -7,8 +7,8 @@
 : "${CLUSTER_MINUTES:=2}"
 # Times kill -9 on each kind of device.
 : "${KILL_ROUNDS:=8}"
-# Seconds of trouble for each group of real processes.
-: "${CLUSTER_SECONDS:=25}"
+# Seconds of trouble for each group of real processes, and for one with caches before it.
+: "${CLUSTER_SECONDS:=25}" "${CACHES_SECONDS:=15}"
 # Crash states to open: of the proof, for each of its journals; and of the engine.
 : "${PROOF_STATES:=100}" "${CRASH_STATES:=240}"
 # The simulator.
@@ -48,7 +48,7 @@ kill9() {
   return "$failed"
 }
 
-# Three nodes and five, each with a replica of everything; then with disks that are damaged, rolled back and lost.
+# Three nodes and five, each with a replica of everything; then with disks that are damaged, rolled back and lost; then read through caches.
 cluster() {
   local nodes damage failed=0 folder
   folder=$(work_folder cluster)
@@ -58,18 +58,21 @@ cluster() {
         --folder "$folder/$nodes$damage" --seed "$(fresh_seed)" ${damage:+"$damage"} || failed=1
     done
   done
+  "$programs/cluster" --binary "$programs/thermocline" --caches 2 --seconds "$CACHES_SECONDS" \
+    --folder "$folder/caches" --seed "$(fresh_seed)" || failed=1
   return "$failed"
 }
 
 # The same with bugs planted in the nodes, which have to be found.
 complains() {
-  local canary folder found missed=0
+  local canary caches folder found missed=0
   folder=$(work_folder complains)
-  for canary in serve_before_tip forget_request_ids skip_compare; do
-    found=no
+  for canary in serve_before_tip forget_request_ids skip_compare serve_without_asking; do
+    found=no caches=0
+    [[ $canary == serve_without_asking ]] && caches=2
     # How processes meet is not of the seed alone: another one, if need be.
     for seed in 4 5 6; do
-      "$programs/cluster" --binary "$programs/thermocline" --seconds 10 --seed "$seed" --canary "$canary" \
+      "$programs/cluster" --binary "$programs/thermocline" --seconds 10 --seed "$seed" --caches "$caches" --canary "$canary" \
         --folder "$folder/$canary-$seed" >"$folder/$canary" 2>&1
       (($? == 1)) && grep -q WRONG "$folder/$canary" && found=yes && break
     done

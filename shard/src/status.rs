@@ -2,7 +2,7 @@
 
 use crate::core::Shard;
 use crate::counters::Counters;
-use net::route::Node;
+use net::route::{ClusterMap, Node, Roles};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -33,6 +33,8 @@ pub(crate) fn text(shard: &Shard) -> String {
     shard.publish_counters();
     let map = shard.facts.group.map();
     let member = |node: &Node| Member { id: node.id, address: node.address.to_string(), zone: node.zone };
+    let nodes =
+        |map: &ClusterMap| map.nodes.iter().filter(|node| node.roles.has(Roles::STORE)).map(member).collect();
     let status = Status {
         node: shard.facts.node,
         cluster: shard.facts.cluster.to_string(),
@@ -40,7 +42,7 @@ pub(crate) fn text(shard: &Shard) -> String {
         map_epoch: shard.facts.map_epoch(),
         version: env!("CARGO_PKG_VERSION"),
         host: shard.io.host_name(),
-        nodes: map.map_or_else(Vec::new, |map| map.nodes.iter().map(member).collect()),
+        nodes: map.map_or_else(Vec::new, nodes),
         replicas: map.and_then(|map| map.groups.first()).map_or(1, |group| group.replicas),
         cores: &shard.facts.counters,
     };

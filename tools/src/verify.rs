@@ -14,6 +14,7 @@ use crate::client::{Endpoint, failure};
 use crate::failure::{Exit, Failure};
 use crate::output;
 use net::client::blocking::Client;
+use net::route::Roles;
 
 /// How often the nodes are asked how far they are.
 const POLL: Duration = Duration::from_millis(200);
@@ -37,7 +38,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn read(text: &str) -> Result<(Value, Counts), Failure> {
+    fn read(text: &str) -> Result<Counts, Failure> {
         let wrong = |error: serde_json::Error| {
             Failure::failed(format!("the node's status is no JSON: {error}"), "is it the same version?")
         };
@@ -52,7 +53,7 @@ impl Counts {
                 }
             }
         }
-        Ok((status, read))
+        Ok(read)
     }
 
     fn of(&self, name: &str) -> u64 {
@@ -77,20 +78,19 @@ struct Asked {
 /// # Errors
 /// No node can be asked, or one stopped answering.
 pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let first = args.endpoint.connect()?.status().map_err(|error| failure(&error))?;
-    let (status, _) = Counts::read(&first)?;
-    let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-    if status["replicas"].as_u64() == Some(1) || nodes.is_empty() {
+    let map = args.endpoint.connect()?.map().map_err(|error| failure(&error))?;
+    if map.groups.iter().all(|group| group.replicas == 1) {
         output::line(
             "each tablet has one replica: nothing to compare; `thermocline fsck` checks what is on its disk",
         )?;
         return Ok(Exit::Done);
     }
     let (mut asked, mut silent) = (Vec::new(), Vec::new());
-    for node in &nodes {
-        match ask(&args.endpoint.at(node["address"].as_str().unwrap_or_default())) {
+    // A cache holds no tablets.
+    for node in map.nodes.iter().filter(|node| node.roles.has(Roles::STORE)) {
+        match ask(&args.endpoint.at(&node.address.to_string())) {
             Ok(one) => asked.push(one),
-            Err(error) => silent.push(format!("node {} is not asked: {}", node["id"], error.what)),
+            Err(error) => silent.push(format!("node {} is not asked: {}", node.id, error.what)),
         }
     }
     for one in &mut asked {
@@ -107,8 +107,8 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
 
 fn ask(endpoint: &Endpoint) -> Result<Asked, Failure> {
     let client = endpoint.connect()?;
-    let (_, before) = Counts::read(&client.status().map_err(|error| failure(&error))?)?;
-    let (_, now) = Counts::read(&client.verify().map_err(|error| failure(&error))?)?;
+    let before = Counts::read(&client.status().map_err(|error| failure(&error))?)?;
+    let now = Counts::read(&client.verify().map_err(|error| failure(&error))?)?;
     Ok(Asked { client, before, now })
 }
 
@@ -118,7 +118,7 @@ fn wait(asked: &mut Asked) -> Result<(), Failure> {
     let mut still = 0;
     while !asked.now.is_through(&asked.before) {
         sleep(POLL);
-        let (_, now) = Counts::read(&asked.client.status().map_err(|error| failure(&error))?)?;
+        let now = Counts::read(&asked.client.status().map_err(|error| failure(&error))?)?;
         still = if now == asked.now { still + 1 } else { 0 };
         asked.now = now;
         if still > STILL_MAX {
@@ -201,7 +201,7 @@ mod tests {
             ]})
             .to_string()
         };
-        let read = |rounds, waiting| Counts::read(&text(rounds, waiting)).unwrap().1;
+        let read = |rounds, waiting| Counts::read(&text(rounds, waiting)).unwrap();
         let before = read([3, 3], 0);
         assert_eq!((before.node, before.of("equal"), before.of("gets")), (2, 7, 0));
         assert!(!read([4, 3], 0).is_through(&before));

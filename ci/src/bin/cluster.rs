@@ -1,6 +1,6 @@
 //! Real processes of a group under faults: the verb behind the block `cluster`. Owns the command line; the work is in `ci::real`.
 //!
-//!     cluster --binary PATH --folder F [--nodes 3] [--seconds 30] [--seed 1] [--damage] [--canary NAME]
+//!     cluster --binary PATH --folder F [--nodes 3] [--seconds 30] [--seed 1] [--damage | --caches 2] [--canary NAME]
 //!
 //! Exit codes: 0 nothing wrong, 1 something is, 2 wrong use, 3 the harness could not run here.
 
@@ -32,6 +32,9 @@ struct Arguments {
     /// Damage the disks of a minority, too
     #[arg(long)]
     damage: bool,
+    /// Cache nodes before the group, that most reads go through
+    #[arg(long, default_value_t = 0, conflicts_with = "damage", value_parser = clap::value_parser!(u16).range(0..=4))]
+    caches: u16,
     /// A planted bug for all nodes, which must be built with debug assertions
     #[arg(long)]
     canary: Option<String>,
@@ -49,12 +52,14 @@ fn main() -> std::io::Result<ExitCode> {
         folder: arguments.folder,
         seed: arguments.seed,
         nodes: arguments.nodes,
+        caches: arguments.caches,
         life: Duration::from_secs(arguments.seconds),
         damage: arguments.damage,
         canary: arguments.canary,
     };
     let damage = if options.damage { ", disks damaged" } else { "" };
-    writeln!(out, "seed {}: {} nodes, {} s{damage}", options.seed, options.nodes, arguments.seconds)?;
+    let caches = if options.caches > 0 { format!(", {} caches", options.caches) } else { String::new() };
+    writeln!(out, "seed {}: {} nodes{caches}, {} s{damage}", options.seed, options.nodes, arguments.seconds)?;
     match run(&options) {
         Ok(report) => {
             write!(out, "{report}")?;

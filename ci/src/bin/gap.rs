@@ -45,6 +45,7 @@ fn main() -> std::io::Result<ExitCode> {
         seed: 1,
         nodes: arguments.nodes,
         life: Duration::ZERO,
+        caches: 0,
         damage: false,
         canary: None,
     };

@@ -89,6 +89,7 @@ fn main() -> std::io::Result<ExitCode> {
         seed: 1,
         nodes: 3,
         life: Duration::ZERO,
+        caches: 0,
         damage: false,
         canary: None,
     };

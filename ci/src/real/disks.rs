@@ -214,8 +214,13 @@ pub(super) fn votes_of(status: &str) -> Option<(u64, u64)> {
 
 /// A counter of all cores, by a node's status.
 pub(super) fn counter(status: &str, name: &str) -> Option<u64> {
+    counter_of(status, "cores", name)
+}
+
+/// A counter of all that a status lists under `list`.
+pub(super) fn counter_of(status: &str, list: &str, name: &str) -> Option<u64> {
     let status: serde_json::Value = serde_json::from_str(status).ok()?;
-    status["cores"].as_array()?.iter().map(|core| core[name].as_u64()).sum()
+    status[list].as_array()?.iter().map(|one| one[name].as_u64()).sum()
 }
 
 /// Do all other nodes remember a later life of this one than that of the image which was kept?

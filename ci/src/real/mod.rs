@@ -8,13 +8,17 @@
 //! clients (sim::load, sim::client) ──► node ──► links (a proxy each way, can be cut) ──► other nodes
 //!    └─ history ─► sim::checkers         └─ disk file, damaged while its node is down
 //! ```
+//! With `caches` there are no proxies, but cache nodes that most reads go through, with troubles of their own, and an operator who says
+//! anew where reads go; some readers are clients of the library.
 
+mod caches;
 mod damage;
 mod disks;
 pub mod gap;
 mod links;
 mod peace;
 mod process;
+mod readers;
 pub mod recovery;
 mod scene;
 mod trouble;
@@ -22,6 +26,7 @@ mod work;
 
 use crate::sim::checkers::{self, Final, Law};
 use crate::sim::client::Shared;
+use crate::sim::cluster::operator::{Said, speak};
 use crate::sim::cluster::quiet::{FRAME_BYTES, patience};
 use crate::sim::history::{History, Violation};
 use crate::sim::plan::Mode;
@@ -29,7 +34,8 @@ use ioengine::signal::{Signal, Signals};
 use ioengine::sim::Random;
 use ioengine::sync::{Either, race};
 use ioengine::uring::Runtime;
-use ioengine::{CoreConfig, Io};
+use ioengine::{CoreConfig, Io, Queue};
+use layout::units::Uuid;
 use scene::Scene;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -37,6 +43,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use trouble::Nemesis;
+
+/// Mean time from one word of where reads go to the next.
+const SAID_EVERY: Duration = Duration::from_millis(1_500);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -49,6 +58,8 @@ pub struct Options {
     pub seed: u64,
     /// Nodes: 3 or 5, each with a replica of everything.
     pub nodes: u16,
+    /// Cache nodes before the group.
+    pub caches: u16,
     /// Length of the part with trouble.
     pub life: Duration,
     /// Whether disks are damaged, rolled back and lost, too: those of a minority.
@@ -99,6 +110,12 @@ pub struct Report {
     pub starts: u64,
     /// Records in the last export.
     pub records: u64,
+    /// What caches said of themselves, by name: the sum over their lives, as far as they were asked before each ended.
+    pub cached: BTreeMap<&'static str, u64>,
+    /// Of calls of the library: how many a cache answered, and how many fell back to the store.
+    pub routed: (u64, u64),
+    /// Reads that were judged, keys of multi-gets each.
+    pub reads: u64,
     /// From the last trouble until every tablet had taken a write.
     pub healed: Duration,
     /// What is wrong.
@@ -139,7 +156,8 @@ async fn until_signal<T>(
 async fn play(io: &Io, options: &Options) -> Result<Report, RealError> {
     let random = Random::new(options.seed);
     let history = Rc::new(RefCell::new(History::new((options.seed % 65_521) as u16).repeating(true)));
-    let mut scene = Scene::new(io, options, scene::small(), &history).await?;
+    let setup = scene::Setup { proxies: options.caches == 0, ..scene::small() };
+    let mut scene = Scene::new(io, options, setup, &history).await?;
     let shared = Rc::new(Shared {
         history,
         device_failed: Cell::new(0),
@@ -149,14 +167,69 @@ async fn play(io: &Io, options: &Options) -> Result<Report, RealError> {
     });
     let mut report = Report::default();
     scene.start_all().await?;
-    work::launch(io, &scene, &shared, &mut random.fork("work", 0));
     let mut nemesis = Nemesis::new(io, options, random.fork("trouble", 0));
     let looker = scene.routes.client(io, &shared, 1_100, 0, patience(), FRAME_BYTES);
+    let mut work = random.fork("work", 0);
+    let mut before_caches = None;
+    if options.caches == 0 {
+        work::launch(io, &scene, &shared, &mut work);
+    } else {
+        let readers = work::launch_before_caches(io, &scene, &shared, &mut work);
+        before_caches = Some((readers, operator(io, &scene, random.fork("operator", 0))));
+    }
     nemesis.rage(&mut scene, &looker, &mut report).await?;
     shared.stop.set(true);
-    let last = peace::come(io, &mut scene, &shared, &mut nemesis.disks, &mut report).await?;
+    let operator = before_caches.as_ref().map(|(_, operator)| &**operator);
+    let last = peace::come(io, &mut scene, &shared, operator, &mut nemesis.disks, &mut report).await?;
+    if let Some((readers, _)) = &before_caches {
+        let routed = readers.routed.get();
+        report.routed = (routed.by_cache, routed.fell_back);
+    }
     judge(&scene, &shared, &last, &mut report);
+    if before_caches.is_some() {
+        unreached(&mut report);
+    }
     Ok(report)
+}
+
+/// Who says anew where reads go, until told to stop, and how often a node took it.
+struct Operator {
+    said: Rc<Said>,
+    /// Still at it.
+    busy: Cell<bool>,
+    taken: Cell<u64>,
+}
+
+fn operator(io: &Io, scene: &Scene, random: Random) -> Rc<Operator> {
+    let (_, share_ppm) = scene.routes.caches.as_ref().expect("there are caches");
+    let named = scene.caches.iter().map(caches::Cache::node).collect();
+    let said = Said::new(Uuid::default(), scene.routes.addresses.iter().copied(), share_ppm, true, named);
+    let operator = Rc::new(Operator { said, busy: Cell::new(true), taken: Cell::new(0) });
+    let (of_task, io) = (Rc::clone(&operator), io.clone());
+    io.clone().spawn(Queue::Foreground, async move {
+        let taken = speak(io, Rc::clone(&of_task.said), SAID_EVERY, random).await;
+        of_task.taken.set(taken);
+        of_task.busy.set(false);
+    });
+    operator
+}
+
+/// A run whose reads do not go through caches, or meet nothing there, says nothing of them.
+fn unreached(report: &mut Report) {
+    let of_caches = |name| report.cached.get(name).copied().unwrap_or(0);
+    let ways = [
+        ("the store's word that a value held is the newest", of_caches("not_modified")),
+        ("a newer value of the store", of_caches("newer")),
+        (
+            "an answer of a cache to a client of the simulator",
+            report.answers.get("Ok of a cache").copied().unwrap_or(0),
+        ),
+        ("an answer of a cache to a client of the library", report.routed.0),
+    ];
+    for (what, _) in ways.iter().filter(|(_, count)| *count == 0) {
+        let text = format!("nobody ever had {what}");
+        report.violations.push(Violation { checker: "run", text });
+    }
 }
 
 fn judge(scene: &Scene, shared: &Shared, last: &Final, report: &mut Report) {
@@ -165,6 +238,7 @@ fn judge(scene: &Scene, shared: &Shared, last: &Final, report: &mut Report) {
         Law { mode: Mode::Cluster, excused: 0, core_count: 1, limits: &scene.limits, memtables_grew: true };
     report.violations.extend(checkers::judge(&history, last, law));
     report.operations = history.operation_count;
+    report.reads = history.reads.len() as u64;
     report.answers = history.answers.clone();
     report.starts = scene.nodes.iter().map(|node| node.starts).sum();
 }
@@ -176,14 +250,23 @@ impl std::fmt::Display for Report {
         };
         writeln!(
             f,
-            "  {} operations, {} starts, {} records; healed in {:.1} s",
+            "  {} operations, {} reads of a key, {} starts, {} records; healed in {:.1} s",
             self.operations,
+            self.reads,
             self.starts,
             self.records,
             self.healed.as_secs_f64()
         )?;
         writeln!(f, "  answers: {}", list(&self.answers))?;
         writeln!(f, "  trouble: {}", list(&self.troubles))?;
+        if !self.cached.is_empty() {
+            let (by_cache, fell_back) = self.routed;
+            writeln!(f, "  caches: {}", list(&self.cached))?;
+            writeln!(
+                f,
+                "  calls of the library: {by_cache} answered by a cache, {fell_back} by the store in its place"
+            )?;
+        }
         for line in self.story.iter().filter(|_| !self.violations.is_empty()) {
             writeln!(f, "  {line}")?;
         }

@@ -1,14 +1,17 @@
 //! Peace: everything is mended, every node serves, every tablet takes a write, every node votes on all it holds, `verify` is clean, the
 //! replicas become equal, the exports of all nodes are the same bytes, everything is read back, and all drain.
 
+use super::caches;
 use super::disks::{Disks, counter};
 use super::scene::{LOOK, START_PATIENCE, Scene};
 use super::trouble::watch;
 use super::work::EXPIRY_US_MAX;
-use super::{RealError, Report};
+use super::{Operator, RealError, Report};
 use crate::sim::checkers::Final;
 use crate::sim::client::{Client, Shared};
+use crate::sim::cluster::operator;
 use crate::sim::cluster::quiet::{self, FRAME_BYTES, patience};
+use crate::sim::cluster::work::Routes;
 use crate::sim::history::Violation;
 use crate::sim::one_node::PROGRESS;
 use ioengine::Io;
@@ -26,22 +29,61 @@ fn wrong(report: &mut Report, text: String) {
     report.violations.push(Violation { checker: "run", text });
 }
 
+/// With caches: the last word of where reads go is heard by all nodes, and all caches serve.
+async fn caches_at_peace(
+    io: &Io,
+    scene: &mut Scene,
+    operator: &Operator,
+    report: &mut Report,
+) -> Result<bool, RealError> {
+    operator.said.stop.set(true);
+    let until = io.now().after(GIVE_UP);
+    while operator.busy.get() && io.now() < until {
+        io.sleep(LOOK).await;
+    }
+    report.troubles.insert("say where reads go", operator.taken.get());
+    while let Err(error) = operator::say_all(io, &operator.said).await {
+        if io.now() >= until {
+            wrong(report, format!("no node takes a word of where reads go: {error}"));
+            return Ok(false);
+        }
+        io.sleep(LOOK).await;
+    }
+    if let Some(place) = caches::all_serve(io, scene, report).await? {
+        wrong(report, format!("cache {} does not serve within {START_PATIENCE:?} of peace", place + 1));
+        return Ok(false);
+    }
+    let disagree = operator::agreed(io, &operator.said).await;
+    let all: Vec<String> = disagree.into_iter().chain(operator.said.wrong.take()).collect();
+    let is_fine = all.is_empty();
+    all.into_iter().for_each(|text| wrong(report, text));
+    Ok(is_fine)
+}
+
 /// See the head of the file.
 pub(super) async fn come(
     io: &Io,
     scene: &mut Scene,
     shared: &Rc<Shared>,
+    operator: Option<&Operator>,
     disks: &mut Disks,
     report: &mut Report,
 ) -> Result<Final, RealError> {
     let mut last = Final::default();
-    let routes = scene.routes.clone();
+    let through = scene.routes.clone();
+    // Of the store it is asked what holds; through the caches everything is read at the end.
+    let routes = Routes { caches: None, ..scene.routes.clone() };
     let client = |number| routes.client(io, shared, number, 0, patience(), FRAME_BYTES);
     if !all_mended(io, scene, &client(1_005), disks, report).await? {
         return Ok(last);
     }
     let began = io.now();
     if !all_serve(io, scene, shared, report).await? {
+        return Ok(last);
+    }
+    if let Some(operator) = operator
+        && !caches_at_peace(io, scene, operator, report).await?
+    {
         return Ok(last);
     }
     let stuck = quiet::stuck(client(1_000), Rc::clone(shared), io.now().after(PROGRESS)).await;
@@ -70,6 +112,10 @@ pub(super) async fn come(
     exports(io, scene, report).await?;
     last.since = shared.history.borrow_mut().tick();
     last.unanswered = quiet::read_keys(client(1_002), Rc::clone(shared)).await.into_iter().collect();
+    if operator.is_some() {
+        let client = through.client(io, shared, 1_007, 0, patience(), FRAME_BYTES);
+        last.unanswered.extend(quiet::read_keys(client, Rc::clone(shared)).await);
+    }
     let reader: Rc<Client> = client(1_003);
     quiet::read_streams(&reader, shared).await;
     for node in 0..scene.nodes.len() {
@@ -79,6 +125,7 @@ pub(super) async fn come(
         }
     }
     drop(reader);
+    caches::drain(io, scene, report).await?;
     drain(io, scene, report).await?;
     Ok(last)
 }
@@ -275,13 +322,18 @@ async fn drain(io: &Io, scene: &mut Scene, report: &mut Report) -> Result<(), Re
         if status.and_then(|status| status.code()) != Some(0) {
             wrong(report, format!("the drain of node {} ended with {status:?}", node + 1));
         }
-        let log = read(&scene.nodes[node].log)?;
-        if let Some(line) =
-            log.split(|byte| *byte == b'\n').find(|line| line.windows(8).any(|at| at == b"panicked"))
-        {
-            let line = String::from_utf8_lossy(line);
-            wrong(report, format!("node {} panicked: {line}", node + 1));
-        }
+        no_panic(&scene.nodes[node].log, report)?;
+    }
+    Ok(())
+}
+
+/// A process has not panicked, by what it printed.
+pub(super) fn no_panic(log: &Path, report: &mut Report) -> Result<(), RealError> {
+    let text = read(log)?;
+    let mut lines = text.split(|byte| *byte == b'\n');
+    if let Some(line) = lines.find(|line| line.windows(8).any(|at| at == b"panicked")) {
+        let line = String::from_utf8_lossy(line);
+        wrong(report, format!("panicked, see {}: {line}", log.display()));
     }
     Ok(())
 }

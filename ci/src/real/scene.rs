@@ -3,6 +3,7 @@
 //! Owns how a node is configured: small memtables, journals and tails, so that seconds of load flush, merge, seal and need copies.
 //! Invariant: `limits` are those that the nodes were started with.
 
+use super::caches::{self, Cache};
 use super::disks::{self, Harm};
 use super::links::{self, Cuts};
 use super::process::Process;
@@ -16,7 +17,7 @@ use ioengine::uring::SHARED_MEMORY_VARIABLE;
 use layout::units::{TabletIndex, Uuid};
 use net::route::{self, ClusterMap, Roles};
 use shard::limits::Limits;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,6 +28,8 @@ use std::time::Duration;
 const SHARDS: u16 = 2;
 /// How long a node may take to answer after its start.
 pub(super) const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Part of gets that goes to caches until an operator says otherwise, in parts per million.
+const SHARE_PPM: u32 = 900_000;
 /// How often to look.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 
@@ -53,15 +56,9 @@ impl Node {
     /// Begin a start.
     pub(super) fn start(&mut self, binary: &Path) -> Result<(), RealError> {
         assert!(self.process.is_none(), "one process at a time");
-        std::fs::create_dir_all(&self.memory).map_err(RealError::io(format!("{}", self.memory.display())))?;
-        let mut command = Command::new(binary);
-        command.args(&self.command).env("THERMOCLINE_CLUSTER_NODES", &self.nodes);
-        command.env(SHARED_MEMORY_VARIABLE, &self.memory).env_remove(CANARY_VARIABLE);
-        command.env("THERMOCLINE_LOG", "info");
-        if let Some(canary) = &self.canary {
-            command.env(CANARY_VARIABLE, canary);
-        }
-        self.process = Some(Process::start(command, &self.log)?);
+        let arguments: Vec<&str> = self.command.iter().map(String::as_str).collect();
+        let (memory, log) = (&self.memory, &self.log);
+        self.process = Some(launch(binary, &arguments, &self.nodes, memory, self.canary.as_deref(), log)?);
         self.starts += 1;
         Ok(())
     }
@@ -84,12 +81,34 @@ impl Node {
     }
 }
 
+/// Starts a process of a node: a store, or a cache before `nodes`.
+pub(super) fn launch(
+    binary: &Path,
+    arguments: &[&str],
+    nodes: &str,
+    memory: &Path,
+    canary: Option<&str>,
+    log: &Path,
+) -> Result<Process, RealError> {
+    std::fs::create_dir_all(memory).map_err(RealError::io(format!("{}", memory.display())))?;
+    let mut command = Command::new(binary);
+    command.args(arguments).env("THERMOCLINE_CLUSTER_NODES", nodes);
+    command.env(SHARED_MEMORY_VARIABLE, memory).env_remove(CANARY_VARIABLE);
+    command.env("THERMOCLINE_LOG", "info");
+    command.envs(canary.map(|canary| (CANARY_VARIABLE, canary)));
+    Process::start(command, log)
+}
+
 /// The group.
 pub(super) struct Scene {
     pub(super) io: Io,
     pub(super) binary: PathBuf,
     pub(super) folder: PathBuf,
     pub(super) nodes: Vec<Node>,
+    pub(super) caches: Vec<Cache>,
+    /// The nodes as caches are told of them.
+    pub(super) stores: String,
+    pub(super) canary: Option<String>,
     pub(super) cuts: Rc<Cuts>,
     pub(super) limits: Limits,
     pub(super) routes: Routes,
@@ -182,6 +201,10 @@ impl Scene {
         let cuts = Cuts::none(count);
         let addresses = (0..count).map(|node| free_address(io, node)).collect::<Result<Vec<_>, _>>()?;
         let Setup { settings, limits, disk_size, segment, proxies } = setup;
+        let caches = Cache::some(io, options.caches, folder)?;
+        let members: Vec<String> = caches.iter().map(Cache::member).collect();
+        let named = (!caches.is_empty()).then(|| format!("cluster.caches=[{}]", members.join(", ")));
+        let mut stores = String::new();
         let mut nodes = Vec::new();
         let mut cluster = None;
         for (node, &address) in addresses.iter().enumerate() {
@@ -202,7 +225,9 @@ impl Scene {
             let replicas = format!("cluster.replicas={count}");
             let all =
                 own.iter().map(String::as_str).chain([replicas.as_str()]).chain(settings.iter().copied());
+            let all = all.chain(named.as_deref());
             let command = std::iter::once("serve").chain(all.flat_map(|setting| ["--set", setting]));
+            stores = format!("[{}]", members.join(", "));
             nodes.push(Node {
                 address,
                 disk: disk.clone(),
@@ -214,11 +239,13 @@ impl Scene {
                 harm: None,
                 starts: 0,
                 command: command.map(str::to_owned).collect(),
-                nodes: format!("[{}]", members.join(", ")),
+                nodes: stores.clone(),
                 canary: options.canary.clone(),
             });
         }
-        let routes = Routes { orders: Rc::new(orders(&addresses)), addresses, caches: None };
+        let places = caches.iter().map(|cache| cache.address).collect();
+        let share_ppm = (!caches.is_empty()).then(|| (places, Rc::new(Cell::new(SHARE_PPM))));
+        let routes = Routes { orders: Rc::new(orders(&addresses)), addresses, caches: share_ppm };
         // The first ones: a minority.
         let rotten = if options.damage { (1 << ((count - 1) / 2)) - 1 } else { 0 };
         Ok(Scene {
@@ -226,6 +253,9 @@ impl Scene {
             binary: options.binary.clone(),
             folder: folder.clone(),
             nodes,
+            caches,
+            stores,
+            canary: options.canary.clone(),
             cuts,
             limits,
             routes,
@@ -262,6 +292,9 @@ impl Scene {
             self.start(node)?;
         }
         let until = self.io.now().after(START_PATIENCE);
+        for cache in 0..self.caches.len() {
+            caches::start(self, cache)?;
+        }
         for node in 0..self.nodes.len() {
             while !self.answers(node).await {
                 if self.io.now() >= until || self.has_ended(node) {
@@ -310,7 +343,7 @@ impl Scene {
 }
 
 /// An address of its own for each node, at a port where nobody listens.
-fn free_address(io: &Io, node: usize) -> Result<SocketAddr, RealError> {
+pub(super) fn free_address(io: &Io, node: usize) -> Result<SocketAddr, RealError> {
     let number = u8::try_from(node + 1).expect("nodes are few");
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 1, number)), 0);
     let listener = io.listen(address).map_err(|error| RealError::Tool(error.to_string()))?;

@@ -4,6 +4,7 @@
 //! Must never leave a node down for good: each trouble carries the moment of its end. The draws are those of the seed, the
 //! moments are those of the machine.
 
+use super::caches::CacheTrouble;
 use super::disks::{self, Disks};
 use super::scene::{LOOK, Scene};
 use super::{Options, RealError, Report};
@@ -51,8 +52,11 @@ pub(super) struct Nemesis {
     random: Random,
     life: Duration,
     damage: bool,
+    /// Whether there are caches, and so no ways that can be cut.
+    has_caches: bool,
     due: Vec<(Instant, Step)>,
     pub(super) disks: Disks,
+    caches: CacheTrouble,
 }
 
 /// How often disks are looked after.
@@ -61,7 +65,10 @@ const TURN: Duration = Duration::from_millis(200);
 impl Nemesis {
     pub(super) fn new(io: &Io, options: &Options, random: Random) -> Nemesis {
         let disks = Disks::new(io, random.fork("disks", 0));
-        Nemesis { io: io.clone(), random, life: options.life, damage: options.damage, due: Vec::new(), disks }
+        let caches = CacheTrouble::new(io, random.fork("caches", 0));
+        let Options { life, damage, .. } = *options;
+        let has_caches = options.caches > 0;
+        Nemesis { io: io.clone(), random, life, damage, has_caches, due: Vec::new(), disks, caches }
     }
 
     fn ms(&mut self, range: std::ops::Range<u64>) -> Duration {
@@ -86,13 +93,15 @@ impl Nemesis {
             self.io.sleep(LOOK).await;
             watch(scene, report)?;
             self.take_due(scene)?;
+            self.caches.turn(scene, report).await?;
             if self.damage && self.io.now() >= turn {
                 self.disks.turn(scene, client, &mut report.violations).await?;
                 turn = self.io.now().after(TURN);
             }
             if self.io.now() >= next {
                 self.strike(scene, report).await?;
-                next = self.io.now().after(self.ms(300..3_000));
+                let calm = if self.has_caches { 2 } else { 1 };
+                next = self.io.now().after(self.ms(300..3_000) * calm);
             }
         }
         Ok(())
@@ -121,7 +130,11 @@ impl Nemesis {
     }
 
     fn draw(&mut self) -> Trouble {
-        let fits = |trouble: Trouble| self.damage || trouble != Trouble::Disk;
+        let fits = |trouble: Trouble| match trouble {
+            Trouble::Disk => self.damage,
+            Trouble::Split | Trouble::OneWay => !self.has_caches,
+            _ => true,
+        };
         let all: Vec<(Trouble, u64)> = TROUBLES.into_iter().filter(|one| fits(one.0)).collect();
         let mut left = self.random.below(all.iter().map(|one| one.1).sum());
         for (trouble, weight) in all {

@@ -3,7 +3,7 @@
 
 mod caches;
 mod disks;
-mod operator;
+pub(crate) mod operator;
 mod peace;
 mod plan;
 pub(crate) mod quiet;
@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
         work::launch(self.plan, &self.scene, &self.shared, &wanted, &hostile_stop);
         if let Some((share_ppm, caches)) = self.scene.cache_share_ppm.as_ref().zip(self.plan.caches.as_ref())
         {
-            let said = operator::Said::new(&self.scene, share_ppm, self.plan.disk_trouble_every.is_none());
+            let said = operator::Said::of(&self.scene, share_ppm, self.plan.disk_trouble_every.is_none());
             let random = Random::new(self.plan.seed).fork(self.plan.mode.name(), 0).fork("operator", 0);
             operator::launch(&self.scene, &said, caches.said_every, random);
             self.said = Some(said);
