@@ -40,6 +40,8 @@ pub enum Operation {
     Verify = 14,
     /// Says anew where reads go; the answer is the cluster map that the node has then.
     SetMap = 15,
+    /// The keys that the node is asked for most, as JSON text.
+    Hot = 16,
     /// The first frame between two nodes: who calls.
     PeerHello = 0x40,
     /// Messages between two nodes.
@@ -48,7 +50,7 @@ pub enum Operation {
 
 impl Operation {
     /// All operations of clients in order of their codes.
-    pub const ALL: [Operation; 15] = [
+    pub const ALL: [Operation; 16] = [
         Operation::Hello,
         Operation::Ping,
         Operation::Get,
@@ -64,6 +66,7 @@ impl Operation {
         Operation::Status,
         Operation::Verify,
         Operation::SetMap,
+        Operation::Hot,
     ];
 
     /// The code of a request of this operation.
@@ -76,7 +79,7 @@ impl Operation {
     #[inline]
     pub const fn from_code(code: u8) -> Option<Operation> {
         match code {
-            1..=15 => Some(Operation::ALL[code as usize - 1]),
+            1..=16 => Some(Operation::ALL[code as usize - 1]),
             0x40 => Some(Operation::PeerHello),
             0x41 => Some(Operation::PeerBatch),
             _ => None,
@@ -111,6 +114,7 @@ impl Operation {
             Operation::Status => "Status",
             Operation::Verify => "Verify",
             Operation::SetMap => "SetMap",
+            Operation::Hot => "Hot",
             Operation::PeerHello => "PeerHello",
             Operation::PeerBatch => "PeerBatch",
         }
@@ -123,7 +127,7 @@ const _: () = {
         assert!(Operation::ALL[index].code() as usize == index + 1, "ALL is indexed by code - 1");
         index += 1;
     }
-    assert!(index == 15, "from_code knows as many");
+    assert!(index == 16, "from_code knows as many");
 };
 
 #[cfg(test)]
@@ -133,7 +137,7 @@ mod tests {
     #[test]
     fn codes_and_operations_are_one_to_one() {
         let known: Vec<u8> = (0..=255).filter(|&code| Operation::from_code(code).is_some()).collect();
-        assert_eq!(known, (1..=15).chain(0x40..=0x41).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=16).chain(0x40..=0x41).collect::<Vec<u8>>());
         for operation in [Operation::PeerHello, Operation::PeerBatch] {
             assert_eq!(Operation::from_code(operation.code()), Some(operation));
         }

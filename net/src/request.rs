@@ -57,6 +57,8 @@ pub enum Request<'a> {
     Verify,
     /// Say anew where reads go: bytes for [`crate::route::ClusterMap::decode`].
     SetMap(&'a [u8]),
+    /// The keys asked for most.
+    Hot,
 }
 
 /// Why a body is not a request.
@@ -111,6 +113,7 @@ impl<'a> Request<'a> {
             Operation::Map => Request::Map(Map::decode(&mut body)?),
             Operation::Status => Request::Status,
             Operation::Verify => Request::Verify,
+            Operation::Hot => Request::Hot,
             Operation::PeerHello | Operation::PeerBatch => return Err(body.bad(Why::UnknownOperation, 0)),
         };
         body.end()?;
@@ -135,7 +138,7 @@ impl<'a> Request<'a> {
             Request::Head(head) => head.encode(out),
             Request::Streams(streams) => streams.encode(out),
             Request::Map(map) => map.encode(out),
-            Request::Status | Request::Verify => {}
+            Request::Status | Request::Verify | Request::Hot => {}
         }
     }
 
@@ -154,7 +157,7 @@ impl<'a> Request<'a> {
             Request::Head(head) => head.encoded_bytes(),
             Request::Streams(streams) => streams.encoded_bytes(),
             Request::Map(_) => Map::BYTES,
-            Request::Status | Request::Verify => 0,
+            Request::Status | Request::Verify | Request::Hot => 0,
         }
     }
 
@@ -176,6 +179,7 @@ impl<'a> Request<'a> {
             Request::Status => Operation::Status,
             Request::Verify => Operation::Verify,
             Request::SetMap(_) => Operation::SetMap,
+            Request::Hot => Operation::Hot,
         }
     }
 
@@ -196,7 +200,8 @@ impl<'a> Request<'a> {
             | Request::Map(_)
             | Request::Status
             | Request::Verify
-            | Request::SetMap(_) => None,
+            | Request::SetMap(_)
+            | Request::Hot => None,
         }
     }
 }

@@ -40,7 +40,14 @@ fn check(request: &Request<'_>) {
 }
 
 fn reply_of(operation: Operation, bytes: &[u8]) -> Reply<'_> {
-    let any = [Operation::Ping, Operation::Map, Operation::SetMap, Operation::Status, Operation::Verify];
+    let any = [
+        Operation::Ping,
+        Operation::Map,
+        Operation::SetMap,
+        Operation::Status,
+        Operation::Verify,
+        Operation::Hot,
+    ];
     if !any.contains(&operation) {
         for cut in 0..bytes.len() {
             assert!(Reply::decode(operation, &bytes[..cut]).is_err(), "{operation:?} cut at {cut}");
@@ -120,6 +127,7 @@ proptest! {
         check(&Request::Map(Map { known_epoch }));
         check(&Request::Status);
         check(&Request::Verify);
+        check(&Request::Hot);
         check(&Request::SetMap(&auth));
         check(&Request::Hello(Hello {
             protocol_min: 1,

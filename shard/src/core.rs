@@ -7,6 +7,7 @@ use crate::cluster::{Disks, Group, Links, Maps};
 use crate::connection::Connections;
 use crate::counters::Counters;
 use crate::gather::Gathers;
+use crate::hot::HotKeys;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::log::Logs;
@@ -17,6 +18,7 @@ use crate::staging::Batch;
 use crate::tablet::Tablet;
 use ioengine::Io;
 use ioengine::sync::Notify;
+use layout::key::Key;
 use layout::units::{Incarnation, LogIndex, LogTime, TabletIndex, Uuid};
 use net::peer::PeerVersions;
 use std::cell::{Cell, RefCell};
@@ -112,9 +114,18 @@ pub(crate) struct Shard {
     pub(crate) parking: Parking,
     pub(crate) keeper: Keeper,
     pub(crate) counters: Arc<Counters>,
+    /// Which keys are asked for most.
+    pub(crate) hot: HotKeys,
 }
 
 impl Shard {
+    /// A get of this key is answered.
+    #[inline]
+    pub(crate) fn count_get(&self, key: &Key<'_>) {
+        self.counters.gets.add(1);
+        self.hot.count(key);
+    }
+
     /// True if this core owns the tablet.
     pub(crate) fn owns(&self, tablet: TabletIndex) -> bool {
         self.facts.owner(tablet) == self.index
@@ -163,6 +174,9 @@ impl Shard {
     /// Bring the counters that are read off, not counted, up to date.
     pub(crate) fn publish_counters(&self) {
         let counters = &self.counters;
+        self.hot.turn(self.io.now(), &counters.hot);
+        counters.hot_sampled.set(self.hot.sampled());
+        counters.hot_first_ppm.set(counters.hot.first_ppm());
         let state = self.state.borrow();
         let usage = state.memtables.usage();
         counters.memtable_records.set(usage.record_count as u64);

@@ -1,5 +1,6 @@
 //! What a core counts. Written by its own thread, read by whichever core answers a status request.
 
+use crate::hot::Board;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,6 +38,13 @@ pub struct Counters {
     pub gets: Counter,
     /// Gets answered `NotModified` from the version cache alone.
     pub gets_not_modified: Counter,
+    /// Which keys these are of, for who asks with Hot.
+    #[serde(skip)]
+    pub(crate) hot: Board,
+    /// Gets of which was looked at whose key it is.
+    pub hot_sampled: Counter,
+    /// Of these, in the last five seconds that are over, those of the key most asked for, parts per million.
+    pub hot_first_ppm: Counter,
     /// Scans, heads and stream lists.
     pub scans: Counter,
     /// Writes that were staged.

@@ -155,6 +155,12 @@ fn answer(
             write(shard, out, to, reply_bytes_payload(text.len()), |bytes| Some(encode_status(bytes, &text)))
                 .served()
         }
+        Request::Hot => {
+            let boards = shard.facts.counters.iter().map(|counters| &counters.hot);
+            let text = crate::hot::text(shard.facts.node, "store", boards, payload_bytes_max(to));
+            write(shard, out, to, reply_bytes_payload(text.len()), |bytes| Some(encode_status(bytes, &text)))
+                .served()
+        }
         Request::Hello(_) | Request::MultiGet(_) => panic!("the session and the gather have taken these"),
     }
 }
@@ -180,7 +186,7 @@ fn answer_get(
     if let Some(asked) = get.if_newer
         && get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked)
     {
-        shard.counters.gets.add(1);
+        shard.count_get(&get.key);
         shard.counters.gets_not_modified.add(1);
         let log_time = shard.state.borrow().tablet(tablet).log_time;
         return outcome(shard, out, to, log_time, &Outcome::NotModified);
@@ -205,7 +211,7 @@ fn answer_get(
             Looked::Not(other) => outcome(shard, out, to, log_time, &other),
         };
     if served == Served::Done {
-        shard.counters.gets.add(1);
+        shard.count_get(&get.key);
     }
     served
 }
@@ -257,6 +263,11 @@ fn park(shard: &Shard, out: Out<'_>, to: &ReplyTo, request: &Request<'_>) -> Ser
     }
     shard.parking.park(*to, Work::Request, shard.io.now(), |body| request.encode(body));
     Served::Done
+}
+
+/// Bytes of a payload that fits a frame to who asks.
+pub(crate) fn payload_bytes_max(to: &ReplyTo) -> usize {
+    (to.frame_bytes as usize).saturating_sub(reply_bytes_payload(0))
 }
 
 /// Bytes of a page of an answer to `to`: what was asked for, or the usual, as far as a frame holds it.

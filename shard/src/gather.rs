@@ -198,7 +198,7 @@ fn needs_disk(shard: &Shard, get: &Get<'_>) -> bool {
 
 fn item(shard: &Shard, writer: &mut MultiGetWriter<'_>, index: u16, get: &Get<'_>, unmodified: bool) -> bool {
     let tablet = get.key.tablet();
-    shard.counters.gets.add(1);
+    shard.count_get(&get.key);
     let state = shard.state.borrow();
     let log_time = state.tablet(tablet).log_time;
     if unmodified {

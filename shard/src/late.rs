@@ -116,14 +116,14 @@ async fn record(shard: &Rc<Shard>, to: &ReplyTo, get: &Get<'_>, reader: &mut Rea
     if let Some(log_time) = unmodified(shard, get)
         && shard.parking.claim(reader.number)
     {
-        shard.counters.gets.add(1);
+        shard.count_get(&get.key);
         return door::tell(shard, to, |out| encode_outcome(out, log_time, &Outcome::NotModified));
     }
     let (log_time, found) = find(shard, get.key, asked, reader).await;
     if !shard.parking.claim(reader.number) {
         return;
     }
-    shard.counters.gets.add(1);
+    shard.count_get(&get.key);
     match found {
         Ok((version, expiry_us)) => {
             let value = std::mem::take(&mut reader.value);
@@ -300,7 +300,7 @@ async fn part(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8], reader: &mut Reader)
                 find(shard, get.key, asked, reader).await
             }
         };
-        shard.counters.gets.add(1);
+        shard.count_get(&get.key);
         let begin = items.len();
         let bytes = gather::item_bytes_of(match &found {
             Ok(_) => reply_bytes_get_ok(reader.value.len()),

@@ -14,6 +14,7 @@ mod door;
 pub mod format;
 mod gather;
 mod get;
+mod hot;
 pub mod journal;
 mod kept;
 mod late;

@@ -10,6 +10,7 @@ use crate::connection;
 use crate::core::{NodeFacts, Phase, Shard};
 use crate::counters::Counters;
 use crate::format::{self, FormatError};
+use crate::hot::HotKeys;
 use crate::limits::Limits;
 use crate::log::{self, Logs};
 use crate::lsm;
@@ -359,6 +360,7 @@ async fn start_shard(
             &counters,
         ),
         counters,
+        hot: HotKeys::new(io.now()),
     });
     let buffer = log::write_queued(&shard, buffer).await.map_err(|error| error.to_string())?;
     spawn(&shard, buffer, receivers);

@@ -38,11 +38,11 @@ fn at(node: &NodeHandle) -> SocketAddr {
 
 impl Scene {
     fn new(seed: u64) -> Scene {
-        Scene::bounded(seed, CacheLimits::default().miss_count_max)
+        Scene::bounded(seed, CacheLimits::default().miss_count_max, 1)
     }
 
-    /// With a cache that asks the store for so many values at a time.
-    fn bounded(seed: u64, miss_count_max: usize) -> Scene {
+    /// With a cache of so many cores, each of which asks the store for so many values at a time.
+    fn bounded(seed: u64, miss_count_max: usize, core_count: u16) -> Scene {
         let world = World::new(seed, WorldConfig::default());
         let [store, cache, clients] = [1, 9, 20].map(|number| world.add_node(SimNode::numbered(number)));
         let _disk = world.add_disk(&store, "ssd", DiskConfig::new(64 << 20));
@@ -75,7 +75,7 @@ impl Scene {
             node: 9,
             listen: at(&cache),
             map,
-            core_count: 1,
+            core_count,
             host: HostKind::Own,
             pin: false,
             spin_us: 0,
@@ -285,7 +285,7 @@ fn a_cold_cache_does_not_bring_all_its_misses_to_the_store() {
         status["cache_cores"][0][name].as_u64().unwrap()
     }
     for (bound, asked) in [(8, 8), (4096, GETS)] {
-        let scene = Scene::bounded(7, bound);
+        let scene = Scene::bounded(7, bound, 1);
         let slow = scene.store;
         scene.with(move |store, cache| async move {
             for time in 0..=GETS {
@@ -311,4 +311,52 @@ fn a_cold_cache_does_not_bring_all_its_misses_to_the_store() {
             assert_eq!(answered.get(), GETS + 1, "with a bound of {bound}");
         });
     }
+}
+
+/// A key that everybody asks for is served by each core of a cache that is asked, from its own rings, after asking the store; and each
+/// core, and the store, names it first among its keys.
+#[test]
+fn a_hot_key_is_served_and_named_by_every_core_that_is_asked_for_it() {
+    const CLIENTS: usize = 12;
+    let scene = Scene::bounded(8, 4096, 2);
+    let cache_map = ClusterMap::single(CLUSTER, 9, at(&scene.cache), 2);
+    scene.with(move |store, cache| async move {
+        let io = cache.io().clone();
+        for time in 0..200 {
+            store.put(key(time), 0, b"first").await.unwrap();
+        }
+        let clients: Vec<Client> = (0..CLIENTS)
+            .map(|_| Client::of_map(&io, cache_map.clone(), ClientConfig::default()).unwrap())
+            .collect();
+        let mut version = Version::ABSENT;
+        for round in 0..600u64 {
+            if round % 100 == 50 {
+                version = store.put(key(7), 0, b"again").await.unwrap().version;
+            }
+            for (number, client) in (0u64..).zip(&clients) {
+                let hot = client.get(key(7)).await.unwrap().unwrap();
+                assert!(hot.version == version || version.is_absent(), "an older value after a write");
+                client.get(key((round * 12 + number) % 200)).await.unwrap().unwrap();
+            }
+        }
+        io.sleep(Duration::from_secs(6)).await;
+        let said = |text: String| -> Vec<serde_json::Value> {
+            let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+            said["cores"].as_array().unwrap().clone()
+        };
+        let status: serde_json::Value = serde_json::from_str(&cache.status().await.unwrap()).unwrap();
+        let of_cache = said(cache.hot_at(9).await.unwrap());
+        assert_eq!(of_cache.len(), 2);
+        for (core, counters) in of_cache.iter().zip(status["cache_cores"].as_array().unwrap()) {
+            let first = &core["keys"][0];
+            assert_eq!((first["stream"].as_str(), first["time_us"].as_u64()), (Some("alice"), Some(7)));
+            let (rate, of_core) = (first["gets_per_second"].as_f64(), core["gets_per_second"].as_f64());
+            let part = rate.unwrap() / of_core.unwrap();
+            assert!((0.4..0.6).contains(&part), "every other get was of it: {core}");
+            assert!(counters["not_modified"].as_u64().unwrap() > 1_000, "{counters}");
+            assert!((400_000..600_000).contains(&counters["hot_first_ppm"].as_u64().unwrap()), "{counters}");
+        }
+        let of_store = said(store.hot_at(1).await.unwrap());
+        assert_eq!(of_store[0]["keys"][0]["time_us"].as_u64(), Some(7));
+    });
 }

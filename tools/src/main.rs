@@ -16,6 +16,7 @@ mod file;
 mod fsck;
 mod get;
 mod head;
+mod hot;
 mod import;
 mod input;
 mod inspect;
@@ -74,6 +75,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Counters of a node
     Status(status::StatusArgs),
+    /// The keys that the nodes are asked for most
+    Hot(hot::HotArgs),
     /// The cluster map, and where reads go by it
     Map(map::MapArgs),
     /// Have the replicas of every tablet compared; what differs is copied from a majority
@@ -108,6 +111,7 @@ impl Verb {
             Verb::Import(args) => import::run(args),
             Verb::Export(args) => export::run(args),
             Verb::Status(args) => status::run(args),
+            Verb::Hot(args) => hot::run(args),
             Verb::Map(args) => map::run(args),
             Verb::Verify(args) => verify::run(args),
             Verb::Config(args) => config::run(args),

@@ -23,7 +23,7 @@ protocol.prefs.checksums = Pref.bool("Check body checksums", true, "Computed in 
 local operations = {
   [1] = "Hello", [2] = "Ping", [3] = "Get", [4] = "MultiGet", [5] = "Put", [6] = "Delete", [7] = "CompareAndSet",
   [8] = "Batch", [9] = "Scan", [10] = "Head", [11] = "Streams", [12] = "Map", [13] = "Status",
-  [14] = "Verify", [15] = "SetMap",
+  [14] = "Verify", [15] = "SetMap", [16] = "Hot",
 }
 local outcomes = {
   [1] = "Ok", [2] = "NotFound", [3] = "NotModified", [6] = "VersionMismatch", [7] = "Busy", [8] = "NotCurrent",
@@ -463,6 +463,7 @@ end
 requests[13] = function() return "" end
 
 requests[14] = requests[13]
+requests[16] = requests[13]
 
 requests[15] = cluster_map
 
@@ -561,6 +562,7 @@ oks[13] = function(c, tree)
 end
 
 oks[14] = oks[13]
+oks[16] = oks[13]
 
 oks[15] = oks[12]
 
@@ -710,7 +712,7 @@ local function dissect_frame(tvb, pinfo, root)
     local body = tvb:range(HEADER_BYTES):tvb()
     local body_tree = tree:add(protocol, tvb:range(HEADER_BYTES), "Body")
     title = title .. dissect_body(body, body_tree, operation, is_reply)
-  elseif is_reply or (operation ~= 2 and operation ~= 13 and operation ~= 14) then
+  elseif is_reply or (operation ~= 2 and operation ~= 13 and operation ~= 14 and operation ~= 16) then
     wrong(tree, nil, is_reply and "end" or "Short")
   end
   tree:append_text(", " .. title)

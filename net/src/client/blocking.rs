@@ -142,6 +142,11 @@ impl Client {
         self.run(self.client.verify())
     }
 
+    /// As [`super::Client::hot_at`].
+    pub fn hot_at(&self, node: u32) -> Result<String, ClientError> {
+        self.run(self.client.hot_at(node))
+    }
+
     /// As [`super::Client::ping`].
     pub fn ping(&self, echo: &[u8]) -> Result<(), ClientError> {
         self.run(self.client.ping(echo))

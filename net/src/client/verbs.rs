@@ -253,7 +253,7 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub async fn status(&self) -> Result<String, ClientError> {
-        self.counters(Request::Status).await
+        self.text(Target::Home, Request::Status).await
     }
 
     /// Has the replicas of the tablets compared that the node the client first connected to is first of; its counters as JSON
@@ -262,11 +262,20 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub async fn verify(&self) -> Result<String, ClientError> {
-        self.counters(Request::Verify).await
+        self.text(Target::Home, Request::Verify).await
     }
 
-    async fn counters(&self, request: Request<'_>) -> Result<String, ClientError> {
-        let finished = self.call(Target::Home, request).await?;
+    /// The keys that a node of the map, a cache too, was asked for most in the last window that is over, as JSON text
+    /// (PROTOCOL.md, section 7).
+    ///
+    /// # Errors
+    /// As every call: [`ClientError`].
+    pub async fn hot_at(&self, node: u32) -> Result<String, ClientError> {
+        self.text(Target::Node(node), Request::Hot).await
+    }
+
+    async fn text(&self, target: Target, request: Request<'_>) -> Result<String, ClientError> {
+        let finished = self.call(target, request).await?;
         match finished.answer() {
             Answer::Status(text) => Ok(text.to_owned()),
             _ => Err(finished.error()),

@@ -57,7 +57,7 @@ pub enum Answer<'a> {
     Streams(StreamList<'a>),
     /// Map, SetMap: bytes for [`crate::route::ClusterMap::decode`].
     Map(&'a [u8]),
-    /// Status and Verify: JSON text.
+    /// Status, Verify and Hot: JSON text.
     Status(&'a str),
 }
 
@@ -281,7 +281,7 @@ fn decode_ok<'a>(
         Operation::Streams => Answer::Streams(decode_streams(rest)?),
         Operation::Map | Operation::SetMap => Answer::Map(rest.all()),
         Operation::PeerHello | Operation::PeerBatch => return Err(rest.short()),
-        Operation::Status | Operation::Verify => {
+        Operation::Status | Operation::Verify | Operation::Hot => {
             let at = *rest;
             let text = std::str::from_utf8(rest.all());
             Answer::Status(text.map_err(|_| ReplyError { operation, field: "text", at: at.at as u32 })?)

@@ -68,7 +68,7 @@ pub const fn reply_bytes_hello() -> usize {
     head::BYTES + hello::BYTES
 }
 
-/// Bytes of an Ok reply to Ping, Map, Status or Verify with a payload of this size.
+/// Bytes of an Ok reply to Ping, Map, Status, Verify or Hot with a payload of this size.
 pub const fn reply_bytes_payload(payload_bytes: usize) -> usize {
     head::BYTES + payload_bytes
 }

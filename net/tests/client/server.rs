@@ -241,7 +241,7 @@ impl Store {
                     encode_map(&mut out, &bytes)
                 }
             }
-            Request::Status | Request::Verify => encode_status(&mut out, "{}"),
+            Request::Status | Request::Verify | Request::Hot => encode_status(&mut out, "{}"),
         };
         out[..bytes].to_vec()
     }

@@ -132,7 +132,7 @@ pub(crate) fn request(request: &Request<'_>) -> Value {
         Request::SetMap(bytes) => {
             json!({ "map": ClusterMap::decode(bytes).map(|map| cluster_map(&map)).ok() })
         }
-        Request::Status | Request::Verify => json!({}),
+        Request::Status | Request::Verify | Request::Hot => json!({}),
     }
 }
 

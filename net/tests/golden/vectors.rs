@@ -142,6 +142,7 @@ pub(crate) fn requests() -> Vec<(String, Vec<u8>)> {
     add("map-known", &Request::Map(Map { known_epoch: 7 }));
     add("status", &Request::Status);
     add("verify", &Request::Verify);
+    add("hot", &Request::Hot);
     let mut map = Vec::new();
     cluster_map().encode(&mut map);
     add("set-map", &Request::SetMap(&map));
@@ -250,6 +251,7 @@ pub(crate) fn replies() -> Vec<(String, Vec<u8>)> {
     add("map-ok", reply_frame(Operation::Map, |out| encode_map(out, &map)));
     add("set-map-ok", reply_frame(Operation::SetMap, |out| encode_map(out, &map)));
     add("status-ok", reply_frame(Operation::Status, |out| encode_status(out, "{\"connections\":1}")));
+    add("hot-ok", reply_frame(Operation::Hot, |out| encode_status(out, "{\"cores\":[]}")));
     add("verify-ok", reply_frame(Operation::Verify, |out| encode_status(out, "{\"connections\":1}")));
     let outcomes = [
         ("get-not-found", Operation::Get, Outcome::NotFound),

@@ -5,6 +5,8 @@
 
 use super::core::{Asker, Cache, Waiter};
 use super::{get, many, status};
+use crate::door::payload_bytes_max;
+use crate::hot;
 use crate::outbox::Outbox;
 use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
 use ioengine::sync::{Notify, race};
@@ -283,6 +285,11 @@ fn take(cache: &Rc<Cache>, to: &ReplyTo, request: &Request<'_>) {
         }
         Request::Status => {
             let text = status::text(cache);
+            cache.write(to, reply_bytes_payload(text.len()), |out| encode_status(out, &text));
+        }
+        Request::Hot => {
+            let boards = cache.facts.counters.iter().map(|counters| &counters.hot);
+            let text = hot::text(cache.facts.node, "cache", boards, payload_bytes_max(to));
             cache.write(to, reply_bytes_payload(text.len()), |out| encode_status(out, &text));
         }
         // No tablet is here: the map says where they are.

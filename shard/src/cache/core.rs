@@ -9,6 +9,7 @@ use super::limits::CacheLimits;
 use super::many::Manys;
 use super::rings::Rings;
 use crate::budget::Budget;
+use crate::hot::HotKeys;
 use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
 use ioengine::sync::Notify;
 use ioengine::{Instant, Io};
@@ -67,6 +68,8 @@ pub(super) struct Cache {
     /// For multi-gets that are not whole yet.
     pub(super) waiting: Budget,
     pub(super) counters: Arc<CacheCounters>,
+    /// Which keys are asked for most.
+    pub(super) hot: HotKeys,
 }
 
 impl Cache {

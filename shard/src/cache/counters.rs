@@ -2,6 +2,7 @@
 
 use super::core::Cache;
 use crate::counters::Counter;
+use crate::hot::Board;
 use serde::Serialize;
 
 /// Counters of one core. Names end in their unit; those without one are counts.
@@ -9,7 +10,14 @@ use serde::Serialize;
 pub struct CacheCounters {
     /// Gets that came, keys of multi-gets each.
     pub gets: Counter,
-    /// Of these, those that shared a question or waited for the next about the same key.
+    /// Which keys these are of, for who asks with Hot.
+    #[serde(skip)]
+    pub(super) hot: Board,
+    /// Gets of which was looked at whose key it is.
+    pub hot_sampled: Counter,
+    /// Of these, in the last five seconds that are over, those of the key most asked for, parts per million.
+    pub hot_first_ppm: Counter,
+    /// Of the gets, those that shared a question or waited for the next about the same key.
     pub shared: Counter,
     /// Gets refused for want of room.
     pub busy: Counter,
@@ -60,6 +68,9 @@ impl CacheCounters {
         self.ring_damaged.set(counted.damaged_count);
         self.ring_refused.set(counted.refused_count);
         self.ring_given_bytes.set(rings.given_bytes());
+        cache.hot.turn(cache.io.now(), &self.hot);
+        self.hot_sampled.set(cache.hot.sampled());
+        self.hot_first_ppm.set(self.hot.first_ppm());
         self.connections.set(cache.connections.count() as u64);
         self.waiting.set(cache.fetches.borrow().waiting() as u64);
     }

@@ -56,6 +56,7 @@ impl<'a> Shown<'a> {
 /// A get arrives.
 pub(super) fn ask(cache: &Rc<Cache>, key: &Key<'_>, waiter: Waiter) {
     cache.counters.gets.add(1);
+    cache.hot.count(key);
     if ioengine::canary("serve_without_asking")
         && let Some(entry) = cache.rings.borrow_mut().get(key)
     {

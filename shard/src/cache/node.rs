@@ -11,6 +11,7 @@ use super::limits::CacheLimits;
 use super::many::Manys;
 use super::rings::{Rings, RingsFound, RingsOwner};
 use crate::budget::Budget;
+use crate::hot::HotKeys;
 use crate::node::{Event, Listener};
 use ioengine::sync::{Either, Notify, race};
 use ioengine::{CoreConfig, CoreHandle, HostKind, Io, LaunchError, Launcher, Queue};
@@ -189,6 +190,7 @@ fn start_core(io: &Io, config: &CacheConfig, shared: &Shared) -> Result<Rc<Cache
         manys: RefCell::new(Manys::default()),
         waiting: Budget::new(limits.waiting_bytes_max),
         counters,
+        hot: HotKeys::new(io.now()),
         limits: limits.clone(),
     });
     io.spawn(Queue::Foreground, get::run(Rc::clone(&cache)));

@@ -289,7 +289,7 @@ class Server:
             if request.known_epoch == known.epoch:
                 return Reply(Outcome.NotModified, 0)
             return Reply(Outcome.Ok, 0, known)
-        if operation in (Operation.Status, Operation.Verify):
+        if operation in (Operation.Status, Operation.Verify, Operation.Hot):
             return Reply(Outcome.Ok, 0, replies.StatusReply('{"connections":1}'))
         return self.store.write(request) if operation in WRITES else self.store.read(request)
 

@@ -101,6 +101,7 @@ OK_BODIES = {
     Operation.Batch: replies.BatchReply,
     Operation.Status: replies.StatusReply,
     Operation.Verify: replies.StatusReply,
+    Operation.Hot: replies.StatusReply,
 }
 OTHER_BODIES = {
     Outcome.VersionMismatch: replies.MismatchReply,

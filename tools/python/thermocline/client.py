@@ -22,7 +22,7 @@ from .messages import Request
 from .multi_get import multi_get
 from .replies import BatchReply, PageReply, Record, Reply, StreamsReply
 from .request_ids import RequestIds
-from .requests import Get, Head, Hello, Map, Ping, Scan, Status, Streams, Verify
+from .requests import Get, Head, Hello, Hot, Map, Ping, Scan, Status, Streams, Verify
 from .routing import Router, StreamHash
 from .writes import Batch, BatchOperation, CompareAndSet, Delete, Put
 
@@ -356,7 +356,11 @@ class Client:
         """Have replicas compared by the node that answers; its counters."""
         return self._counters(Verify(), deadline)
 
-    def _counters(self, request: Union[Status, Verify], deadline: Optional[float]) -> Dict[str, Any]:
+    def hot(self, *, deadline: Optional[float] = None) -> Dict[str, Any]:
+        """The keys that the node that answers was asked for most in its last five seconds that are over, core by core."""
+        return self._counters(Hot(), deadline)
+
+    def _counters(self, request: Union[Status, Verify, Hot], deadline: Optional[float]) -> Dict[str, Any]:
         text: str = self._ask(request, deadline).body.text
         try:
             counters = json.loads(text)

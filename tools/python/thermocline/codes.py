@@ -50,6 +50,7 @@ class Operation(IntEnum):
     Status = 13
     Verify = 14
     SetMap = 15
+    Hot = 16
 
 
 WRITES = frozenset({Operation.Put, Operation.Delete, Operation.CompareAndSet, Operation.Batch})

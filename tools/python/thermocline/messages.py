@@ -12,7 +12,7 @@ from .codes import REPLY_BIT, Operation
 from .frames import encode_frame
 from .replies import Reply, encode_reply
 from .reply_decoding import decode_reply
-from .requests import Get, Head, Hello, Map, MultiGet, Ping, ReadRequest, Scan, SetMap, Status, Streams, Verify
+from .requests import Get, Head, Hello, Hot, Map, MultiGet, Ping, ReadRequest, Scan, SetMap, Status, Streams, Verify
 from .writes import Batch, CompareAndSet, Delete, Put, WriteRequest
 
 Request = Union[Hello, ReadRequest, WriteRequest]
@@ -35,6 +35,7 @@ REQUESTS: Dict[Operation, Type[Any]] = {
         Status,
         Verify,
         SetMap,
+        Hot,
     )
 }
 assert set(REQUESTS) == set(Operation)

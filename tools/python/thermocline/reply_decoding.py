@@ -143,7 +143,7 @@ def _read_ok(reader: Reader, operation: Operation, repeated: bool, detail: int) 
         return _read_streams(reader)
     if operation in (Operation.Map, Operation.SetMap):
         return ClusterMap.read(reader)
-    assert operation in (Operation.Status, Operation.Verify), operation
+    assert operation in (Operation.Status, Operation.Verify, Operation.Hot), operation
     try:
         return StatusReply(reader.rest().decode())
     except UnicodeDecodeError:

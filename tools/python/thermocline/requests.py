@@ -371,4 +371,11 @@ class SetMap:
         return cls(cluster_map)
 
 
-ReadRequest = Union[Ping, Get, MultiGet, Scan, Head, Streams, Map, Status, Verify, SetMap]
+@dataclass(frozen=True)
+class Hot(_Bare):
+    """The keys that the node is asked for most."""
+
+    operation: ClassVar[Operation] = Operation.Hot
+
+
+ReadRequest = Union[Ping, Get, MultiGet, Scan, Head, Streams, Map, Status, Verify, SetMap, Hot]
