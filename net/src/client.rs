@@ -15,6 +15,7 @@ mod caches;
 mod call;
 mod connection;
 mod error;
+mod hedge;
 mod link;
 mod multi_get;
 mod pages;
@@ -45,6 +46,7 @@ use crate::request_id::RequestIds;
 use crate::route::{ClusterMap, MapWrong, Node, Place, Router};
 use caches::Counted;
 use connection::{CallEnd, Connection};
+use hedge::Share;
 use link::Link;
 
 /// How a client behaves.
@@ -63,6 +65,11 @@ pub struct ClientConfig {
     pub cluster: Uuid,
     /// Where gets go.
     pub through: Through,
+    /// How many of the gets that go to a cache may be asked of the next cache, or of the store, too, when the first does not answer in
+    /// the time that most take; of a million, 0 = none. The first answer holds.
+    pub hedged_ppm: u32,
+    /// None is asked twice before this.
+    pub hedge_floor: Duration,
 }
 
 impl Default for ClientConfig {
@@ -74,6 +81,8 @@ impl Default for ClientConfig {
             frame_bytes: BODY_BYTES_MAX,
             cluster: Uuid::default(),
             through: Through::default(),
+            hedged_ppm: 50_000,
+            hedge_floor: Duration::from_millis(1),
         }
     }
 }
@@ -98,6 +107,8 @@ struct Shared {
     fetching: Cell<bool>,
     fetched: Notify,
     counted: Counted,
+    /// Gets that may be asked twice.
+    hedged: Share,
 }
 
 impl Client {
@@ -129,6 +140,7 @@ impl Client {
                         fetching: Cell::new(false),
                         fetched: Notify::new(),
                         counted: Counted::default(),
+                        hedged: Share::new(config.hedged_ppm),
                         config,
                     });
                     let deadline = shared.config.deadline;
@@ -160,6 +172,7 @@ impl Client {
             fetching: Cell::new(false),
             fetched: Notify::new(),
             counted: Counted::default(),
+            hedged: Share::new(config.hedged_ppm),
             config,
         });
         Ok(Client { shared, deadline, local: false })

@@ -36,6 +36,7 @@ use ioengine::sync::{Either, race};
 use ioengine::uring::Runtime;
 use ioengine::{CoreConfig, Io, Queue};
 use layout::units::Uuid;
+use net::client::Routed;
 use scene::Scene;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -112,8 +113,8 @@ pub struct Report {
     pub records: u64,
     /// What caches said of themselves, by name: the sum over their lives, as far as they were asked before each ended.
     pub cached: BTreeMap<&'static str, u64>,
-    /// Of calls of the library: how many a cache answered, and how many fell back to the store.
-    pub routed: (u64, u64),
+    /// What clients of the library counted of their gets.
+    pub routed: Routed,
     /// Reads that were judged, keys of multi-gets each.
     pub reads: u64,
     /// From the last trouble until every tablet had taken a write.
@@ -182,8 +183,7 @@ async fn play(io: &Io, options: &Options) -> Result<Report, RealError> {
     let operator = before_caches.as_ref().map(|(_, operator)| &**operator);
     let last = peace::come(io, &mut scene, &shared, operator, &mut nemesis.disks, &mut report).await?;
     if let Some((readers, _)) = &before_caches {
-        let routed = readers.routed.get();
-        report.routed = (routed.by_cache, routed.fell_back);
+        report.routed = readers.routed.get();
     }
     judge(&scene, &shared, &last, &mut report);
     if before_caches.is_some() {
@@ -224,7 +224,7 @@ fn unreached(report: &mut Report) {
             "an answer of a cache to a client of the simulator",
             report.answers.get("Ok of a cache").copied().unwrap_or(0),
         ),
-        ("an answer of a cache to a client of the library", report.routed.0),
+        ("an answer of a cache to a client of the library", report.routed.by_cache),
     ];
     for (what, _) in ways.iter().filter(|(_, count)| *count == 0) {
         let text = format!("nobody ever had {what}");
@@ -260,11 +260,11 @@ impl std::fmt::Display for Report {
         writeln!(f, "  answers: {}", list(&self.answers))?;
         writeln!(f, "  trouble: {}", list(&self.troubles))?;
         if !self.cached.is_empty() {
-            let (by_cache, fell_back) = self.routed;
             writeln!(f, "  caches: {}", list(&self.cached))?;
+            let Routed { by_cache, fell_back, hedged, hedges_won } = self.routed;
             writeln!(
                 f,
-                "  calls of the library: {by_cache} answered by a cache, {fell_back} by the store in its place"
+                "  calls of the library: {by_cache} answered by a cache, {fell_back} by the store in its place; {hedged} asked twice, {hedges_won} answered first by the second"
             )?;
         }
         for line in self.story.iter().filter(|_| !self.violations.is_empty()) {

@@ -25,7 +25,7 @@ pub(super) struct Readers {
     /// Streams and times that are read, each as likely: none of them expires.
     pub(super) keys: Vec<(StreamIndex, u64)>,
     pub(super) pause: Duration,
-    /// Keys answered by caches, and gets that fell back to the store, of clients that have ended.
+    /// What clients that have ended counted of their gets.
     pub(super) routed: Cell<Routed>,
 }
 
@@ -62,9 +62,12 @@ pub(super) async fn read(io: Io, readers: Rc<Readers>, number: u16, mut random: 
         io.sleep(Duration::from_micros(random.below(2 * pause + 1))).await;
     }
     let (own, all) = (reader.client.routed(), readers.routed.get());
-    readers
-        .routed
-        .set(Routed { by_cache: all.by_cache + own.by_cache, fell_back: all.fell_back + own.fell_back });
+    readers.routed.set(Routed {
+        by_cache: all.by_cache + own.by_cache,
+        fell_back: all.fell_back + own.fell_back,
+        hedged: all.hedged + own.hedged,
+        hedges_won: all.hedges_won + own.hedges_won,
+    });
     readers.shared.busy.set(readers.shared.busy.get() - 1);
 }
 

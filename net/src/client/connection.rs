@@ -175,6 +175,11 @@ impl Connection {
         self.silent_since.get().is_some_and(|since| self.io.now() >= since.after(self.patience))
     }
 
+    /// How long nothing has come though something is owed.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        self.silent_since.get().map(|since| self.io.now().since(since))
+    }
+
     /// The longest body that may be sent, bytes.
     pub(super) fn frame_bytes(&self) -> usize {
         self.session.borrow().frame_bytes() as usize

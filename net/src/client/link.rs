@@ -10,6 +10,7 @@ use ioengine::{Instant, Io, Queue};
 
 use super::connection::Connection;
 use super::error::ClientError;
+use super::hedge::Taken;
 use crate::outcome::Outcome;
 use crate::request::Hello;
 
@@ -32,6 +33,8 @@ pub(super) struct Link {
     /// A try has ended before.
     begun: Cell<bool>,
     next_try: Cell<Instant>,
+    /// What its answers to gets took.
+    pub(super) taken: Taken,
 }
 
 /// Clears the mark of a try also when whoever made it goes away.
@@ -57,6 +60,7 @@ impl Link {
             failures: Cell::new(0),
             begun: Cell::new(false),
             next_try: Cell::new(io.now()),
+            taken: Taken::default(),
         })
     }
 
@@ -83,6 +87,14 @@ impl Link {
             self.io.spawn(Queue::Foreground, async move { drop(link.connect().await) });
         }
         false
+    }
+
+    /// Whether it owes answers and was not heard for so long, or somebody waits for its connection.
+    pub(super) fn is_slow(&self, after: Duration) -> bool {
+        match self.live() {
+            Some(connection) => connection.silent_for().is_some_and(|silent| silent >= after),
+            None => self.connecting.get(),
+        }
     }
 
     /// The connection, made if there is none. None when `until` came first.

@@ -188,7 +188,7 @@ impl Client {
         let request = Request::MultiGet(body.request().expect("there is at least one key"));
         let finished = match way {
             Way::Node(_) => self.call_until(target, request, round.deadline).await?,
-            Way::Caches(_) => match self.of_caches(&request, round.deadline).await {
+            Way::Caches(_) => match self.of_caches(target, &request, round.deadline).await {
                 Some(finished) => finished,
                 None => {
                     round.without_caches = true;

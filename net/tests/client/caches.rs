@@ -83,7 +83,7 @@ fn recent_gets_are_spread_over_the_caches_and_old_ones_go_to_the_store() {
     let [store, first, second] = scene.asked(Operation::Get);
     assert_eq!((store, first + second), (2, 40));
     assert!(first > 8 && second > 8, "{first} and {second}");
-    assert_eq!(routed, Routed { by_cache: 40, fell_back: 0 });
+    assert_eq!(routed, Routed { by_cache: 40, ..Routed::default() });
     assert_eq!((scene.asked(Operation::Put), scene.asked(Operation::Head)), ([1, 0, 0], [1, 0, 0]));
 }
 
@@ -161,7 +161,7 @@ fn with_all_caches_gone_the_store_answers() {
         client.get(key("s", 1)).await.unwrap();
         client.routed()
     });
-    assert_eq!((scene.asked(Operation::Get)[0], routed), (1, Routed { by_cache: 0, fell_back: 1 }));
+    assert_eq!((scene.asked(Operation::Get)[0], routed), (1, Routed { fell_back: 1, ..Routed::default() }));
 }
 
 /// The store hears of a miss that cold caches refuse only after they were asked again, and again, with growing waits.
@@ -230,4 +230,132 @@ fn a_map_of_another_cluster_is_not_taken() {
         client.io().sleep(Duration::from_millis(50)).await;
         assert_eq!(client.epoch(), 2);
     });
+}
+
+/// Gets, one after the other: how long the slowest took, and what was counted.
+async fn slowest(client: &Client, count: usize) -> (Duration, Routed) {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..count {
+        let begun = client.io().now();
+        client.get(key("s", 1)).await.expect("somebody answers");
+        slowest = slowest.max(client.io().now().since(begun));
+    }
+    (slowest, client.routed())
+}
+
+fn delayed(cache: &Store, by: Duration) {
+    cache.script(move |request| matches!(request, net::Request::Get(_)).then_some(Spoil::Delay(by)));
+}
+
+#[test]
+fn a_get_that_a_slow_cache_keeps_is_asked_of_the_next_and_others_go_there_first() {
+    let scene = Caches::new(10, u64::MAX, 10_000);
+    let slow = Rc::clone(&scene.caches[0]);
+    let (before, after, took) = scene.run(Through::Map, move |client| async move {
+        let (_, before) = slowest(&client, 300).await;
+        delayed(&slow, Duration::from_millis(300));
+        let (took, after) = slowest(&client, 300).await;
+        (before, after, took)
+    });
+    assert_eq!((before.hedged, before.by_cache), (0, 300), "nothing was slow");
+    assert!(took < Duration::from_millis(10), "nobody waits for the slow one: {took:?}");
+    assert!((1..=8).contains(&after.hedged) && after.hedges_won == after.hedged, "{after:?}");
+    assert_eq!((after.by_cache, scene.asked(Operation::Get)[0]), (600, 0), "the store is spared");
+}
+
+#[test]
+fn a_cache_that_stands_still_is_not_waited_for_and_asked_again_when_it_goes_on() {
+    let scene = Caches::new(11, u64::MAX, 10_000);
+    let still = scene.nodes[1];
+    let (took, between) = scene.run(Through::Map, move |client| async move {
+        slowest(&client, 300).await;
+        still.pause();
+        let (took, _) = slowest(&client, 300).await;
+        for number in 0..20u64 {
+            client.put(key("s", 100 + number), 0, b"v").await.unwrap();
+        }
+        still.resume();
+        client.io().sleep(Duration::from_secs(5)).await;
+        let before = client.routed();
+        let (_, after) = slowest(&client, 300).await;
+        (took, after.hedged - before.hedged)
+    });
+    assert!(took < Duration::from_millis(10), "{took:?}");
+    assert_eq!(between, 0, "it is as quick as before");
+    let [_, _, second] = scene.asked(Operation::Get);
+    assert!(second > 200, "and asked as before: {second}");
+    let puts = scene.asked(Operation::Put);
+    assert_eq!(
+        (puts, scene.scene.store.applied_count.get()),
+        ([20, 0, 0], 20),
+        "a write is never asked twice"
+    );
+}
+
+/// Nothing is known yet of what answers take, so that each of them seems slow.
+#[test]
+fn no_more_than_a_share_of_gets_is_asked_twice_however_slow_all_are() {
+    let scene = Caches::new(12, u64::MAX, 10_000);
+    for (cache, ms) in scene.caches.iter().zip([30, 50]) {
+        delayed(cache, Duration::from_millis(ms));
+    }
+    let address = scene.scene.address();
+    let routed = scene.scene.run_io(move |io| async move {
+        let config = ClientConfig { patience: Duration::from_millis(80), ..ClientConfig::default() };
+        let client = Client::connect(&io, &[address], config).await.unwrap();
+        slowest(&client, 60).await.1
+    });
+    assert_eq!((routed.by_cache, routed.fell_back), (60, 0));
+    assert!((8..=8 + 60 / 20).contains(&routed.hedged), "{routed:?}");
+    let asked: usize = scene.asked(Operation::Get).iter().sum();
+    assert!(asked <= 60 + routed.hedged as usize, "{asked}");
+}
+
+#[test]
+fn behind_the_last_cache_is_the_store() {
+    let scene = Caches::new(13, u64::MAX, 10_000);
+    let (slow, store) = (Rc::clone(&scene.caches[0]), Rc::clone(&scene.scene.store));
+    let reads = store.map.borrow().reads();
+    let alone = Reads { revision: 2, caches: reads.caches[..1].to_vec(), ..reads };
+    let map = store.map.borrow().with_reads(&alone).unwrap();
+    *store.map.borrow_mut() = map.clone();
+    *slow.map.borrow_mut() = map;
+    let (took, routed) = scene.run(Through::Map, move |client| async move {
+        slowest(&client, 100).await;
+        delayed(&slow, Duration::from_millis(300));
+        slowest(&client, 5).await
+    });
+    assert!(took < Duration::from_millis(10), "{took:?}");
+    let [asked, ..] = scene.asked(Operation::Get);
+    assert_eq!((asked, routed), (5, Routed { by_cache: 100, fell_back: 0, hedged: 5, hedges_won: 5 }));
+    let config = ClientConfig { hedged_ppm: 0, ..ClientConfig::default() };
+    let address = scene.scene.address();
+    let (took, routed) = scene.scene.run_io(move |io| async move {
+        let client = Client::connect(&io, &[address], config).await.unwrap();
+        slowest(&client, 5).await
+    });
+    assert!(took >= Duration::from_millis(300), "who wants none has none: {took:?}");
+    assert_eq!(routed, Routed { by_cache: 5, ..Routed::default() });
+}
+
+/// A multi-get, too; and what a busy cache says counts though it was asked second.
+#[test]
+fn a_multi_get_is_asked_of_the_next_as_a_whole() {
+    let scene = Caches::new(14, u64::MAX, 10_000);
+    let slow = Rc::clone(&scene.caches[0]);
+    slow.script(|request| {
+        matches!(request, net::Request::MultiGet(_)).then_some(Spoil::Delay(Duration::from_millis(300)))
+    });
+    let (took, routed) = scene.run(Through::Map, move |client| async move {
+        slowest(&client, 200).await;
+        let mut took = Duration::ZERO;
+        for _ in 0..40 {
+            let begun = client.io().now();
+            client.mget(&[key("s", 1), key("t", 1)]).await.unwrap();
+            took = took.max(client.io().now().since(begun));
+        }
+        (took, client.routed())
+    });
+    assert!(took < Duration::from_millis(10) && routed.hedged > 0, "{took:?}, {routed:?}");
+    assert_eq!(scene.asked(Operation::MultiGet)[0], 0);
 }

@@ -235,6 +235,7 @@ async fn told(shard: &Shard, place: usize, map: &ClusterMap) -> Result<Reads, ne
         in_flight: 1,
         frame_bytes: shard.limits.frame_bytes_max,
         through: Through::Store,
+        ..ClientConfig::default()
     };
     let client = Client::of_map(&shard.io, map.clone(), config).expect("what is shown is valid");
     let answer = client.set_map_at(shard.facts.group.peers()[place].node, map).await?;
