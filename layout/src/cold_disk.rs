@@ -1,11 +1,11 @@
 //! A disk of the cold tier: what it says of itself, and where everything on it lies.
 //!
-//! Three copies of a superblock, at both ends and in the middle; a table of files at the front; files of one size at
+//! Three copies of a superblock, at both ends and in the middle; a table of files and the kept places at the front; files of one size at
 //! computed places. Owns those bytes and places. Must never hold what changes with each write. Invariant: what `decode`
 //! returns describes places inside the device that do not overlap.
 //!
 //! ```text
-//! | copy 0 .. 64 KiB | file table: 8 KiB each | files 0 .. h-1 | copy 1 .. 64 KiB | files h .. n-1 | .. | copy 2 |
+//! | copy 0 .. 64 KiB | file table: 8 KiB each | kept places, 64 KiB | files 0 .. h-1 | copy 1 .. 64 KiB | files h .. n-1 | .. | copy 2 |
 //! ```
 
 use std::fmt;
@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::FORMAT_VERSION;
 use crate::checksum::Crc;
+use crate::cold_kept::{KEPT_PAGE_BYTES, KEPT_PAGE_COUNT};
 use crate::field::{Corrupt, Table, byte_table, is_zero};
 use crate::units::{BLOCK_BYTES, DiskOffset, Uuid};
 use crate::zone::is_block_size;
@@ -56,6 +57,8 @@ byte_table! {
 }
 
 const _: () = assert!(COLD_SUPERBLOCK_BYTES == BLOCK_BYTES, "a copy is one aligned write");
+/// Bytes of the kept places: two copies of each page.
+const KEPT_BYTES: u64 = 2 * KEPT_PAGE_COUNT as u64 * KEPT_PAGE_BYTES as u64;
 
 /// Whether a disk holds what its place in the group says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,9 +146,13 @@ impl ColdGeometry {
             && end.zip(last).is_some_and(|(end, last)| end <= last)
     }
 
-    fn files_at(&self) -> u64 {
+    fn kept_at(&self) -> u64 {
         let table = u64::from(self.file_count) * FILE_ENTRY_BYTES;
         COPY_AREA_BYTES + table.next_multiple_of(COPY_AREA_BYTES)
+    }
+
+    fn files_at(&self) -> u64 {
+        self.kept_at() + KEPT_BYTES.next_multiple_of(COPY_AREA_BYTES)
     }
 
     /// Files before the copy in the middle.
@@ -182,6 +189,20 @@ impl ColdGeometry {
         assert!(file < self.file_count, "a file of the disk");
         let middle = if file < self.front_count() { 0 } else { COPY_AREA_BYTES };
         DiskOffset(self.files_at() + middle + u64::from(file) * self.file_bytes)
+    }
+
+    /// Device offset of a copy (0 or 1) of a page of kept places: all first copies stand before all second ones.
+    #[must_use]
+    pub fn kept_offset(&self, page: u32, copy: usize) -> DiskOffset {
+        assert!(page < KEPT_PAGE_COUNT && copy < 2, "a page of the kept places, and one of its two copies");
+        let number = copy as u64 * u64::from(KEPT_PAGE_COUNT) + u64::from(page);
+        DiskOffset(self.kept_at() + number * KEPT_PAGE_BYTES as u64)
+    }
+
+    /// Where the kept places begin, and their bytes.
+    #[must_use]
+    pub fn kept(&self) -> (DiskOffset, u64) {
+        (DiskOffset(self.kept_at()), KEPT_BYTES)
     }
 
     /// Where the file table begins, and its bytes.
@@ -406,13 +427,16 @@ pub(crate) mod tests {
         for device_bytes in [1 << 20, (1 << 20) + 513, 7 << 20, (64 << 20) - 4096, 3 << 30, 16 << 40] {
             for file_bytes in [64 << 10, 1 << 20, (1 << 20) + 4096, 256 << 20] {
                 let Ok(geometry) = ColdGeometry::plan(device_bytes, file_bytes, 70_000) else {
-                    assert!(device_bytes < 2 * (file_bytes + (320 << 10)), "{device_bytes} {file_bytes}");
+                    assert!(device_bytes < 2 * (file_bytes + (384 << 10)), "{device_bytes} {file_bytes}");
                     continue;
                 };
                 let count = geometry.file_count;
                 let mut places: Vec<(u64, u64)> =
                     (0..COLD_COPY_COUNT).map(|copy| (geometry.copy_offset(copy).0, 4096)).collect();
                 places.push((geometry.file_table().0.0, geometry.file_table().1));
+                places.push((geometry.kept().0.0, geometry.kept().1));
+                let last_kept = geometry.kept_offset(KEPT_PAGE_COUNT - 1, 1).0 + KEPT_PAGE_BYTES as u64;
+                assert_eq!(last_kept, geometry.kept().0.0 + geometry.kept().1);
                 let some = [0, 1, count / 2, count.div_ceil(2), count - 1].map(|file| file.min(count - 1));
                 let files: std::collections::BTreeSet<u32> = some.into();
                 places.extend(files.iter().map(|&file| (geometry.file_offset(file).0, file_bytes)));

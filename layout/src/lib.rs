@@ -14,6 +14,7 @@ pub mod checksum;
 mod codec_context;
 pub mod cold_disk;
 pub mod cold_file;
+pub mod cold_kept;
 pub mod cold_section;
 pub mod field;
 pub mod format_version;
@@ -95,6 +96,7 @@ pub fn byte_tables() -> Vec<field::Table> {
         value_entry::TABLES.as_slice(),
         cold_disk::TABLES.as_slice(),
         cold_file::TABLES.as_slice(),
+        cold_kept::TABLES.as_slice(),
         cold_section::TABLES.as_slice(),
     ]
     .concat()

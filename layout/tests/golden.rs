@@ -2,6 +2,7 @@
 //!
 //! Guards the formats of devices in use: `golden/README.md` says what each image is.
 
+mod golden_cold;
 mod golden_tables;
 
 use std::net::Ipv6Addr;
@@ -203,6 +204,7 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         ("version_row.bin", version_cells().encode().to_bytes().to_vec()),
     ];
     images.extend(golden_tables::written());
+    images.extend(golden_cold::written());
     images
 }
 
@@ -254,6 +256,7 @@ fn version_file_decodes() {
 fn todays_code_writes_the_same_bytes() {
     let mut committed = vec![SUPERBLOCK, RECORD, BODY, OPEN, VERSION_HEADER, VERSION_ROW];
     committed.extend(golden_tables::COMMITTED);
+    committed.extend(golden_cold::COMMITTED);
     let written = written();
     assert_eq!(written.len(), committed.len());
     for ((name, bytes), committed) in written.iter().zip(committed) {

@@ -4,6 +4,7 @@
 use ioengine::disk::DiskOpen;
 use ioengine::sim::{DiskConfig, DiskFaults, DiskHandle, NodeConfig, NodeHandle, Random, World, WorldConfig};
 use ioengine::{CoreConfig, Io};
+use layout::cold_kept::{KeptFor, KeptPlace};
 use layout::cold_section::{
     MadeSection, SECTION_HEADER_BYTES, SectionHeader, SectionIdentity, SectionPlace, SectionWriter,
     open_section_index,
@@ -13,11 +14,12 @@ use layout::table::{Block, Cursor, encode_key};
 use layout::table_seal::Decompressor;
 use layout::units::{BLOCK_BYTES, BucketIndex, Space, Uuid, Version};
 use shard::cold::disk::{ColdBlock, ColdDisk, ColdLimits};
+use shard::cold::kept::run_of;
 use shard::cold::open::{ColdFormat, format};
 use shard::cold::table::Run;
 use shard::cold::{ColdError, open};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,8 +63,16 @@ struct Told {
     begun_again: u64,
     refused_reads: u64,
     made: u64,
-    /// A place that was kept in an earlier life.
-    earlier: Option<Run>,
+    /// The disk lies.
+    lies: bool,
+    sealed_again: u64,
+    given_up: u64,
+    /// A place that was given up.
+    earlier: Option<(KeptFor, Run)>,
+    /// Reservations that were answered, and neither sealed nor given up.
+    kept: BTreeMap<KeptFor, KeptPlace>,
+    /// All that were asked for, and not given up for sure.
+    asked: BTreeSet<KeptFor>,
     wrong: Vec<String>,
 }
 
@@ -73,12 +83,12 @@ struct Stage {
     told: Rc<RefCell<Told>>,
 }
 
-fn section(random: &mut Random, number: u64) -> MadeSection {
+fn section(random: &mut Random, number: u64, window: u64) -> MadeSection {
     let bucket = BucketIndex::new((number % 131_072) as u32).expect("a bucket");
     let identity = SectionIdentity {
         cluster: CLUSTER,
         bucket,
-        window_from: 86_400_000_000 * (number % 9),
+        window_from: 86_400_000_000 * (window % 9),
         window_days: 1,
         window_generation: 1 + (number / 131_072) as u32,
     };
@@ -104,19 +114,23 @@ async fn write(
     told: &RefCell<Told>,
 ) -> Result<(), ColdError> {
     let mut sections: Vec<MadeSection> = Vec::new();
+    let window = told.borrow().made;
     for _ in 0..1 + random.below(4) {
         told.borrow_mut().made += 1;
         let number = told.borrow().made;
-        sections.push(section(random, number));
+        sections.push(section(random, number, window));
     }
     let content: u64 = sections.iter().map(MadeSection::bytes).sum();
-    let Some(run) = disk.next(content as u32, sections.len() as u32) else { return Ok(()) };
-    disk.reserve(run)?;
-    told.borrow_mut().earlier = Some(run);
+    let whom = whom(&sections[0]);
+    told.borrow_mut().asked.insert(whom);
+    let place = disk.reserve(whom, content as u32, sections.len() as u32, None).await?;
+    told.borrow_mut().kept.insert(whom, place);
+    let run = run_of(&place);
     if random.chance(100_000) {
         // A sinker that is never heard of again, or one that thinks better of it.
         if random.coin() {
-            disk.give_back(&run);
+            give_up(disk, &place, told).await?;
+            told.borrow_mut().earlier = Some((whom, run));
         }
         return Ok(());
     }
@@ -138,14 +152,24 @@ async fn write(
     }
     let expected = layout::checksum::long(&bytes);
     bytes.resize(run.bytes as usize, 0);
-    pieces(io, disk, random, &run, &bytes).await?;
-    let found = disk.commit(&run, content as u32).await?;
-    let mut told = told.borrow_mut();
-    if found != expected {
-        // Only on a disk that lies: a sinker would not publish it.
-        told.refused_reads += 1;
+    pieces(io, disk, random, &whom, &run, &bytes).await?;
+    if random.chance(50_000) {
+        // Or one whose writes nobody hears of.
         return Ok(());
     }
+    match disk.seal(&whom, &run, content as u32, Some(expected)).await {
+        Err(ColdError::Unequal { .. }) => {
+            // Only on a disk that lies.
+            told.borrow_mut().refused_reads += 1;
+            return Ok(());
+        }
+        sealed => assert_eq!(sealed?, expected),
+    }
+    if random.chance(100_000) && disk.seal(&whom, &run, content as u32, Some(expected)).await.is_ok() {
+        told.borrow_mut().sealed_again += 1;
+    }
+    let mut told = told.borrow_mut();
+    told.kept.remove(&whom);
     told.runs += 1;
     for one in known {
         let place = one.place;
@@ -156,10 +180,30 @@ async fn write(
     Ok(())
 }
 
+fn whom(section: &MadeSection) -> KeptFor {
+    let SectionIdentity { bucket, window_from, window_days, window_generation, .. } = section.identity;
+    KeptFor { tablet_group: 1, bucket, window_from, window_days, window_generation }
+}
+
+async fn give_up(disk: &mut ColdDisk, place: &KeptPlace, told: &RefCell<Told>) -> Result<(), ColdError> {
+    // Not answered yet: it may be there or not.
+    told.borrow_mut().kept.remove(&place.whom);
+    let count = disk.give_up(&place.whom, &run_of(place)).await?;
+    let again = disk.give_up(&place.whom, &run_of(place)).await?;
+    let mut told = told.borrow_mut();
+    if (count, again) != (place.section_count, 0) && !told.lies {
+        told.wrong.push(format!("{place:?} was given up: {count}, and then {again}"));
+    }
+    told.asked.remove(&place.whom);
+    told.given_up += 1;
+    Ok(())
+}
+
 async fn pieces(
     io: &Io,
     disk: &mut ColdDisk,
     random: &mut Random,
+    whom: &KeptFor,
     run: &Run,
     bytes: &[u8],
 ) -> Result<(), ColdError> {
@@ -168,7 +212,7 @@ async fn pieces(
         let count = (BLOCK_BYTES << random.below(6)).min(bytes.len() - at);
         let mut piece = io.buffer(count).expect("the arena has room");
         piece[..count].copy_from_slice(&bytes[at..at + count]);
-        disk.write(run, at as u32, piece, count).await?;
+        disk.write(whom, run, at as u32, piece, count).await?;
         at += count;
     }
     Ok(())
@@ -239,6 +283,10 @@ async fn free(disk: &mut ColdDisk, random: &mut Random, told: &RefCell<Told>) ->
     let numbers: Vec<u32> = if whole && !is_reserved { (0..count).collect() } else { vec![number] };
     let keys: Vec<(u32, u32, u32)> = numbers.iter().map(|number| (file, generation, *number)).collect();
     told.borrow_mut().in_doubt.extend(&keys);
+    // Sealed without anybody hearing of it, and freed with the rest.
+    told.borrow_mut()
+        .kept
+        .retain(|_, place| (place.file, place.file_generation) != (file, generation) || !whole);
     disk.free(file, generation, &numbers).await?;
     let mut told = told.borrow_mut();
     told.in_doubt.clear();
@@ -253,6 +301,26 @@ async fn free(disk: &mut ColdDisk, random: &mut Random, told: &RefCell<Told>) ->
 
 /// What a start finds is what was told, or more.
 async fn compare(disk: &ColdDisk, told: &RefCell<Told>, lies: bool) -> Result<(), ColdError> {
+    let kept = told.borrow().kept.clone();
+    for (whom, place) in kept {
+        let found = disk.kept().find(&whom).copied();
+        let is_kept = found.is_some_and(|found| KeptPlace { is_sealed: false, ..found } == place);
+        if !is_kept && !lies {
+            told.borrow_mut().wrong.push(format!("{place:?} was told, and {found:?} is kept"));
+        }
+    }
+    let places: Vec<KeptPlace> = disk.kept().places().copied().collect();
+    for (number, place) in places.iter().enumerate() {
+        if !place.is_sealed && !told.borrow().asked.contains(&place.whom) && !lies {
+            told.borrow_mut().wrong.push(format!("nobody asked for {place:?}"));
+        }
+        let same = |other: &&KeptPlace| {
+            other.file_generation == place.file_generation && run_of(other).overlaps(&run_of(place))
+        };
+        if places[..number].iter().any(|other| same(&other)) && !lies {
+            told.borrow_mut().wrong.push(format!("{place:?} is kept for two"));
+        }
+    }
     // A free that was not answered may have happened.
     let in_doubt = std::mem::take(&mut told.borrow_mut().in_doubt);
     for key in in_doubt {
@@ -305,19 +373,26 @@ async fn live(io: &Io, seed: u64, told: &RefCell<Told>, lies: bool) -> Result<()
     let disk = io.open_disk(DISK, DiskOpen::default()).expect("the disk is there");
     let mut disk = ColdDisk::open(io, disk, LIMITS).await?;
     compare(&disk, told, lies).await?;
-    // Who kept a place in an earlier life does not know that this one has forgotten it.
     let earlier = told.borrow().earlier;
-    if let Some(run) = earlier {
-        let refused =
-            disk.write(&run, 0, io.buffer(BLOCK_BYTES).expect("the arena has room"), BLOCK_BYTES).await;
+    if let Some((whom, run)) = earlier {
+        let block = io.buffer(BLOCK_BYTES).expect("the arena has room");
+        let refused = disk.write(&whom, &run, 0, block, BLOCK_BYTES).await;
         if !matches!(refused, Err(ColdError::Unreserved { .. })) {
             told.borrow_mut().wrong.push(format!("{run:?} is written without being kept"));
+        }
+    }
+    // Who asked in an earlier life asks again, or thinks better of it.
+    let places: Vec<KeptPlace> = disk.kept().places().filter(|place| !place.is_sealed).copied().collect();
+    for place in places {
+        if random.coin() {
+            give_up(&mut disk, &place, told).await?;
         }
     }
     loop {
         match random.below(8) {
             0..4 => match write(io, &mut disk, &mut random, told).await {
                 Err(ColdError::Refused { .. }) | Ok(()) => {}
+                Err(ColdError::Forgotten { .. }) if lies => {}
                 Err(error) => return Err(error),
             },
             4 | 5 => free(&mut disk, &mut random, told).await?,
@@ -352,6 +427,7 @@ impl Stage {
 
     /// Lives that end in the middle of something: killed, or without power.
     fn torture(&self, lives: u64, lies: bool) {
+        self.told.borrow_mut().lies = lies;
         let mut random = Random::new(self.world.seed()).fork("lives", 0);
         for life in 0..lives {
             let (told, seed) = (Rc::clone(&self.told), random.bits());
@@ -410,6 +486,7 @@ fn seeds() -> std::ops::Range<u64> {
 #[test]
 fn what_was_told_to_be_written_is_there_after_any_end() {
     let (mut runs, mut reads, mut frees, mut begun_again) = (0, 0, 0, 0);
+    let (mut sealed_again, mut given_up) = (0, 0);
     for seed in seeds() {
         let stage = Stage::new(seed, honest(seed));
         stage.torture(24, false);
@@ -417,7 +494,10 @@ fn what_was_told_to_be_written_is_there_after_any_end() {
         assert!(told.wrong.is_empty(), "seed {seed}: {:#?}", &told.wrong[..told.wrong.len().min(4)]);
         (runs, reads, frees) = (runs + told.runs, reads + told.reads, frees + told.frees);
         begun_again += told.begun_again;
+        sealed_again += told.sealed_again;
+        given_up += told.given_up;
     }
+    assert!(sealed_again > 20 && given_up > 50, "{sealed_again} sealed again, {given_up} given up");
     assert!(runs > 500 && reads > 5_000 && frees > 200, "{runs} runs, {reads} reads, {frees} frees");
     assert!(begun_again > 20, "files were begun again {begun_again} times");
 }
@@ -425,7 +505,12 @@ fn what_was_told_to_be_written_is_there_after_any_end() {
 /// The test above is able to fail.
 #[test]
 fn planted_bugs_are_found() {
-    for canary in ["say_a_section_is_there_too_early", "write_unreserved_places"] {
+    for canary in [
+        "say_a_section_is_there_too_early",
+        "write_unreserved_places",
+        "forget_reservations_at_a_start",
+        "answer_a_reservation_before_it_is_kept",
+    ] {
         let found = seeds().find(|&seed| {
             let stage = Stage::with(seed, honest(seed), &[canary]);
             stage.torture(24, false);
@@ -446,7 +531,16 @@ fn a_decayed_entry_of_the_file_table_is_found_out_by_walking() {
             let mut disk = ColdDisk::open(&io, disk, LIMITS).await.expect("it is whole");
             let mut random = Random::new(seed);
             while told.borrow().sections.len() < 12 {
-                write(&io, &mut disk, &mut random, &told).await.expect("nothing is in the way");
+                match write(&io, &mut disk, &mut random, &told).await {
+                    Err(ColdError::Refused { .. }) => {
+                        let left: Vec<KeptPlace> =
+                            disk.kept().places().filter(|place| !place.is_sealed).copied().collect();
+                        for place in left {
+                            give_up(&mut disk, &place, &told).await.expect("nothing is in the way");
+                        }
+                    }
+                    written => written.expect("nothing is in the way"),
+                }
             }
             disk.superblock().geometry
         });

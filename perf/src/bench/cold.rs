@@ -13,6 +13,7 @@ use ioengine::disk::DiskOpen;
 use ioengine::uring::{Runtime, create_file};
 use ioengine::{CoreConfig, Instant, Io, Queue};
 use layout::cold_disk::FILE_BYTES_DEFAULT;
+use layout::cold_kept::KeptFor;
 use layout::cold_section::{
     MadeSection, SECTION_HEADER_BYTES, SectionHeader, SectionIdentity, SectionPlace, SectionWriter,
     open_section_index,
@@ -23,6 +24,7 @@ use layout::table_seal::Decompressor;
 use layout::units::{BLOCK_BYTES, Space, Uuid, Version};
 use shard::cold::ColdError;
 use shard::cold::disk::{ColdBlock, ColdDisk, ColdLimits, ColdReader};
+use shard::cold::kept::run_of;
 use shard::cold::open::{ColdFormat, format};
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -184,14 +186,10 @@ async fn filled(io: &Io, path: &str, records: u64, seed: u64) -> Result<Filled, 
         let streams = first..(first + RUN_SECTIONS).min(count);
         let mut sections: Vec<MadeSection> = streams.clone().map(|stream| section(stream, seed)).collect();
         let content: u64 = sections.iter().map(MadeSection::bytes).sum();
-        let run = disk.next(content as u32, sections.len() as u32).ok_or(ColdError::Refused {
-            name: path.to_owned(),
-            source: shard::cold::table::Refused::Full {
-                bytes: content as u32,
-                section_count: sections.len() as u32,
-            },
-        })?;
-        disk.reserve(run)?;
+        let SectionIdentity { bucket, window_from, window_days, window_generation, .. } =
+            sections[0].identity;
+        let whom = KeptFor { tablet_group: 0, bucket, window_from, window_days, window_generation };
+        let run = run_of(&disk.reserve(whom, content as u32, sections.len() as u32, None).await?);
         let mut bytes = Vec::with_capacity(run.bytes as usize);
         for ((stream, section), number) in streams.zip(&mut sections).zip(run.number..) {
             let offset = run.offset + bytes.len() as u32;
@@ -212,9 +210,9 @@ async fn filled(io: &Io, path: &str, records: u64, seed: u64) -> Result<Filled, 
         for (number, piece) in bytes.chunks(1 << 20).enumerate() {
             let mut buffer = io.buffer(piece.len()).ok_or(ColdError::Arena { bytes: piece.len() })?;
             buffer[..piece.len()].copy_from_slice(piece);
-            disk.write(&run, (number << 20) as u32, buffer, piece.len()).await?;
+            disk.write(&whom, &run, (number << 20) as u32, buffer, piece.len()).await?;
         }
-        disk.commit(&run, content as u32).await?;
+        disk.seal(&whom, &run, content as u32, None).await?;
     }
     let from = disk.superblock().geometry.file_offset(0).0;
     Ok(Filled { reader: disk.reader(), links, from })

@@ -1,15 +1,17 @@
-//! A cold disk in use: runs of sections are written, a block is read, sections are freed.
+//! A cold disk in use: places are kept, runs of sections are written and sealed, a block is read, sections are freed.
 //!
 //! Must never tell that a run is written before it is durable, was read back, and the file's entry says so. Invariant: one writer,
 //! which takes `&mut`; any number of readers, which each read the device once.
 
 use super::ColdError;
+use super::kept::{KeptPlaces, run_of};
 use super::open::{self, buffer, facts_of, read_slots, read_table};
-use super::table::{FileFacts, FileTable, Run};
+use super::table::{FileFacts, FileTable, Refused, Run};
 use ioengine::{Buf, Disk, Io};
 use layout::Corrupt;
 use layout::cold_disk::ColdSuperblock;
 use layout::cold_file::{ColdFile, FILE_SLOT_BYTES, Slots};
+use layout::cold_kept::{KeptFor, KeptPlace};
 use layout::cold_section::{SECTION_HEADER_BYTES, SectionHeader, SectionIdentity, SectionPlace};
 use layout::table::ContentChecksum;
 use layout::table_index::BlockHandle;
@@ -25,7 +27,7 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 /// How a disk is used.
 #[derive(Clone, Copy, Debug)]
 pub struct ColdLimits {
-    /// Reservations at once.
+    /// Reservations at once, at most [`layout::cold_kept::KEPT_COUNT_MAX`].
     pub reserved_max: usize,
     /// How long a file that holds nothing stays as it is: longer than any request that may still read it.
     pub reuse_delay: Duration,
@@ -43,6 +45,7 @@ pub struct ColdReader {
 pub struct ColdDisk {
     reader: ColdReader,
     table: FileTable,
+    kept: KeptPlaces,
     limits: ColdLimits,
 }
 
@@ -63,9 +66,12 @@ impl ColdDisk {
             ioengine::sometimes!("files of a cold disk are walked");
         }
         let file_bytes = u32::try_from(superblock.geometry.file_bytes).expect("a file has at most 1 GiB");
-        let table = FileTable::new(file_bytes, files, limits.reserved_max);
+        let mut kept = KeptPlaces::read(io, &disk, &superblock).await?;
+        kept.store(io, &disk, &superblock).await?;
+        let mut table = FileTable::new(file_bytes, files, limits.reserved_max);
+        kept.places().filter(|place| !place.is_sealed).for_each(|place| table.restore(run_of(place)));
         let reader = ColdReader { io: io.clone(), disk: Rc::new(disk), superblock };
-        Ok(ColdDisk { reader, table, limits })
+        Ok(ColdDisk { reader, table, kept, limits })
     }
 
     /// For who only reads.
@@ -90,37 +96,80 @@ impl ColdDisk {
         self.reader.name()
     }
 
-    /// Where a run would go: see [`FileTable::next`].
+    /// What it keeps.
     #[must_use]
-    pub fn next(&self, content_bytes: u32, section_count: u32) -> Option<Run> {
-        self.table.next(content_bytes, section_count, self.reader.io.now().ns)
+    pub fn kept(&self) -> &KeptPlaces {
+        &self.kept
     }
 
-    /// Keep a place.
+    async fn store_kept(&mut self) -> Result<(), ColdError> {
+        let ColdReader { io, disk, superblock } = &self.reader;
+        self.kept.store(io, disk, superblock).await
+    }
+
+    /// A place for sections of so many bytes together: the one that is kept for them already, whatever its size, or the one named, or the
+    /// next that is free. Durable when it comes back.
     ///
     /// # Errors
-    /// [`ColdError::Refused`].
-    pub fn reserve(&mut self, run: Run) -> Result<(), ColdError> {
-        let reserved = self.table.reserve(run, self.reader.io.now().ns);
-        reserved.map_err(|source| ColdError::Refused { name: self.name(), source })
+    /// [`ColdError::Refused`], [`ColdError::Forgotten`]: nothing is kept. [`ColdError::Disk`], [`ColdError::Arena`]: ask again.
+    pub async fn reserve(
+        &mut self,
+        whom: KeptFor,
+        content_bytes: u32,
+        section_count: u32,
+        exactly: Option<Run>,
+    ) -> Result<KeptPlace, ColdError> {
+        if let Some(place) = self.kept.find(&whom).copied() {
+            // An earlier answer may not have left: what it said is on the disk first.
+            self.store_kept().await?;
+            return Ok(place);
+        }
+        let pages = self.kept.lost_count();
+        if pages > 0 {
+            return Err(ColdError::Forgotten { name: self.name(), pages });
+        }
+        let now_ns = self.reader.io.now().ns;
+        let full = Refused::Full { bytes: content_bytes, section_count };
+        let next = || self.table.next(content_bytes, section_count, now_ns);
+        let reserved = match exactly.or_else(next) {
+            Some(run) => self.table.reserve(run, now_ns).map(|()| run),
+            None => Err(full),
+        };
+        let refused = |source| ColdError::Refused { name: self.name(), source };
+        let run = reserved.map_err(refused)?;
+        let Some(place) = self.kept.add(whom, &run, content_bytes) else {
+            self.table.give_back(&run);
+            return Err(ColdError::Refused { name: self.name(), source: full });
+        };
+        if !ioengine::canary("answer_a_reservation_before_it_is_kept") {
+            self.store_kept().await?;
+        }
+        Ok(place)
     }
 
-    /// Give a place back that will not be written.
-    pub fn give_back(&mut self, run: &Run) {
-        self.table.give_back(run);
+    /// What is kept for `whom`, if it is this place.
+    fn kept_for(&self, whom: &KeptFor, run: &Run) -> Result<KeptPlace, ColdError> {
+        let found = self.kept.find(whom).copied().filter(|place| run_of(place) == *run);
+        found.ok_or_else(|| ColdError::Unreserved { name: self.name(), run: *run })
     }
 
-    fn reserved(&self, run: &Run) -> Result<(), ColdError> {
-        let is_reserved = self.table.is_reserved(run) || ioengine::canary("write_unreserved_places");
-        if is_reserved { Ok(()) } else { Err(ColdError::Unreserved { name: self.name(), run: *run }) }
-    }
-
-    /// Write the next piece of a run, whole blocks, `at` bytes behind its beginning. Not durable yet.
+    /// Write the next piece of a run, whole blocks, `at` bytes behind its beginning. Not durable yet. The buffer comes back.
     ///
     /// # Errors
-    /// [`ColdError::Unreserved`], [`ColdError::Disk`]. The buffer comes back when there was no fault.
-    pub async fn write(&mut self, run: &Run, at: u32, piece: Buf, bytes: usize) -> Result<Buf, ColdError> {
-        self.reserved(run)?;
+    /// [`ColdError::Unreserved`], [`ColdError::Disk`].
+    pub async fn write(
+        &mut self,
+        whom: &KeptFor,
+        run: &Run,
+        at: u32,
+        piece: Buf,
+        bytes: usize,
+    ) -> Result<Buf, ColdError> {
+        match self.kept_for(whom, run) {
+            Ok(place) if !place.is_sealed => self.kept.is_written_to(&place),
+            _ if ioengine::canary("write_unreserved_places") => {}
+            _ => return Err(ColdError::Unreserved { name: self.name(), run: *run }),
+        }
         let end = u64::from(at) + bytes as u64;
         assert!(end <= u64::from(run.bytes), "a piece lies in its run");
         let place = self.reader.place(run.file, u64::from(run.offset + at));
@@ -129,27 +178,150 @@ impl ColdDisk {
         Ok(piece)
     }
 
-    /// The run is written: make it durable, read it back, and say so in the file's entry. The xxh3-128 of its first `content_bytes` as they
-    /// stand on the device: who compares it with the two others knows that all three hold the same.
+    /// The run is written: make it durable, read it back, and say so in the file's entry. The xxh3-128 of its content as it stands on
+    /// the device: who compares it with the two others knows that all three hold the same. Asked again it reads again.
     ///
     /// # Errors
-    /// [`ColdError`]: the run does not count, and its place stays reserved.
-    pub async fn commit(&mut self, run: &Run, content_bytes: u32) -> Result<u128, ColdError> {
-        self.reserved(run)?;
+    /// [`ColdError::Unequal`], [`ColdError::Malformed`]: it is not sealed, its place stays reserved and may be written again. Of what was sealed
+    /// before: it has decayed. Else as [`ColdError`] says.
+    pub async fn seal(
+        &mut self,
+        whom: &KeptFor,
+        run: &Run,
+        content_bytes: u32,
+        expected: Option<u128>,
+    ) -> Result<u128, ColdError> {
         assert!(content_bytes <= run.bytes, "the content lies in its run");
+        let place = match self.kept_for(whom, run) {
+            Ok(place) => place,
+            Err(unreserved) => {
+                // Sealed so long ago that its place made room for others.
+                let stands = self.reader.header(run.file, run.offset).await?;
+                let is_it = stands.is_some_and(|header| self.is_counted(&header, whom, run));
+                return if is_it { self.held(run, content_bytes, expected).await } else { Err(unreserved) };
+            }
+        };
+        if place.is_sealed {
+            self.store_kept().await?;
+            return self.held(run, content_bytes, expected).await;
+        }
         if !ioengine::canary("say_a_section_is_there_too_early") {
             self.reader.disk.flush().await?;
         }
-        let checksum = self.reader.checksum(run, content_bytes).await?;
+        let checksum = self.held(run, content_bytes, expected).await?;
+        self.has_its_sections(whom, run, content_bytes).await?;
+        let state = self.state_with(run).await?;
+        self.store(run.file, state).await?;
+        self.kept.seal(&place);
+        self.table.give_back(run);
+        self.store_kept().await?;
+        Ok(checksum)
+    }
+
+    /// Is this the header of a run's first section, in a file that still counts it?
+    fn is_counted(&self, header: &SectionHeader, whom: &KeptFor, run: &Run) -> bool {
+        let facts = self.table.file(run.file).copied().unwrap_or_default();
+        is_of(header, whom)
+            && (header.place.file_generation, header.place.number) == (run.file_generation, run.number)
+            && facts.generation == run.file_generation
+            && run.number < facts.section_count
+    }
+
+    /// What a file is once the run in it counts.
+    async fn state_with(&self, run: &Run) -> Result<ColdFile, ColdError> {
         let facts = self.table.with(run);
         let mut state = self.state(run.file).await?;
         if state.generation != run.file_generation {
             state.begin(run.file_generation);
         }
         (state.head, state.section_count) = (facts.head, facts.section_count);
-        self.store(run.file, state).await?;
-        self.table.give_back(run);
-        Ok(checksum)
+        Ok(state)
+    }
+
+    /// A run holds the sections that were announced, back to back, each with the header that belongs to its place.
+    ///
+    /// Failing history otherwise: a section whose header names another number is sealed, and cannot be freed by its own.
+    async fn has_its_sections(&self, whom: &KeptFor, run: &Run, content_bytes: u32) -> Result<(), ColdError> {
+        let malformed = || ColdError::Malformed { name: self.name(), run: *run };
+        let end = u64::from(run.offset) + u64::from(content_bytes);
+        let mut at = u64::from(run.offset);
+        for number in run.number..run.number + run.section_count {
+            if at + SECTION_HEADER_BYTES as u64 > end {
+                return Err(malformed());
+            }
+            let header = self.reader.header(run.file, at as u32).await?.ok_or_else(malformed)?;
+            let (place, of) = (header.place, header.identity);
+            let is_right = (place.number, place.file_generation) == (number, run.file_generation)
+                && (of.window_from, of.window_days, of.window_generation)
+                    == (whom.window_from, whom.window_days, whom.window_generation)
+                && (number > run.number || of.bucket == whom.bucket);
+            if !is_right {
+                return Err(malformed());
+            }
+            at += header.bytes();
+        }
+        if at == end { Ok(()) } else { Err(malformed()) }
+    }
+
+    /// The checksum of what stands in a run.
+    async fn held(&self, run: &Run, content_bytes: u32, expected: Option<u128>) -> Result<u128, ColdError> {
+        let found = self.reader.checksum(run, content_bytes).await?;
+        match expected.filter(|expected| *expected != found) {
+            Some(expected) => Err(ColdError::Unequal { name: self.name(), run: *run, found, expected }),
+            None => Ok(found),
+        }
+    }
+
+    /// A run is given up. How many of its sections counted until now. Asked again it changes nothing. What was written to counts as written and
+    /// freed: no number and no byte of a file is given twice in one generation.
+    ///
+    /// # Errors
+    /// [`ColdError::Unreserved`] when the place is kept for, or holds, something else: nothing is freed.
+    /// [`ColdError::Disk`], [`ColdError::Arena`]: ask again.
+    pub async fn give_up(&mut self, whom: &KeptFor, run: &Run) -> Result<u32, ColdError> {
+        let overlaps = |place: &&KeptPlace| place.whom != *whom && run_of(place).overlaps(run);
+        if self
+            .kept
+            .places()
+            .any(|place| overlaps(&place) && run_of(place).file_generation == run.file_generation)
+        {
+            return Err(ColdError::Unreserved { name: self.name(), run: *run });
+        }
+        let facts = self.table.file(run.file).copied().unwrap_or_default();
+        let kept = self.kept.find(whom).copied().filter(|place| run_of(place) == *run);
+        if let Some(place) = kept.filter(|place| !place.is_sealed) {
+            if self.kept.may_be_written(&place) {
+                ioengine::sometimes!("a place that was written to is given up");
+                let mut state = self.state_with(run).await?;
+                (run.number..run.number + run.section_count).for_each(|number| {
+                    state.free(number);
+                });
+                self.store(run.file, state).await?;
+            }
+            self.kept.remove(|one| one.order == place.order);
+            self.table.give_back(run);
+            self.store_kept().await?;
+            return Ok(run.section_count);
+        }
+        if facts.generation != run.file_generation || run.number + run.section_count > facts.section_count {
+            self.store_kept().await?;
+            return Ok(0);
+        }
+        let state = self.state(run.file).await?;
+        if (run.number..run.number + run.section_count).all(|number| state.is_freed(number)) {
+            self.store_kept().await?;
+            return Ok(0);
+        }
+        // Bytes of an earlier generation say nothing about this one.
+        let stands = self.reader.header(run.file, run.offset).await?;
+        let stands = stands.filter(|header| header.place.file_generation == run.file_generation);
+        if stands.is_some_and(|header| !is_of(&header, whom) || header.place.number != run.number)
+            && !ioengine::canary("free_what_is_another")
+        {
+            return Err(ColdError::Unreserved { name: self.name(), run: *run });
+        }
+        let numbers: Vec<u32> = (run.number..run.number + run.section_count).collect();
+        self.free(run.file, run.file_generation, &numbers).await
     }
 
     /// These sections of a file's generation do not count any more. How many did until now. Asked again it changes nothing.
@@ -162,9 +334,20 @@ impl ColdDisk {
         let mut state = self.state(file).await?;
         let inside = numbers.iter().filter(|number| **number < facts.section_count);
         let count = inside.filter(|number| state.free(**number)).count() as u32;
+        let gone: Vec<u64> = self
+            .kept
+            .places()
+            .filter(|place| place.is_sealed && (place.file, place.file_generation) == (file, generation))
+            .filter(|place| {
+                (place.number..place.number + place.section_count).all(|number| state.is_freed(number))
+            })
+            .map(|place| place.order)
+            .collect();
         if count > 0 {
             self.store(file, state).await?;
         }
+        self.kept.remove(|place| gone.contains(&place.order));
+        self.store_kept().await?;
         Ok(count)
     }
 
@@ -210,6 +393,13 @@ impl ColdDisk {
         self.table.set(file, FileFacts { empty_until_ns, ..facts_of(&state) });
         Ok(())
     }
+}
+
+/// Is it of the window and the bucket that somebody names?
+fn is_of(header: &SectionHeader, whom: &KeptFor) -> bool {
+    let of = &header.identity;
+    (of.bucket, of.window_from, of.window_days, of.window_generation)
+        == (whom.bucket, whom.window_from, whom.window_days, whom.window_generation)
 }
 
 /// A block of a section, as the store's index knows it.

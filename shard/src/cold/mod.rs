@@ -4,12 +4,14 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `kept` | places that are kept for who asked, on the disk and in memory |
 //! | `table` | which places are written, reserved, free: no disk, no clock |
 //! | `open` | making a disk ours; finding out what it is and what is in it |
 //! | `disk` | writes, reads and frees on it |
 //! | `walk` | its sections, found by their headers alone |
 
 pub mod disk;
+pub mod kept;
 pub mod open;
 pub mod table;
 pub mod walk;
@@ -82,8 +84,42 @@ pub enum ColdError {
         /// Why.
         source: Refused,
     },
-    /// Somebody writes to a place that this start has not reserved for it.
-    #[error("disk {name}: {run:?} is not reserved: reserve a place anew, the node may have started since")]
+    /// It has forgotten what it kept.
+    #[error(
+        "disk {name}: {pages} pages of its kept places are damaged in both copies, so it gives no places: replace it, or format it anew"
+    )]
+    Forgotten {
+        /// Disk.
+        name: String,
+        /// Pages.
+        pages: u32,
+    },
+    /// What stands in a place is not what its sinker says that it wrote.
+    #[error(
+        "disk {name}: {run:?} holds {found:032x}, not what was written ({expected:032x}): write it again"
+    )]
+    Unequal {
+        /// Disk.
+        name: String,
+        /// The place.
+        run: Run,
+        /// Checksum of what it holds.
+        found: u128,
+        /// Checksum that was expected.
+        expected: u128,
+    },
+    /// What stands in a place are not the sections that it was reserved for.
+    #[error(
+        "disk {name}: {run:?} does not hold the sections it was reserved for, each in its place: write it again"
+    )]
+    Malformed {
+        /// Disk.
+        name: String,
+        /// The place.
+        run: Run,
+    },
+    /// Somebody names a place that is not kept for it.
+    #[error("disk {name}: {run:?} is not kept for who names it: reserve a place")]
     Unreserved {
         /// Disk.
         name: String,

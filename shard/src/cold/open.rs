@@ -136,7 +136,9 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &ColdFormat) -> Result<ColdSup
     let inside = places.filter(|at| at.0 + COLD_SUPERBLOCK_BYTES as u64 <= device.bytes);
     let range = |offset| Range { offset, bytes: COLD_SUPERBLOCK_BYTES as u64 };
     let (offset, bytes) = geometry.file_table();
-    let ranges: Vec<Range> = inside.map(range).chain([Range { offset, bytes }]).collect();
+    let (kept_at, kept_bytes) = geometry.kept();
+    let tables = [Range { offset, bytes }, Range { offset: kept_at, bytes: kept_bytes }];
+    let ranges: Vec<Range> = inside.map(range).chain(tables).collect();
     zero(io, disk, ranges).await?;
     write_copies(io, disk, &superblock).await?;
     Ok(superblock)

@@ -3,9 +3,8 @@
 //! Must never give a place twice while it counts. Invariant: a file is begun anew only when none of its sections counts, nothing
 //! in it is reserved, and it has been so for the delay within which somebody may still be reading it.
 //!
-//! Failing history that `reserve` guards against: a sinker reserves a place on three disks, one of them restarts and forgets, another
-//! sinker is given the same place there, and the first writes. Only who reserved in this life may write; and what was written, is
-//! durable with its head before anybody is told, so that three disks can agree on the highest of their heads.
+//! What is reserved outlives the process (`kept`): a start says it again with `restore`. What was written is durable with its head before
+//! anybody is told, so that three disks can agree on the highest of their heads.
 
 use layout::cold_file::FILE_SECTION_COUNT_MAX;
 use layout::units::BLOCK_BYTES;
@@ -34,7 +33,9 @@ impl Run {
         self.offset + self.bytes
     }
 
-    fn overlaps(&self, other: &Run) -> bool {
+    /// Do they share a byte or a number of a file?
+    #[must_use]
+    pub fn overlaps(&self, other: &Run) -> bool {
         let apart = |a: &Run, b: &Run| a.end() <= b.offset && a.number + a.section_count <= b.number;
         self.file == other.file && !apart(self, other) && !apart(other, self)
     }
@@ -174,7 +175,7 @@ impl FileTable {
         Some(Run { file, file_generation, offset, bytes, number, section_count })
     }
 
-    /// Keep a place for who asks: until it is written, given back, or the process ends.
+    /// Keep a place for who asks: until it is written or given back.
     ///
     /// # Errors
     /// [`Refused`]: then nothing is kept.
@@ -200,6 +201,11 @@ impl FileTable {
         self.reserved.push(run);
         debug_assert!(self.reserved.iter().filter(|other| other.overlaps(&run)).count() == 1);
         Ok(())
+    }
+
+    /// A place that was kept in an earlier life of the process is kept still.
+    pub fn restore(&mut self, run: Run) {
+        self.reserved.push(run);
     }
 
     /// Is this place kept for who writes to it?
