@@ -6,6 +6,7 @@
 //! checks.
 
 use layout::units::Uuid;
+use net::cold::{ColdAnswer, encode_freed, encode_index, encode_listed, encode_reserved, encode_sealed};
 use net::field::Sink;
 use net::frame::{BODY_BYTES_MAX, HEADER_BYTES, next_frame, seal};
 use net::peer::*;
@@ -78,6 +79,18 @@ fn map(bytes: &[u8]) -> bool {
 
 fn encode(out: &mut [u8], reply: &Reply<'_>) -> usize {
     match reply.answer {
+        Answer::Cold(cold) => {
+            let bytes = match cold {
+                ColdAnswer::Reserved(kept, place) => encode_reserved(out, kept, &place),
+                ColdAnswer::Written => net::cold::encode_written(out),
+                ColdAnswer::Sealed(checksum) => encode_sealed(out, checksum),
+                ColdAnswer::Freed(count) => encode_freed(out, count),
+                ColdAnswer::Listed(list) => encode_listed(out, &list.iter().collect::<Vec<_>>(), list.more),
+                ColdAnswer::Index(index) => encode_index(out, &index),
+            };
+            put_log_time(out, reply);
+            bytes
+        }
         Answer::Not(outcome) => encode_outcome(out, reply.log_time, &outcome),
         Answer::Hello(hello) => {
             let bytes = encode_hello(out, &hello);

@@ -13,6 +13,7 @@ pub mod blocking;
 mod bulk;
 mod caches;
 mod call;
+mod cold;
 mod connection;
 mod error;
 mod hedge;
@@ -24,6 +25,7 @@ mod verbs;
 
 pub use bulk::{Bulk, Done, OwnedKey, Work};
 pub use caches::{Routed, Through};
+pub use cold::{ColdNode, ColdReply};
 pub use error::ClientError;
 pub use pages::{Page, ScanPages, ScanRange, ScanRecord, StreamPage, StreamPages};
 pub use verbs::{BatchWritten, Compared, Found, Newer};

@@ -44,6 +44,7 @@ pub fn tables() -> Vec<&'static Table> {
     all.extend(crate::reply::tables());
     all.extend(crate::route::tables());
     all.extend(crate::peer::tables());
+    all.extend(crate::cold::tables());
     all
 }
 

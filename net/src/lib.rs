@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod cold;
 pub mod field;
 pub mod frame;
 pub mod operation;

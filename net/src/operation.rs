@@ -1,7 +1,7 @@
 //! The operations of the protocol and their codes.
 //!
 //! A code is given once and never reused. Invariant: codes of requests are below 0x80, a reply has the same code
-//! with the top bit set. Codes from 0x40 on are for nodes among each other: no client sends them.
+//! with the top bit set. Codes 32 to 39 are for nodes with cold disks, codes from 0x40 on are for nodes among each other: no client sends them.
 
 /// The bit that makes an operation code a reply.
 pub const REPLY_BIT: u8 = 0x80;
@@ -42,6 +42,22 @@ pub enum Operation {
     SetMap = 15,
     /// The keys that the node is asked for most, as JSON text.
     Hot = 16,
+    /// Keep a place on a cold disk.
+    ColdReserve = 32,
+    /// Write a piece of what a place is kept for.
+    ColdWrite = 33,
+    /// Make it durable and read it back.
+    ColdSeal = 34,
+    /// Give a place up.
+    ColdFree = 35,
+    /// One record of a cold disk.
+    ColdGet = 36,
+    /// Records of a stream on a cold disk.
+    ColdScan = 37,
+    /// What a cold disk keeps and holds.
+    ColdList = 38,
+    /// The index of a section.
+    ColdIndex = 39,
     /// The first frame between two nodes: who calls.
     PeerHello = 0x40,
     /// Messages between two nodes.
@@ -69,6 +85,18 @@ impl Operation {
         Operation::Hot,
     ];
 
+    /// Those about cold disks, in the order of their codes.
+    pub const COLD: [Operation; 8] = [
+        Operation::ColdReserve,
+        Operation::ColdWrite,
+        Operation::ColdSeal,
+        Operation::ColdFree,
+        Operation::ColdGet,
+        Operation::ColdScan,
+        Operation::ColdList,
+        Operation::ColdIndex,
+    ];
+
     /// The code of a request of this operation.
     #[inline]
     pub const fn code(self) -> u8 {
@@ -80,10 +108,16 @@ impl Operation {
     pub const fn from_code(code: u8) -> Option<Operation> {
         match code {
             1..=16 => Some(Operation::ALL[code as usize - 1]),
+            32..=39 => Some(Operation::COLD[code as usize - 32]),
             0x40 => Some(Operation::PeerHello),
             0x41 => Some(Operation::PeerBatch),
             _ => None,
         }
+    }
+
+    /// True when it is about a cold disk.
+    pub const fn is_of_cold(self) -> bool {
+        matches!(self as u8, 32..=39)
     }
 
     /// True when only nodes say it, to each other.
@@ -115,6 +149,14 @@ impl Operation {
             Operation::Verify => "Verify",
             Operation::SetMap => "SetMap",
             Operation::Hot => "Hot",
+            Operation::ColdReserve => "ColdReserve",
+            Operation::ColdWrite => "ColdWrite",
+            Operation::ColdSeal => "ColdSeal",
+            Operation::ColdFree => "ColdFree",
+            Operation::ColdGet => "ColdGet",
+            Operation::ColdScan => "ColdScan",
+            Operation::ColdList => "ColdList",
+            Operation::ColdIndex => "ColdIndex",
             Operation::PeerHello => "PeerHello",
             Operation::PeerBatch => "PeerBatch",
         }
@@ -128,6 +170,11 @@ const _: () = {
         index += 1;
     }
     assert!(index == 16, "from_code knows as many");
+    let mut index = 0;
+    while index < Operation::COLD.len() {
+        assert!(Operation::COLD[index].code() as usize == index + 32, "COLD is indexed by code - 32");
+        index += 1;
+    }
 };
 
 #[cfg(test)]
@@ -137,11 +184,11 @@ mod tests {
     #[test]
     fn codes_and_operations_are_one_to_one() {
         let known: Vec<u8> = (0..=255).filter(|&code| Operation::from_code(code).is_some()).collect();
-        assert_eq!(known, (1..=16).chain(0x40..=0x41).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=16).chain(32..=39).chain(0x40..=0x41).collect::<Vec<u8>>());
         for operation in [Operation::PeerHello, Operation::PeerBatch] {
             assert_eq!(Operation::from_code(operation.code()), Some(operation));
         }
-        for operation in Operation::ALL {
+        for operation in Operation::ALL.into_iter().chain(Operation::COLD) {
             assert_eq!(Operation::from_code(operation.code()), Some(operation));
             assert_eq!(operation.code() & REPLY_BIT, 0);
         }

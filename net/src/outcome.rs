@@ -142,12 +142,16 @@ coded! {
         HeaderFlags = 23, "a flag of the frame header is not defined";
         /// A cluster map that cannot be, or that differs from the node's in more than where reads go.
         Map = 24, "the cluster map cannot be, or differs in more than where reads go";
+        /// No cold disk of this number is here.
+        Disk = 25, "no cold disk of this group and number is here";
+        /// A place on a cold disk that cannot be.
+        Place = 26, "the place on the cold disk cannot be";
     }
 }
 
 coded! {
-    /// The code of an outcome: byte 0 of every reply body. 4 and 5 belong to `Redirect` and `Moved` of the cold tier, which
-    /// no server of protocol version 1 sends.
+    /// The code of an outcome: byte 0 of every reply body. 4 belongs to `Redirect` of the cold tier, which no server of protocol version
+    /// 1 sends.
     OutcomeCode {
         /// Done; what follows depends on the operation.
         Ok = 1, "ok";
@@ -155,6 +159,8 @@ coded! {
         NotFound = 2, "not found";
         /// The current version equals the one asked about.
         NotModified = 3, "not modified";
+        /// Another section stands there, or none: of cold disks only.
+        Moved = 5, "moved";
         /// The version is not the expected one; nothing was written.
         VersionMismatch = 6, "the version is another one";
         /// A limit is reached; nothing was done.
@@ -187,6 +193,9 @@ pub enum Outcome {
     /// The current version equals the one asked about; absent (0) counts as a version.
     #[error("not modified")]
     NotModified,
+    /// The place on a cold disk belongs to something else, or to nothing; ask the store again.
+    #[error("another section stands there, or none; ask the store again")]
+    Moved,
     /// The version is not the expected one; nothing was written.
     #[error("the current version is {}, not the expected one", current.map_or("unknown".to_owned(), |v| v.to_string()))]
     VersionMismatch {
@@ -248,6 +257,7 @@ impl Outcome {
         match self {
             Outcome::NotFound => OutcomeCode::NotFound,
             Outcome::NotModified => OutcomeCode::NotModified,
+            Outcome::Moved => OutcomeCode::Moved,
             Outcome::VersionMismatch { .. } => OutcomeCode::VersionMismatch,
             Outcome::Busy { .. } => OutcomeCode::Busy,
             Outcome::NotCurrent => OutcomeCode::NotCurrent,

@@ -8,9 +8,11 @@
 mod decode;
 mod encode;
 
+pub(crate) use decode::Rest;
 pub use decode::{
     Answer, HelloReply, MultiGetAnswer, MultiGetItem, Record, Records, Reply, ReplyError, StreamList, Written,
 };
+pub(crate) use encode::encode_ok_head;
 pub use encode::{
     MultiGetWriter, RecordsWriter, StreamsWriter, encode_batch_written, encode_echo, encode_get_ok,
     encode_hello, encode_map, encode_outcome, encode_status, encode_written, patch_multi_get_head,

@@ -20,6 +20,7 @@ use layout::key::Key;
 use layout::units::{STREAM_BYTES_MAX, Space, Version};
 use thiserror::Error;
 
+use crate::cold::ColdRequest;
 use crate::field::Sink;
 use crate::operation::Operation;
 use crate::outcome::{Limit, Outcome, Why};
@@ -59,6 +60,8 @@ pub enum Request<'a> {
     SetMap(&'a [u8]),
     /// The keys asked for most.
     Hot,
+    /// About a cold disk.
+    Cold(ColdRequest<'a>),
 }
 
 /// Why a body is not a request.
@@ -114,7 +117,8 @@ impl<'a> Request<'a> {
             Operation::Status => Request::Status,
             Operation::Verify => Request::Verify,
             Operation::Hot => Request::Hot,
-            Operation::PeerHello | Operation::PeerBatch => return Err(body.bad(Why::UnknownOperation, 0)),
+            operation if operation.is_of_cold() => Request::Cold(ColdRequest::decode(operation, &mut body)?),
+            _ => return Err(body.bad(Why::UnknownOperation, 0)),
         };
         body.end()?;
         Ok(request)
@@ -138,6 +142,7 @@ impl<'a> Request<'a> {
             Request::Head(head) => head.encode(out),
             Request::Streams(streams) => streams.encode(out),
             Request::Map(map) => map.encode(out),
+            Request::Cold(cold) => cold.encode(out),
             Request::Status | Request::Verify | Request::Hot => {}
         }
     }
@@ -157,6 +162,7 @@ impl<'a> Request<'a> {
             Request::Head(head) => head.encoded_bytes(),
             Request::Streams(streams) => streams.encoded_bytes(),
             Request::Map(_) => Map::BYTES,
+            Request::Cold(cold) => cold.encoded_bytes(),
             Request::Status | Request::Verify | Request::Hot => 0,
         }
     }
@@ -180,6 +186,7 @@ impl<'a> Request<'a> {
             Request::Verify => Operation::Verify,
             Request::SetMap(_) => Operation::SetMap,
             Request::Hot => Operation::Hot,
+            Request::Cold(cold) => cold.operation(),
         }
     }
 
@@ -201,7 +208,9 @@ impl<'a> Request<'a> {
             | Request::Status
             | Request::Verify
             | Request::SetMap(_)
-            | Request::Hot => None,
+            | Request::Hot
+            // Of a bucket, and where that was sunk to: no tablet answers.
+            | Request::Cold(_) => None,
         }
     }
 }

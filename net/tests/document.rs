@@ -8,7 +8,7 @@ use net::session::ServerLimits;
 use net::{Operation, Reply, Request};
 use serde_json::Value;
 
-const DOCUMENT: &str = include_str!("../PROTOCOL.md");
+const DOCUMENT: &str = concat!(include_str!("../PROTOCOL.md"), "\n", include_str!("../COLD.md"));
 const EXAMPLES: &str = include_str!("../EXAMPLES.md");
 const VECTORS: &str = include_str!("../golden/vectors.json");
 
@@ -70,6 +70,8 @@ fn codes_agree() {
     };
     let operations: Vec<_> = Operation::ALL.iter().map(|o| (o.code(), o.name())).collect();
     assert_eq!(said("Codes: operations"), operations);
+    let of_cold: Vec<_> = Operation::COLD.iter().map(|o| (o.code(), o.name())).collect();
+    assert_eq!(said("Codes: operations of cold disks"), of_cold);
     let outcomes: Vec<_> = OutcomeCode::ALL.iter().map(|o| (o.code(), o.name())).collect();
     assert_eq!(said("Codes: outcomes"), outcomes);
     let limits: Vec<_> = Limit::ALL.iter().map(|l| (l.code(), l.name())).collect();

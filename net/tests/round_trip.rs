@@ -238,28 +238,30 @@ fn replies_of_writes_and_pages_and_hello() {
 
 #[test]
 fn outcomes_fit_their_operations() {
+    let all = || Operation::ALL.into_iter().chain(Operation::COLD);
     let mut out = [0u8; 64];
     let outcomes = [
-        (Outcome::NotFound, vec![Operation::Get]),
+        (Outcome::NotFound, vec![Operation::Get, Operation::ColdGet]),
+        (Outcome::Moved, Operation::COLD.to_vec()),
         (Outcome::NotModified, vec![Operation::Get, Operation::Map]),
         (Outcome::VersionMismatch { current: None }, vec![Operation::CompareAndSet]),
         (Outcome::VersionMismatch { current: Some(Version(8)) }, vec![Operation::CompareAndSet]),
         (Outcome::VersionMismatch { current: Some(Version(0)) }, vec![Operation::CompareAndSet]),
-        (Outcome::UnknownOutcome, Operation::ALL.into_iter().filter(|o| o.is_write()).collect()),
-        (Outcome::TooOld, Operation::ALL.into_iter().filter(|o| o.is_write()).collect()),
-        (Outcome::Timeout, Operation::ALL.into_iter().filter(|o| !o.is_write()).collect()),
-        (Outcome::Busy { limit: Limit::Space, hint_ms: 20 }, Operation::ALL.to_vec()),
-        (Outcome::NotCurrent, Operation::ALL.to_vec()),
-        (Outcome::WrongGroup { epoch: 4 }, Operation::ALL.to_vec()),
-        (Outcome::TooLarge { limit: Limit::Value }, Operation::ALL.to_vec()),
-        (Outcome::BadRequest { why: Why::Time, at: 8 }, Operation::ALL.to_vec()),
-        (Outcome::Unauthorized, Operation::ALL.to_vec()),
-        (Outcome::Corrupt, Operation::ALL.to_vec()),
+        (Outcome::UnknownOutcome, all().filter(|o| o.is_write()).collect()),
+        (Outcome::TooOld, all().filter(|o| o.is_write()).collect()),
+        (Outcome::Timeout, all().filter(|o| !o.is_write()).collect()),
+        (Outcome::Busy { limit: Limit::Space, hint_ms: 20 }, all().collect()),
+        (Outcome::NotCurrent, all().collect()),
+        (Outcome::WrongGroup { epoch: 4 }, all().collect()),
+        (Outcome::TooLarge { limit: Limit::Value }, all().collect()),
+        (Outcome::BadRequest { why: Why::Time, at: 8 }, all().collect()),
+        (Outcome::Unauthorized, all().collect()),
+        (Outcome::Corrupt, all().collect()),
     ];
     for (outcome, fits) in outcomes {
         let bytes = encode_outcome(&mut out, LogTime(3), &outcome);
         assert_eq!(bytes, reply_bytes_outcome(&outcome));
-        for operation in Operation::ALL {
+        for operation in all() {
             let decoded = Reply::decode(operation, &out[..bytes]);
             if fits.contains(&operation) {
                 assert_eq!(decoded, Ok(Reply { log_time: LogTime(3), answer: Answer::Not(outcome) }));

@@ -434,7 +434,8 @@ impl Stage {
             let launched = self.node.launch(CoreConfig::small("cold", 0), move |io| async move {
                 let ended = live(&io, seed, &told, lies).await;
                 let is_expected = |error: &ColdError| match error {
-                    ColdError::Arena { .. } | ColdError::Unreserved { .. } => false,
+                    ColdError::Arena { .. } => false,
+                    ColdError::Unreserved { .. } | ColdError::Malformed { .. } => lies,
                     // Sectors of both copies at the ends may have become unreadable.
                     ColdError::Superblock { .. } => lies,
                     _ => true,

@@ -23,10 +23,11 @@ protocol.prefs.checksums = Pref.bool("Check body checksums", true, "Computed in 
 local operations = {
   [1] = "Hello", [2] = "Ping", [3] = "Get", [4] = "MultiGet", [5] = "Put", [6] = "Delete", [7] = "CompareAndSet",
   [8] = "Batch", [9] = "Scan", [10] = "Head", [11] = "Streams", [12] = "Map", [13] = "Status",
-  [14] = "Verify", [15] = "SetMap", [16] = "Hot",
+  [14] = "Verify", [15] = "SetMap", [16] = "Hot", [32] = "ColdReserve", [33] = "ColdWrite", [34] = "ColdSeal",
+  [35] = "ColdFree", [36] = "ColdGet", [37] = "ColdScan", [38] = "ColdList", [39] = "ColdIndex",
 }
 local outcomes = {
-  [1] = "Ok", [2] = "NotFound", [3] = "NotModified", [6] = "VersionMismatch", [7] = "Busy", [8] = "NotCurrent",
+  [1] = "Ok", [2] = "NotFound", [3] = "NotModified", [5] = "Moved", [6] = "VersionMismatch", [7] = "Busy", [8] = "NotCurrent",
   [9] = "WrongGroup", [10] = "TooLarge", [11] = "BadRequest", [12] = "Unauthorized", [13] = "Corrupt",
   [14] = "UnknownOutcome", [15] = "Timeout",
 }
@@ -40,7 +41,7 @@ local reasons = {
   [7] = "Time", [8] = "Range", [9] = "Count", [10] = "Kind", [11] = "ValueBytes", [12] = "Version",
   [13] = "BodyChecksum", [14] = "ProtocolVersion", [15] = "HelloFirst", [16] = "HelloAgain", [17] = "NotARequest",
   [18] = "RequestId", [19] = "Tablet", [20] = "Cluster", [21] = "HelloLimits", [22] = "Method", [23] = "HeaderFlags",
-  [24] = "Map",
+  [24] = "Map", [25] = "Disk", [26] = "Place",
 }
 local methods = { [0] = "none", [1] = "token" }
 local kinds = { [1] = "put", [2] = "delete" }
@@ -90,6 +91,27 @@ field("uint8", "kind", "Kind", base.DEC, kinds)
 field("uint64", "time", "Time (µs)")
 field("uint64", "expiry", "Expiry (µs)")
 field("uint64", "from", "From (µs)")
+field("uint16", "cold_disk", "Disk")
+field("uint32", "cold_bucket", "Bucket")
+field("uint64", "cold_window_from", "Window from (µs)")
+field("uint32", "cold_window_days", "Window days")
+field("uint32", "cold_window_generation", "Window generation")
+field("uint16", "cold_tablet_group", "Tablet group")
+field("uint32", "cold_file", "File")
+field("uint32", "cold_file_generation", "File generation")
+field("uint32", "cold_offset", "Offset")
+field("uint32", "cold_content_bytes", "Content bytes")
+field("uint32", "cold_number", "Number")
+field("uint32", "cold_section_count", "Sections")
+field("uint32", "cold_block_offset", "Block offset")
+field("uint32", "cold_block_bytes", "Block bytes")
+field("uint8", "cold_state", "State")
+field("uint32", "cold_record_count", "Records")
+field("uint32", "cold_data_bytes", "Data bytes")
+field("uint32", "cold_index_bytes", "Index bytes")
+field("bytes", "cold_checksum128", "Checksum")
+field("bytes", "cold_digest", "Digest")
+field("bytes", "cold_content", "Content")
 field("uint64", "to", "To (µs)")
 field("uint64", "if_newer", "If newer than version")
 field("uint64", "expected", "Expected version")
@@ -467,6 +489,94 @@ requests[16] = requests[13]
 
 requests[15] = cluster_map
 
+-- Cold disks: net/COLD.md ---------------------------------------------------------------------------------------------
+
+local function window(c, tree)
+  c:number(tree, "group", 2)
+  local disk = c:number(tree, "cold_disk", 2)
+  local bucket = c:number(tree, "cold_bucket", 4)
+  c:number(tree, "cold_window_from", 8)
+  c:number(tree, "cold_window_days", 4)
+  c:number(tree, "cold_window_generation", 4)
+  return string.format(" disk %d, bucket %d", disk, bucket)
+end
+
+local function cold_place(c, tree)
+  local text = window(c, tree)
+  c:number(tree, "cold_tablet_group", 2)
+  c:reserved(tree, 2)
+  local file = c:number(tree, "cold_file", 4)
+  c:number(tree, "cold_file_generation", 4)
+  local offset = c:number(tree, "cold_offset", 4)
+  c:number(tree, "cold_content_bytes", 4)
+  c:number(tree, "cold_number", 4)
+  c:number(tree, "cold_section_count", 4)
+  return string.format("%s, file %d at %d", text, file, offset)
+end
+
+local function cold_block(c, tree)
+  local text = window(c, tree)
+  local file = c:number(tree, "cold_file", 4)
+  c:number(tree, "cold_file_generation", 4)
+  local offset = c:number(tree, "cold_offset", 4)
+  local block = c:number(tree, "cold_block_offset", 4)
+  c:number(tree, "cold_block_bytes", 4)
+  c:reserved(tree, 4)
+  return string.format("%s, file %d at %d+%d", text, file, offset, block)
+end
+
+requests[32] = function(c, tree)
+  c:number(tree, "op_flags", 1)
+  c:reserved(tree, 3)
+  return cold_place(c, tree)
+end
+
+requests[33] = function(c, tree)
+  local at = c:number(tree, "at", 4)
+  c:reserved(tree, 4)
+  local text = cold_place(c, tree)
+  local count = c:left()
+  c:bytes(tree, "cold_content", count)
+  return string.format("%s, %d bytes at %d", text, count, at)
+end
+
+requests[34] = function(c, tree)
+  c:bytes(tree, "cold_checksum128", 16)
+  return cold_place(c, tree)
+end
+
+requests[35] = cold_place
+
+requests[36] = function(c, tree)
+  local stream_bytes = opening(c, tree)
+  c:reserved(tree, 5)
+  local time = c:time(tree, "time")
+  local text = cold_block(c, tree)
+  return text .. key(c:stream(tree, "stream", stream_bytes), time)
+end
+
+requests[37] = function(c, tree)
+  local stream_bytes = opening(c, tree, 2)
+  c:number(tree, "record_limit", 4)
+  c:time(tree, "from")
+  c:time(tree, "to")
+  c:number(tree, "byte_limit", 4)
+  c:reserved(tree, 4)
+  local text = cold_block(c, tree)
+  return text .. " " .. tostring(c:stream(tree, "stream", stream_bytes))
+end
+
+requests[38] = function(c, tree)
+  c:number(tree, "group", 2)
+  local disk = c:number(tree, "cold_disk", 2)
+  local file = c:number(tree, "cold_file", 4)
+  c:number(tree, "cold_offset", 4)
+  c:number(tree, "record_limit", 4)
+  return string.format(" disk %d from file %d", disk, file)
+end
+
+requests[39] = cold_block
+
 -- Replies -----------------------------------------------------------------------------------------------------------
 
 local oks = {}
@@ -566,6 +676,57 @@ oks[16] = oks[13]
 
 oks[15] = oks[12]
 
+local cold_states = { [1] = "new", [2] = "reserved", [3] = "sealed", [4] = "taken" }
+
+oks[32] = function(c, tree)
+  local state = c:number(tree, "cold_state", 1)
+  c:reserved(tree, 3)
+  return " " .. (cold_states[state] or state) .. cold_place(c, tree)
+end
+
+oks[33] = function() return "" end
+
+oks[34] = function(c, tree)
+  c:bytes(tree, "cold_checksum128", 16)
+  return ""
+end
+
+oks[35] = function(c, tree)
+  local count = c:number(tree, "count", 4)
+  c:reserved(tree, 4)
+  return " " .. count .. " sections"
+end
+
+oks[36] = oks[3]
+
+oks[37] = oks[9]
+
+oks[38] = function(c, tree)
+  local count = c:number(tree, "count", 4)
+  c:number(tree, "more", 1)
+  c:reserved(tree, 3)
+  c:number(tree, "cold_file", 4)
+  c:number(tree, "cold_offset", 4)
+  for index = 0, count - 1 do
+    local branch, finish = c:branch(tree, "Place " .. index)
+    c:number(branch, "cold_state", 1)
+    c:reserved(branch, 3)
+    branch:append_text(cold_place(c, branch))
+    finish()
+  end
+  return " " .. count .. " places"
+end
+
+oks[39] = function(c, tree)
+  local records = c:number(tree, "cold_record_count", 4)
+  c:number(tree, "cold_data_bytes", 4)
+  local index_bytes = c:number(tree, "cold_index_bytes", 4)
+  c:number(tree, "cold_number", 4)
+  c:bytes(tree, "cold_digest", 16)
+  c:bytes(tree, "cold_content", index_bytes)
+  return string.format(" %d records, index of %d bytes", records, index_bytes)
+end
+
 -- The body of a reply, also one inside a MultiGet; gives text for the info column.
 reply_body = function(c, tree, operation)
   local outcome = c:number(tree, "outcome", 1)
@@ -591,7 +752,7 @@ reply_body = function(c, tree, operation)
   end
   c:reserved(tree, 2)
   local details = { Busy = "hint_ms", WrongGroup = "epoch", BadRequest = "at" }
-  if name == "Ok" and operation == 3 then details.Ok = "value_bytes" end
+  if name == "Ok" and (operation == 3 or operation == 36) then details.Ok = "value_bytes" end
   local detail, item = c:number(tree, details[name] or "detail", 4)
   if not details[name] and detail ~= 0 then wrong(tree, nil, "detail") end
   c:time(tree, "log_time")

@@ -9,6 +9,7 @@ use super::{
     CODE_KNOWN, CODE_REPEATED, CODE_TOO_OLD, batch, get, head, hello, mismatch, multi_get, multi_get_item,
 };
 use super::{record, records, stream, streams, written};
+use crate::cold::ColdAnswer;
 use crate::field::{Field, Read};
 use crate::operation::Operation;
 use crate::outcome::{Limit, Outcome, OutcomeCode, Why};
@@ -59,6 +60,8 @@ pub enum Answer<'a> {
     Map(&'a [u8]),
     /// Status, Verify and Hot: JSON text.
     Status(&'a str),
+    /// An operation about a cold disk; its records are [`Answer::Record`] and [`Answer::Records`].
+    Cold(ColdAnswer<'a>),
 }
 
 /// A write that was applied.
@@ -107,19 +110,19 @@ pub struct ReplyError {
 
 /// What is left of a reply's body.
 #[derive(Debug, Clone, Copy)]
-struct Rest<'a> {
-    operation: Operation,
-    bytes: &'a [u8],
+pub(crate) struct Rest<'a> {
+    pub(crate) operation: Operation,
+    pub(crate) bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Rest<'a> {
-    fn wrong(&self, field: Field) -> ReplyError {
+    pub(crate) fn wrong(&self, field: Field) -> ReplyError {
         ReplyError { operation: self.operation, field: field.name, at: (self.at + field.offset) as u32 }
     }
 
     #[inline]
-    fn head<const N: usize>(&self) -> Result<&'a [u8; N], ReplyError> {
+    pub(crate) fn head<const N: usize>(&self) -> Result<&'a [u8; N], ReplyError> {
         self.bytes.first_chunk::<N>().ok_or(self.short())
     }
 
@@ -128,7 +131,7 @@ impl<'a> Rest<'a> {
     }
 
     #[inline]
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], ReplyError> {
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<&'a [u8], ReplyError> {
         let taken = self.bytes.get(..bytes).ok_or(self.short())?;
         self.bytes = &self.bytes[bytes..];
         self.at += bytes;
@@ -140,7 +143,7 @@ impl<'a> Rest<'a> {
         std::mem::take(&mut self.bytes)
     }
 
-    fn reserved<const N: usize>(&self, fixed: &[u8; N], field: Field) -> Result<(), ReplyError> {
+    pub(crate) fn reserved<const N: usize>(&self, fixed: &[u8; N], field: Field) -> Result<(), ReplyError> {
         if fixed.is_zero(field) { Ok(()) } else { Err(self.wrong(field)) }
     }
 }
@@ -148,7 +151,8 @@ impl<'a> Rest<'a> {
 /// Which outcomes an operation can have besides those that every operation can.
 fn outcome_fits(operation: Operation, outcome: OutcomeCode) -> bool {
     match outcome {
-        OutcomeCode::NotFound => operation == Operation::Get,
+        OutcomeCode::NotFound => matches!(operation, Operation::Get | Operation::ColdGet),
+        OutcomeCode::Moved => operation.is_of_cold(),
         OutcomeCode::NotModified => matches!(operation, Operation::Get | Operation::Map),
         OutcomeCode::VersionMismatch => operation == Operation::CompareAndSet,
         OutcomeCode::UnknownOutcome => operation.is_write(),
@@ -198,6 +202,7 @@ fn decode_head(rest: &mut Rest<'_>, operation: Operation) -> Result<(LogTime, He
         }
         OutcomeCode::NotFound => Outcome::NotFound,
         OutcomeCode::NotModified => Outcome::NotModified,
+        OutcomeCode::Moved => Outcome::Moved,
         OutcomeCode::NotCurrent => Outcome::NotCurrent,
         OutcomeCode::Unauthorized => Outcome::Unauthorized,
         OutcomeCode::Corrupt => Outcome::Corrupt,
@@ -232,7 +237,7 @@ impl<'a> Reply<'a> {
                 if code & !(u8::from(repeats) * CODE_REPEATED) != 0 {
                     return Err(whole.wrong(head::CODE));
                 }
-                if detail != 0 && operation != Operation::Get {
+                if detail != 0 && !matches!(operation, Operation::Get | Operation::ColdGet) {
                     return Err(whole.wrong(head::DETAIL));
                 }
                 decode_ok(&mut rest, operation, code == CODE_REPEATED, detail)?
@@ -251,7 +256,7 @@ fn decode_ok<'a>(
     Ok(match operation {
         Operation::Hello => Answer::Hello(decode_hello(rest)?),
         Operation::Ping => Answer::Echo(rest.all()),
-        Operation::Get => {
+        Operation::Get | Operation::ColdGet => {
             let (version, expiry, value) = decode_record(rest, detail)?;
             Answer::Record { version, expiry, value }
         }
@@ -277,15 +282,16 @@ fn decode_ok<'a>(
             rest.take(batch::BYTES)?;
             Answer::BatchWritten { first: Written { version, repeated }, count }
         }
-        Operation::Scan | Operation::Head => Answer::Records(decode_records(rest)?),
+        Operation::Scan | Operation::Head | Operation::ColdScan => Answer::Records(decode_records(rest)?),
         Operation::Streams => Answer::Streams(decode_streams(rest)?),
         Operation::Map | Operation::SetMap => Answer::Map(rest.all()),
-        Operation::PeerHello | Operation::PeerBatch => return Err(rest.short()),
         Operation::Status | Operation::Verify | Operation::Hot => {
             let at = *rest;
             let text = std::str::from_utf8(rest.all());
             Answer::Status(text.map_err(|_| ReplyError { operation, field: "text", at: at.at as u32 })?)
         }
+        operation if operation.is_of_cold() => Answer::Cold(crate::cold::decode_answer(rest)?),
+        _ => return Err(rest.short()),
     })
 }
 

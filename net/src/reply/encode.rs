@@ -82,6 +82,11 @@ fn head_bytes(outcome: OutcomeCode, code: u8, detail: u32, log_time: LogTime) ->
         .set(head::LOG_TIME, log_time.0.to_le_bytes())
 }
 
+/// The head of an Ok without code and detail.
+pub(crate) fn encode_ok_head(out: &mut impl Sink, log_time: LogTime) {
+    out.put(&head_bytes(OutcomeCode::Ok, 0, 0, log_time));
+}
+
 #[inline]
 fn put_get_ok(out: &mut impl Sink, log_time: LogTime, version: Version, expiry: u64, value: &[u8]) {
     out.put(&head_bytes(OutcomeCode::Ok, 0, value.len() as u32, log_time));
@@ -103,6 +108,7 @@ pub(super) fn code_and_detail(outcome: &Outcome) -> (u8, u32) {
         Outcome::NotFound
         | Outcome::NotModified
         | Outcome::NotCurrent
+        | Outcome::Moved
         | Outcome::Unauthorized
         | Outcome::Corrupt
         | Outcome::UnknownOutcome

@@ -140,6 +140,7 @@ impl Store {
         let mut out = self.scratch.borrow_mut();
         let bytes = match request {
             Request::Hello(_) => unreachable!("the session answers it"),
+            Request::Cold(_) => unreachable!("this is no node with cold disks"),
             Request::Ping(echo) => encode_echo(&mut out, echo),
             Request::Get(get) => self.get(get, &mut out),
             Request::MultiGet(many) => {

@@ -133,6 +133,7 @@ pub(crate) fn request(request: &Request<'_>) -> Value {
             json!({ "map": ClusterMap::decode(bytes).map(|map| cluster_map(&map)).ok() })
         }
         Request::Status | Request::Verify | Request::Hot => json!({}),
+        Request::Cold(_) => unreachable!("their vectors are in cold.json"),
     }
 }
 
@@ -217,6 +218,7 @@ pub(crate) fn reply(reply: &Reply<'_>) -> Value {
         }
         Answer::Map(bytes) => json!({ "map": ClusterMap::decode(bytes).map(|map| cluster_map(&map)).ok() }),
         Answer::Status(text) => json!({ "text": text }),
+        Answer::Cold(_) => unreachable!("their vectors are in cold.json"),
     };
     extend(&mut said, result);
     said

@@ -16,7 +16,7 @@ import unittest
 from typing import Any, Dict, Iterator, List, Tuple
 
 from here import REPOSITORY  # first: it makes the package importable
-from thermocline.codes import Limit, Operation, Outcome, Why
+from thermocline.codes import ColdOperation, Limit, Operation, Outcome, Why
 
 DISSECTOR = os.path.join(REPOSITORY, "tools", "wireshark", "thermocline.lua")
 TSHARK = shutil.which("tshark")
@@ -208,6 +208,28 @@ class Dissector(unittest.TestCase):
         self.assertIn("Put #65536 reply: Busy (Journal), again in 5 ms", text)
         self.assertIn("Scan #65536 reply: Ok 2 records, more follow", text)
 
+    def test_frames_of_cold_disks_are_shown_whole_and_cut_ones_marked(self):
+        with open(os.path.join(REPOSITORY, "net", "golden", "cold.json"), encoding="utf-8") as golden:
+            cold = json.load(golden)
+        packets: List[Packet] = []
+        whole = 0
+        for requested, vectors in ((True, cold["requests"]), (False, cold["replies"])):
+            for vector in vectors:
+                frame = bytes.fromhex(vector["frame"])
+                packets.append((20_000 + len(packets), requested, 1, frame))
+                whole += 1
+        for requested, vectors in ((True, cold["requests"]), (False, cold["replies"])):
+            for vector in vectors:
+                frame = bytes.fromhex(vector["frame"])
+                if vector["operation"] == "ColdWrite" and requested:
+                    continue
+                packets.append((20_000 + len(packets), requested, 1, reframe(frame, frame[32:-1])))
+        write_capture(self.path, packets)
+        found = fields(self.path, "thermocline.wrong")
+        self.assertEqual(len(found), len(packets))
+        self.assertEqual([cells for cells in found[:whole] if cells[0]], [])
+        self.assertEqual([number for number, cells in enumerate(found[whole:]) if not cells[0]], [])
+
     def test_cuts_and_changes_never_raise_a_lua_error(self):
         packets: List[Packet] = []
         for vector in GOLDEN["vectors"]:
@@ -240,7 +262,7 @@ class Tables(unittest.TestCase):
         with open(DISSECTOR, encoding="utf-8") as dissector:
             text = dissector.read()
         for table, names in (
-            ("operations", Operation),
+            ("operations", [*Operation, *ColdOperation]),
             ("outcomes", Outcome),
             ("limits", Limit),
             ("reasons", Why),

@@ -53,15 +53,29 @@ class Operation(IntEnum):
     Hot = 16
 
 
+class ColdOperation(IntEnum):
+    """What is asked of a node with cold disks: net/COLD.md. This client does not ask it yet."""
+
+    ColdReserve = 32
+    ColdWrite = 33
+    ColdSeal = 34
+    ColdFree = 35
+    ColdGet = 36
+    ColdScan = 37
+    ColdList = 38
+    ColdIndex = 39
+
+
 WRITES = frozenset({Operation.Put, Operation.Delete, Operation.CompareAndSet, Operation.Batch})
 
 
 class Outcome(IntEnum):
-    """How a request ended. 4 and 5 are kept for the cold tier."""
+    """How a request ended. 4 is kept for the cold tier."""
 
     Ok = 1
     NotFound = 2
     NotModified = 3
+    Moved = 5
     VersionMismatch = 6
     Busy = 7
     NotCurrent = 8
@@ -123,6 +137,8 @@ class Why(IntEnum):
     Method = 22
     HeaderFlags = 23
     Map = 24
+    Disk = 25
+    Place = 26
 
 
 class Method(IntEnum):

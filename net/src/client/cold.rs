@@ -1,0 +1,92 @@
+//! A node with cold disks, by its address: one request, one answer. Which copy to ask, and which one next, is the caller's to say.
+//!
+//! Must never send a request again by itself: all of them may be asked again, and who asks knows which other copy is better. Invariant:
+//! a call ends within its deadline.
+
+use super::connection::{CallEnd, CallError};
+use super::error::ClientError;
+use super::link::Link;
+use super::{ClientConfig, hello};
+use crate::cold::ColdRequest;
+use crate::reply::{Answer, Reply};
+use crate::request::Request;
+use ioengine::Io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A way to one node with cold disks. Never leaves its core.
+pub struct ColdNode {
+    io: Io,
+    address: SocketAddr,
+    link: Rc<Link>,
+    deadline: Duration,
+}
+
+/// An answer that the session has checked.
+pub struct ColdReply {
+    request: crate::Operation,
+    body: Vec<u8>,
+}
+
+impl ColdReply {
+    /// What it says.
+    #[must_use]
+    pub fn answer(&self) -> Answer<'_> {
+        Reply::decode(self.request, &self.body).expect("the session has decoded it before").answer
+    }
+}
+
+impl ColdNode {
+    /// A way to the node at `address`; nothing is sent yet. Of the config its cluster, deadline, patience and limits count.
+    #[must_use]
+    pub fn new(io: &Io, address: SocketAddr, config: &ClientConfig) -> ColdNode {
+        let link = Link::new(io, address, hello(config, 0), config.patience);
+        ColdNode { io: io.clone(), address, link, deadline: config.deadline }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ask once.
+    ///
+    /// # Errors
+    /// [`ClientError`] when there is no answer in time: what was asked may be done or not.
+    pub async fn ask(&self, request: &ColdRequest<'_>) -> Result<ColdReply, ClientError> {
+        self.request(&Request::Cold(*request)).await
+    }
+
+    /// The node's counters, as JSON.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status(&self) -> Result<ColdReply, ClientError> {
+        self.request(&Request::Status).await
+    }
+
+    async fn request(&self, request: &Request<'_>) -> Result<ColdReply, ClientError> {
+        let operation = request.operation();
+        let until = self.io.now().after(self.deadline);
+        let overdue = |cause| ClientError::Timeout {
+            operation,
+            after: self.deadline,
+            cause: Option::map(cause, Box::new),
+        };
+        let connection = match self.link.connection(until).await {
+            Some(Ok(connection)) => connection,
+            Some(Err(error)) => return Err(error),
+            None => return Err(overdue(None)),
+        };
+        match connection.call(request, 0, until).await {
+            Ok(answered) => Ok(ColdReply { request: operation, body: answered.body.to_vec() }),
+            Err(CallError { error: CallEnd::Lost(error), .. }) => Err(overdue(Some(error))),
+            Err(CallError { error: CallEnd::Late, .. }) => Err(overdue(None)),
+            Err(CallError { error: CallEnd::TooLarge, .. }) => Err(ClientError::Input {
+                what: "the request is larger than the node takes in a frame".into(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,831 @@
+//! What is said to a node with cold disks: reserve, write, seal, free, get, scan, list, index. COLD.md is the document.
+//!
+//! Owns the bodies of these requests and of their replies. Must never allocate or copy while decoding, nor believe a count or a length
+//! before the bytes are there. Invariant: a request that decodes names a place that can be; whether it is here is the node's to say.
+
+use layout::cold_kept::KeptFor;
+use layout::key::Key;
+use layout::units::{BLOCK_BYTES, BucketIndex, LogTime, Space};
+
+use crate::field::{Read, Sink, SliceSink, Table, Write, wire_table};
+use crate::operation::Operation;
+use crate::outcome::Why;
+use crate::reply::{ReplyError, Rest, encode_ok_head, reply_bytes_payload};
+use crate::request::{Body, RequestError, key as key_of, stream_bytes};
+
+wire_table! {
+    place = "cold place", 52;
+    GROUP = "group", 0, 2;
+    DISK = "disk", 2, 2;
+    BUCKET = "bucket", 4, 4;
+    WINDOW_FROM = "window_from", 8, 8;
+    WINDOW_DAYS = "window_days", 16, 4;
+    WINDOW_GENERATION = "window_generation", 20, 4;
+    TABLET_GROUP = "tablet_group", 24, 2;
+    RESERVED = "reserved", 26, 2;
+    FILE = "file", 28, 4;
+    FILE_GENERATION = "file_generation", 32, 4;
+    OFFSET = "offset", 36, 4;
+    CONTENT_BYTES = "content_bytes", 40, 4;
+    NUMBER = "number", 44, 4;
+    SECTION_COUNT = "section_count", 48, 4;
+}
+wire_table! {
+    block = "cold block", 48;
+    GROUP = "group", 0, 2;
+    DISK = "disk", 2, 2;
+    BUCKET = "bucket", 4, 4;
+    WINDOW_FROM = "window_from", 8, 8;
+    WINDOW_DAYS = "window_days", 16, 4;
+    WINDOW_GENERATION = "window_generation", 20, 4;
+    FILE = "file", 24, 4;
+    FILE_GENERATION = "file_generation", 28, 4;
+    OFFSET = "offset", 32, 4;
+    BLOCK_OFFSET = "block_offset", 36, 4;
+    BLOCK_BYTES = "block_bytes", 40, 4;
+    RESERVED = "reserved", 44, 4;
+}
+wire_table! {
+    reserve = "ColdReserve", 4;
+    FLAGS = "flags", 0, 1;
+    RESERVED = "reserved", 1, 3;
+}
+wire_table! {
+    write = "ColdWrite", 8;
+    AT = "at", 0, 4;
+    RESERVED = "reserved", 4, 4;
+}
+wire_table! {
+    seal = "ColdSeal", 16;
+    CHECKSUM = "checksum", 0, 16;
+}
+wire_table! {
+    get = "ColdGet", 16;
+    SPACE = "space", 0, 2;
+    STREAM_BYTES = "stream_bytes", 2, 1;
+    RESERVED = "reserved", 3, 5;
+    TIME = "time", 8, 8;
+}
+wire_table! {
+    scan = "ColdScan", 32;
+    SPACE = "space", 0, 2;
+    STREAM_BYTES = "stream_bytes", 2, 1;
+    FLAGS = "flags", 3, 1;
+    RECORD_LIMIT = "record_limit", 4, 4;
+    FROM = "from", 8, 8;
+    TO = "to", 16, 8;
+    BYTE_LIMIT = "byte_limit", 24, 4;
+    RESERVED = "reserved", 28, 4;
+}
+wire_table! {
+    list = "ColdList", 16;
+    GROUP = "group", 0, 2;
+    DISK = "disk", 2, 2;
+    FILE = "file", 4, 4;
+    OFFSET = "offset", 8, 4;
+    LIMIT = "limit", 12, 4;
+}
+wire_table! {
+    reserved = "ColdReserve reply", 4;
+    STATE = "state", 0, 1;
+    RESERVED = "reserved", 1, 3;
+}
+wire_table! {
+    freed = "ColdFree reply", 8;
+    COUNT = "count", 0, 4;
+    RESERVED = "reserved", 4, 4;
+}
+wire_table! {
+    listed = "ColdList reply", 16;
+    COUNT = "count", 0, 4;
+    MORE = "more", 4, 1;
+    RESERVED = "reserved", 5, 3;
+    FILE = "file", 8, 4;
+    OFFSET = "offset", 12, 4;
+}
+wire_table! {
+    item = "ColdList item", 4;
+    STATE = "state", 0, 1;
+    RESERVED = "reserved", 1, 3;
+}
+wire_table! {
+    index = "ColdIndex reply", 32;
+    RECORD_COUNT = "record_count", 0, 4;
+    DATA_BYTES = "data_bytes", 4, 4;
+    INDEX_BYTES = "index_bytes", 8, 4;
+    NUMBER = "number", 12, 4;
+    DIGEST = "digest", 16, 16;
+}
+
+/// The tables of this file for the test that reads the document.
+pub(crate) fn tables() -> [&'static Table; 13] {
+    [
+        &place::TABLE,
+        &block::TABLE,
+        &reserve::TABLE,
+        &write::TABLE,
+        &seal::TABLE,
+        &get::TABLE,
+        &scan::TABLE,
+        &list::TABLE,
+        &reserved::TABLE,
+        &freed::TABLE,
+        &listed::TABLE,
+        &item::TABLE,
+        &index::TABLE,
+    ]
+}
+
+/// ColdReserve: this place and no other.
+const FLAG_EXACTLY: u8 = 1 << 0;
+/// ColdScan: newest first.
+const FLAG_BACKWARD: u8 = 1 << 1;
+/// Most bytes of the blocks of a ColdScan, and of the block of a ColdGet: what one read of a disk is for.
+pub const COLD_READ_BYTES_MAX: u32 = 2 << 20;
+/// Most places of a ColdList reply.
+pub const COLD_LIST_COUNT_MAX: u32 = 4_096;
+
+/// Sections of one sealed window, and where they stand: the same on the three machines of a cold group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ColdPlace {
+    /// Cold group.
+    pub group: u16,
+    /// Number of the disk in the group.
+    pub disk: u16,
+    /// Whose they are.
+    pub whom: KeptFor,
+    /// File of the disk.
+    pub file: u32,
+    /// Generation of that file, from 1; 0 where no place is named.
+    pub file_generation: u32,
+    /// Byte of the file where they begin, a multiple of 4096 (of a listed section: any).
+    pub offset: u32,
+    /// Their bytes, before padding.
+    pub content_bytes: u32,
+    /// Number of the first one in the file.
+    pub number: u32,
+    /// Sections, at least one.
+    pub section_count: u32,
+}
+
+impl ColdPlace {
+    /// Is a place named, or only what wants one?
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.file_generation > 0
+    }
+
+    fn read(fixed: &[u8; place::BYTES]) -> Option<ColdPlace> {
+        Some(ColdPlace {
+            group: fixed.u16(place::GROUP),
+            disk: fixed.u16(place::DISK),
+            whom: KeptFor {
+                tablet_group: fixed.u16(place::TABLET_GROUP),
+                bucket: BucketIndex::new(fixed.u32(place::BUCKET))?,
+                window_from: fixed.u64(place::WINDOW_FROM),
+                window_days: fixed.u32(place::WINDOW_DAYS),
+                window_generation: fixed.u32(place::WINDOW_GENERATION),
+            },
+            file: fixed.u32(place::FILE),
+            file_generation: fixed.u32(place::FILE_GENERATION),
+            offset: fixed.u32(place::OFFSET),
+            content_bytes: fixed.u32(place::CONTENT_BYTES),
+            number: fixed.u32(place::NUMBER),
+            section_count: fixed.u32(place::SECTION_COUNT),
+        })
+    }
+
+    fn bytes(&self) -> [u8; place::BYTES] {
+        [0; place::BYTES]
+            .set(place::GROUP, self.group.to_le_bytes())
+            .set(place::DISK, self.disk.to_le_bytes())
+            .set(place::BUCKET, self.whom.bucket.get().to_le_bytes())
+            .set(place::WINDOW_FROM, self.whom.window_from.to_le_bytes())
+            .set(place::WINDOW_DAYS, self.whom.window_days.to_le_bytes())
+            .set(place::WINDOW_GENERATION, self.whom.window_generation.to_le_bytes())
+            .set(place::TABLET_GROUP, self.whom.tablet_group.to_le_bytes())
+            .set(place::FILE, self.file.to_le_bytes())
+            .set(place::FILE_GENERATION, self.file_generation.to_le_bytes())
+            .set(place::OFFSET, self.offset.to_le_bytes())
+            .set(place::CONTENT_BYTES, self.content_bytes.to_le_bytes())
+            .set(place::NUMBER, self.number.to_le_bytes())
+            .set(place::SECTION_COUNT, self.section_count.to_le_bytes())
+    }
+
+    fn decode(body: &mut Body<'_>, must_be_named: bool) -> Result<ColdPlace, RequestError> {
+        let fixed = body.head::<{ place::BYTES }>()?;
+        if !fixed.is_zero(place::RESERVED) {
+            return Err(body.bad(Why::Reserved, place::RESERVED.offset));
+        }
+        let wrong = |field: crate::field::Field| Err(body.bad(Why::Place, field.offset));
+        let Some(found) = ColdPlace::read(fixed) else { return wrong(place::BUCKET) };
+        let ColdPlace { file, offset, content_bytes, number, section_count, .. } = found;
+        if content_bytes == 0 || content_bytes > 1 << 30 {
+            return wrong(place::CONTENT_BYTES);
+        }
+        if section_count == 0 || section_count > layout::cold_file::FILE_SECTION_COUNT_MAX {
+            return wrong(place::SECTION_COUNT);
+        }
+        if must_be_named != found.is_named() || (!must_be_named && (file, offset, number) != (0, 0, 0)) {
+            return wrong(place::FILE_GENERATION);
+        }
+        if offset > 1 << 30 {
+            return wrong(place::OFFSET);
+        }
+        if number > layout::cold_file::FILE_SECTION_COUNT_MAX {
+            return wrong(place::NUMBER);
+        }
+        body.skip(place::BYTES);
+        Ok(found)
+    }
+}
+
+/// Blocks of a section, back to back, as the store's link and index name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColdBlocks {
+    /// Cold group.
+    pub group: u16,
+    /// Number of the disk in the group.
+    pub disk: u16,
+    /// Whose records they are.
+    pub bucket: BucketIndex,
+    /// First time of the window, microseconds.
+    pub window_from: u64,
+    /// Length of the window, days.
+    pub window_days: u32,
+    /// How often the window was sealed.
+    pub window_generation: u32,
+    /// File of the disk.
+    pub file: u32,
+    /// Generation of that file, from 1.
+    pub file_generation: u32,
+    /// Byte of the file where the section begins.
+    pub offset: u32,
+    /// Where the first block begins among the section's data, bytes.
+    pub block_offset: u32,
+    /// Bytes of the blocks, as stored; 0 in ColdIndex.
+    pub block_bytes: u32,
+}
+
+impl ColdBlocks {
+    fn decode(body: &mut Body<'_>, has_blocks: bool) -> Result<ColdBlocks, RequestError> {
+        let fixed = body.head::<{ block::BYTES }>()?;
+        if !fixed.is_zero(block::RESERVED) {
+            return Err(body.bad(Why::Reserved, block::RESERVED.offset));
+        }
+        let wrong = |field: crate::field::Field| Err(body.bad(Why::Place, field.offset));
+        let Some(bucket) = BucketIndex::new(fixed.u32(block::BUCKET)) else { return wrong(block::BUCKET) };
+        let found = ColdBlocks {
+            group: fixed.u16(block::GROUP),
+            disk: fixed.u16(block::DISK),
+            bucket,
+            window_from: fixed.u64(block::WINDOW_FROM),
+            window_days: fixed.u32(block::WINDOW_DAYS),
+            window_generation: fixed.u32(block::WINDOW_GENERATION),
+            file: fixed.u32(block::FILE),
+            file_generation: fixed.u32(block::FILE_GENERATION),
+            offset: fixed.u32(block::OFFSET),
+            block_offset: fixed.u32(block::BLOCK_OFFSET),
+            block_bytes: fixed.u32(block::BLOCK_BYTES),
+        };
+        if found.file_generation == 0 {
+            return wrong(block::FILE_GENERATION);
+        }
+        if found.offset > 1 << 30 {
+            return wrong(block::OFFSET);
+        }
+        if found.block_offset > 1 << 30 || (!has_blocks && found.block_offset > 0) {
+            return wrong(block::BLOCK_OFFSET);
+        }
+        if found.block_bytes > COLD_READ_BYTES_MAX || has_blocks != (found.block_bytes > 0) {
+            return wrong(block::BLOCK_BYTES);
+        }
+        body.skip(block::BYTES);
+        Ok(found)
+    }
+
+    fn bytes(&self) -> [u8; block::BYTES] {
+        [0; block::BYTES]
+            .set(block::GROUP, self.group.to_le_bytes())
+            .set(block::DISK, self.disk.to_le_bytes())
+            .set(block::BUCKET, self.bucket.get().to_le_bytes())
+            .set(block::WINDOW_FROM, self.window_from.to_le_bytes())
+            .set(block::WINDOW_DAYS, self.window_days.to_le_bytes())
+            .set(block::WINDOW_GENERATION, self.window_generation.to_le_bytes())
+            .set(block::FILE, self.file.to_le_bytes())
+            .set(block::FILE_GENERATION, self.file_generation.to_le_bytes())
+            .set(block::OFFSET, self.offset.to_le_bytes())
+            .set(block::BLOCK_OFFSET, self.block_offset.to_le_bytes())
+            .set(block::BLOCK_BYTES, self.block_bytes.to_le_bytes())
+    }
+}
+
+/// A range of a stream's times within blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColdScan<'a> {
+    /// Where to look.
+    pub blocks: ColdBlocks,
+    /// Space of the stream.
+    pub space: Space,
+    /// The stream.
+    pub stream: &'a [u8],
+    /// First time, included.
+    pub from: u64,
+    /// Last time, included.
+    pub to: u64,
+    /// Newest first.
+    pub backward: bool,
+    /// At most this many records; 0 = as the node likes.
+    pub record_limit: u32,
+    /// At most this many bytes of reply, but at least one record; 0 = as the node likes.
+    pub byte_limit: u32,
+}
+
+/// A request to a node with cold disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColdRequest<'a> {
+    /// Keep a place.
+    Reserve {
+        /// For whom and how much; the place itself with `exactly`.
+        place: ColdPlace,
+        /// This place and no other.
+        exactly: bool,
+    },
+    /// Write a piece.
+    Write {
+        /// Where to.
+        place: ColdPlace,
+        /// Bytes behind the beginning of the place, a multiple of 4096.
+        at: u32,
+        /// A multiple of 4096 bytes, but for the last piece.
+        bytes: &'a [u8],
+    },
+    /// Make it durable and read it back.
+    Seal {
+        /// What.
+        place: ColdPlace,
+        /// xxh3-128 of what was written.
+        checksum: u128,
+    },
+    /// Give a place up.
+    Free {
+        /// What.
+        place: ColdPlace,
+    },
+    /// One record.
+    Get {
+        /// The block that has it, if there is such a record.
+        blocks: ColdBlocks,
+        /// Which one.
+        key: Key<'a>,
+    },
+    /// Records of a stream.
+    Scan(ColdScan<'a>),
+    /// What a disk keeps and holds.
+    List {
+        /// Cold group.
+        group: u16,
+        /// Disk.
+        disk: u16,
+        /// File to go on with; reservations come with file 0, offset 0.
+        file: u32,
+        /// Byte of the file to go on with.
+        offset: u32,
+        /// At most this many; 0 = as the node likes.
+        limit: u32,
+    },
+    /// The index of a section.
+    Index {
+        /// Which; without blocks.
+        section: ColdBlocks,
+    },
+}
+
+impl<'a> ColdRequest<'a> {
+    pub(crate) fn decode(operation: Operation, body: &mut Body<'a>) -> Result<ColdRequest<'a>, RequestError> {
+        let unknown = body.bad(Why::UnknownOperation, 0);
+        Ok(match operation {
+            Operation::ColdReserve => {
+                let fixed = body.head::<{ reserve::BYTES }>()?;
+                let flags = fixed.u8(reserve::FLAGS);
+                if flags & !FLAG_EXACTLY != 0 {
+                    return Err(body.bad(Why::Flags, reserve::FLAGS.offset));
+                }
+                if !fixed.is_zero(reserve::RESERVED) {
+                    return Err(body.bad(Why::Reserved, reserve::RESERVED.offset));
+                }
+                body.skip(reserve::BYTES);
+                let exactly = flags & FLAG_EXACTLY != 0;
+                ColdRequest::Reserve { place: ColdPlace::decode(body, exactly)?, exactly }
+            }
+            Operation::ColdWrite => {
+                let fixed = body.head::<{ write::BYTES }>()?;
+                if !fixed.is_zero(write::RESERVED) {
+                    return Err(body.bad(Why::Reserved, write::RESERVED.offset));
+                }
+                let at = fixed.u32(write::AT);
+                let wrong_at = body.bad(Why::Place, write::AT.offset);
+                body.skip(write::BYTES);
+                let place = ColdPlace::decode(body, true)?;
+                let bytes = body.rest();
+                let end = u64::from(at) + bytes.len() as u64;
+                let content = u64::from(place.content_bytes);
+                let is_whole = bytes.len().is_multiple_of(BLOCK_BYTES) || end == content;
+                if !at.is_multiple_of(BLOCK_BYTES as u32) || bytes.is_empty() || end > content || !is_whole {
+                    return Err(wrong_at);
+                }
+                body.skip(bytes.len());
+                ColdRequest::Write { place, at, bytes }
+            }
+            Operation::ColdSeal => {
+                let checksum = u128::from_le_bytes(body.head::<{ seal::BYTES }>()?.bytes(seal::CHECKSUM));
+                body.skip(seal::BYTES);
+                ColdRequest::Seal { place: ColdPlace::decode(body, true)?, checksum }
+            }
+            Operation::ColdFree => ColdRequest::Free { place: ColdPlace::decode(body, true)? },
+            Operation::ColdGet => {
+                let fixed = body.head::<{ get::BYTES }>()?;
+                if !fixed.is_zero(get::RESERVED) {
+                    return Err(body.bad(Why::Reserved, get::RESERVED.offset));
+                }
+                body.skip(get::BYTES);
+                let blocks = ColdBlocks::decode(body, true)?;
+                let before = get::BYTES + block::BYTES - get::STREAM_BYTES.offset;
+                let stream = body.stream(fixed.u8(get::STREAM_BYTES), before)?;
+                ColdRequest::Get { blocks, key: key_of(fixed.u16(get::SPACE), stream, fixed.u64(get::TIME)) }
+            }
+            Operation::ColdScan => {
+                let fixed = body.head::<{ scan::BYTES }>()?;
+                let flags = fixed.u8(scan::FLAGS);
+                if flags & !FLAG_BACKWARD != 0 {
+                    return Err(body.bad(Why::Flags, scan::FLAGS.offset));
+                }
+                if !fixed.is_zero(scan::RESERVED) {
+                    return Err(body.bad(Why::Reserved, scan::RESERVED.offset));
+                }
+                let (from, to) = (fixed.u64(scan::FROM), fixed.u64(scan::TO));
+                if from > to {
+                    return Err(body.bad(Why::Range, scan::FROM.offset));
+                }
+                body.skip(scan::BYTES);
+                let blocks = ColdBlocks::decode(body, true)?;
+                let before = scan::BYTES + block::BYTES - scan::STREAM_BYTES.offset;
+                let stream = body.stream(fixed.u8(scan::STREAM_BYTES), before)?;
+                ColdRequest::Scan(ColdScan {
+                    blocks,
+                    space: Space(fixed.u16(scan::SPACE)),
+                    stream,
+                    from,
+                    to,
+                    backward: flags & FLAG_BACKWARD != 0,
+                    record_limit: fixed.u32(scan::RECORD_LIMIT),
+                    byte_limit: fixed.u32(scan::BYTE_LIMIT),
+                })
+            }
+            Operation::ColdList => {
+                let fixed = body.head::<{ list::BYTES }>()?;
+                body.skip(list::BYTES);
+                ColdRequest::List {
+                    group: fixed.u16(list::GROUP),
+                    disk: fixed.u16(list::DISK),
+                    file: fixed.u32(list::FILE),
+                    offset: fixed.u32(list::OFFSET),
+                    limit: fixed.u32(list::LIMIT),
+                }
+            }
+            Operation::ColdIndex => ColdRequest::Index { section: ColdBlocks::decode(body, false)? },
+            _ => return Err(unknown),
+        })
+    }
+
+    pub(crate) fn encode(&self, out: &mut impl Sink) {
+        match self {
+            ColdRequest::Reserve { place, exactly } => {
+                out.put(&[0; reserve::BYTES].set(reserve::FLAGS, [u8::from(*exactly) * FLAG_EXACTLY]));
+                out.put(&place.bytes());
+            }
+            ColdRequest::Write { place, at, bytes } => {
+                out.put(&[0; write::BYTES].set(write::AT, at.to_le_bytes()));
+                out.put(&place.bytes());
+                out.put(bytes);
+            }
+            ColdRequest::Seal { place, checksum } => {
+                out.put(&checksum.to_le_bytes());
+                out.put(&place.bytes());
+            }
+            ColdRequest::Free { place } => out.put(&place.bytes()),
+            ColdRequest::Get { blocks, key } => {
+                out.put(
+                    &[0; get::BYTES]
+                        .set(get::SPACE, key.space.0.to_le_bytes())
+                        .set(get::STREAM_BYTES, [stream_bytes(key.stream)])
+                        .set(get::TIME, key.time.to_le_bytes()),
+                );
+                out.put(&blocks.bytes());
+                out.put(key.stream);
+            }
+            ColdRequest::Scan(one) => {
+                out.put(
+                    &[0; scan::BYTES]
+                        .set(scan::SPACE, one.space.0.to_le_bytes())
+                        .set(scan::STREAM_BYTES, [stream_bytes(one.stream)])
+                        .set(scan::FLAGS, [u8::from(one.backward) * FLAG_BACKWARD])
+                        .set(scan::RECORD_LIMIT, one.record_limit.to_le_bytes())
+                        .set(scan::FROM, one.from.to_le_bytes())
+                        .set(scan::TO, one.to.to_le_bytes())
+                        .set(scan::BYTE_LIMIT, one.byte_limit.to_le_bytes()),
+                );
+                out.put(&one.blocks.bytes());
+                out.put(one.stream);
+            }
+            ColdRequest::List { group, disk, file, offset, limit } => out.put(
+                &[0; list::BYTES]
+                    .set(list::GROUP, group.to_le_bytes())
+                    .set(list::DISK, disk.to_le_bytes())
+                    .set(list::FILE, file.to_le_bytes())
+                    .set(list::OFFSET, offset.to_le_bytes())
+                    .set(list::LIMIT, limit.to_le_bytes()),
+            ),
+            ColdRequest::Index { section } => out.put(&section.bytes()),
+        }
+    }
+
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        match self {
+            ColdRequest::Reserve { .. } => reserve::BYTES + place::BYTES,
+            ColdRequest::Write { bytes, .. } => write::BYTES + place::BYTES + bytes.len(),
+            ColdRequest::Seal { .. } => seal::BYTES + place::BYTES,
+            ColdRequest::Free { .. } => place::BYTES,
+            ColdRequest::Get { key, .. } => get::BYTES + block::BYTES + key.stream.len(),
+            ColdRequest::Scan(one) => scan::BYTES + block::BYTES + one.stream.len(),
+            ColdRequest::List { .. } => list::BYTES,
+            ColdRequest::Index { .. } => block::BYTES,
+        }
+    }
+
+    /// The operation of the request.
+    #[must_use]
+    pub const fn operation(&self) -> Operation {
+        match self {
+            ColdRequest::Reserve { .. } => Operation::ColdReserve,
+            ColdRequest::Write { .. } => Operation::ColdWrite,
+            ColdRequest::Seal { .. } => Operation::ColdSeal,
+            ColdRequest::Free { .. } => Operation::ColdFree,
+            ColdRequest::Get { .. } => Operation::ColdGet,
+            ColdRequest::Scan(_) => Operation::ColdScan,
+            ColdRequest::List { .. } => Operation::ColdList,
+            ColdRequest::Index { .. } => Operation::ColdIndex,
+        }
+    }
+
+    /// Cold group and disk that it is about.
+    #[must_use]
+    pub const fn disk(&self) -> (u16, u16) {
+        match self {
+            ColdRequest::Reserve { place, .. }
+            | ColdRequest::Write { place, .. }
+            | ColdRequest::Seal { place, .. }
+            | ColdRequest::Free { place } => (place.group, place.disk),
+            ColdRequest::Get { blocks, .. }
+            | ColdRequest::Scan(ColdScan { blocks, .. })
+            | ColdRequest::Index { section: blocks } => (blocks.group, blocks.disk),
+            ColdRequest::List { group, disk, .. } => (*group, *disk),
+        }
+    }
+}
+
+/// What is known of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ColdKept {
+    /// It is kept from now on.
+    New = 1,
+    /// It was kept before for the same sections; not sealed.
+    Reserved = 2,
+    /// What stands there is sealed.
+    Sealed = 3,
+    /// Nothing is kept: the place asked for is not free, and this one would be given.
+    Taken = 4,
+}
+
+impl ColdKept {
+    fn from_code(code: u8) -> Option<ColdKept> {
+        [ColdKept::New, ColdKept::Reserved, ColdKept::Sealed, ColdKept::Taken]
+            .into_iter()
+            .find(|kept| *kept as u8 == code)
+    }
+}
+
+/// An Ok answer of a node with cold disks; a ColdGet's and a ColdScan's are a Get's and a Scan's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColdAnswer<'a> {
+    /// ColdReserve.
+    Reserved(ColdKept, ColdPlace),
+    /// ColdWrite: taken, not durable yet.
+    Written,
+    /// ColdSeal: xxh3-128 of what the disk holds.
+    Sealed(u128),
+    /// ColdFree: sections that counted until now.
+    Freed(u32),
+    /// ColdList.
+    Listed(ColdListed<'a>),
+    /// ColdIndex.
+    Index(ColdIndex<'a>),
+}
+
+/// A page of what a disk keeps and holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColdListed<'a> {
+    /// Where to go on: file and byte; None at the end.
+    pub more: Option<(u32, u32)>,
+    items: &'a [u8],
+}
+
+const ITEM_BYTES: usize = item::BYTES + place::BYTES;
+
+impl<'a> ColdListed<'a> {
+    /// The places: reserved ones, and each section that counts by itself.
+    pub fn iter(&self) -> impl Iterator<Item = (ColdKept, ColdPlace)> + use<'a> {
+        let (items, _) = self.items.as_chunks::<ITEM_BYTES>();
+        items.iter().map(|bytes| read_item(bytes).expect("the items were checked when the reply was decoded"))
+    }
+}
+
+fn read_item(bytes: &[u8; ITEM_BYTES]) -> Option<(ColdKept, ColdPlace)> {
+    let kept = ColdKept::from_code(bytes[item::STATE.offset]);
+    let kept = kept.filter(|kept| matches!(kept, ColdKept::Reserved | ColdKept::Sealed))?;
+    let reserved = item::RESERVED;
+    let place: &[u8; place::BYTES] = bytes.last_chunk()?;
+    let is_zero = bytes[reserved.offset..reserved.offset + reserved.bytes].iter().all(|byte| *byte == 0);
+    let place = ColdPlace::read(place).filter(|_| is_zero && place.is_zero(place::RESERVED))?;
+    Some((kept, place))
+}
+
+/// A section's header and index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColdIndex<'a> {
+    /// Records of the section.
+    pub record_count: u32,
+    /// Bytes of its data blocks.
+    pub data_bytes: u32,
+    /// Number of the section in its file.
+    pub number: u32,
+    /// xxh3-128 of its records.
+    pub digest: u128,
+    /// Its index as it is stored.
+    pub index: &'a [u8],
+}
+
+pub(crate) fn decode_answer<'a>(rest: &mut Rest<'a>) -> Result<ColdAnswer<'a>, ReplyError> {
+    Ok(match rest.operation {
+        Operation::ColdReserve => {
+            let fixed = rest.head::<{ reserved::BYTES }>()?;
+            let Some(kept) = ColdKept::from_code(fixed.u8(reserved::STATE)) else {
+                return Err(rest.wrong(reserved::STATE));
+            };
+            rest.reserved(fixed, reserved::RESERVED)?;
+            rest.take(reserved::BYTES)?;
+            let fixed = rest.head::<{ place::BYTES }>()?;
+            rest.reserved(fixed, place::RESERVED)?;
+            let found = ColdPlace::read(fixed).ok_or(rest.wrong(place::BUCKET))?;
+            if !found.is_named() {
+                return Err(rest.wrong(place::FILE_GENERATION));
+            }
+            rest.take(place::BYTES)?;
+            ColdAnswer::Reserved(kept, found)
+        }
+        Operation::ColdWrite => ColdAnswer::Written,
+        Operation::ColdSeal => {
+            let checksum = rest.head::<{ seal::BYTES }>()?.bytes(seal::CHECKSUM);
+            rest.take(seal::BYTES)?;
+            ColdAnswer::Sealed(u128::from_le_bytes(checksum))
+        }
+        Operation::ColdFree => {
+            let fixed = rest.head::<{ freed::BYTES }>()?;
+            rest.reserved(fixed, freed::RESERVED)?;
+            let count = fixed.u32(freed::COUNT);
+            rest.take(freed::BYTES)?;
+            ColdAnswer::Freed(count)
+        }
+        Operation::ColdList => {
+            let fixed = rest.head::<{ listed::BYTES }>()?;
+            rest.reserved(fixed, listed::RESERVED)?;
+            let (count, more) = (fixed.u32(listed::COUNT), fixed.u8(listed::MORE));
+            let resume = (fixed.u32(listed::FILE), fixed.u32(listed::OFFSET));
+            if count > COLD_LIST_COUNT_MAX {
+                return Err(rest.wrong(listed::COUNT));
+            }
+            if more > 1 {
+                return Err(rest.wrong(listed::MORE));
+            }
+            if more == 0 && resume != (0, 0) {
+                return Err(rest.wrong(listed::FILE));
+            }
+            rest.take(listed::BYTES)?;
+            let items = rest.bytes;
+            for _ in 0..count {
+                read_item(rest.head::<ITEM_BYTES>()?).ok_or(rest.wrong(item::STATE))?;
+                rest.take(ITEM_BYTES)?;
+            }
+            let items = &items[..items.len() - rest.bytes.len()];
+            ColdAnswer::Listed(ColdListed { more: (more == 1).then_some(resume), items })
+        }
+        Operation::ColdIndex => {
+            let fixed = rest.head::<{ index::BYTES }>()?;
+            let index_bytes = fixed.u32(index::INDEX_BYTES) as usize;
+            let (record_count, data_bytes) = (fixed.u32(index::RECORD_COUNT), fixed.u32(index::DATA_BYTES));
+            let digest = u128::from_le_bytes(fixed.bytes(index::DIGEST));
+            let number = fixed.u32(index::NUMBER);
+            rest.take(index::BYTES)?;
+            let index = rest.take(index_bytes)?;
+            ColdAnswer::Index(ColdIndex { record_count, data_bytes, number, digest, index })
+        }
+        _ => unreachable!("only operations of cold disks come here"),
+    })
+}
+
+/// Bytes of a reply to ColdReserve.
+pub const RESERVED_REPLY_BYTES: usize = reply_bytes_payload(reserved::BYTES + place::BYTES);
+/// Bytes of a reply to ColdSeal.
+pub const SEALED_REPLY_BYTES: usize = reply_bytes_payload(seal::BYTES);
+/// Bytes of a reply to ColdFree.
+pub const FREED_REPLY_BYTES: usize = reply_bytes_payload(freed::BYTES);
+
+/// Bytes of a reply to ColdList with so many places.
+#[must_use]
+pub const fn listed_reply_bytes(count: usize) -> usize {
+    reply_bytes_payload(listed::BYTES + count * ITEM_BYTES)
+}
+
+/// Bytes of a reply to ColdIndex with an index of so many.
+#[must_use]
+pub const fn index_reply_bytes(index_bytes: usize) -> usize {
+    reply_bytes_payload(index::BYTES + index_bytes)
+}
+
+fn begun(out: &mut [u8]) -> SliceSink<'_> {
+    let mut out = SliceSink::new(out);
+    encode_ok_head(&mut out, LogTime(0));
+    out
+}
+
+/// The reply to ColdReserve. Returns its bytes, as the others do; they panic when `out` is too short for them.
+pub fn encode_reserved(out: &mut [u8], kept: ColdKept, of: &ColdPlace) -> usize {
+    let mut out = begun(out);
+    out.put(&[0; reserved::BYTES].set(reserved::STATE, [kept as u8]));
+    out.put(&of.bytes());
+    out.used()
+}
+
+/// The reply to ColdWrite.
+pub fn encode_written(out: &mut [u8]) -> usize {
+    begun(out).used()
+}
+
+/// The reply to ColdSeal.
+pub fn encode_sealed(out: &mut [u8], checksum: u128) -> usize {
+    let mut out = begun(out);
+    out.put(&checksum.to_le_bytes());
+    out.used()
+}
+
+/// The reply to ColdFree.
+pub fn encode_freed(out: &mut [u8], count: u32) -> usize {
+    let mut out = begun(out);
+    out.put(&[0; freed::BYTES].set(freed::COUNT, count.to_le_bytes()));
+    out.used()
+}
+
+/// The reply to ColdList: at most [`COLD_LIST_COUNT_MAX`] places.
+pub fn encode_listed(out: &mut [u8], places: &[(ColdKept, ColdPlace)], more: Option<(u32, u32)>) -> usize {
+    assert!(places.len() <= COLD_LIST_COUNT_MAX as usize, "a page is bounded");
+    let mut out = begun(out);
+    let (file, offset) = more.unwrap_or((0, 0));
+    out.put(
+        &[0; listed::BYTES]
+            .set(listed::COUNT, (places.len() as u32).to_le_bytes())
+            .set(listed::MORE, [u8::from(more.is_some())])
+            .set(listed::FILE, file.to_le_bytes())
+            .set(listed::OFFSET, offset.to_le_bytes()),
+    );
+    for (kept, one) in places {
+        out.put(&[0; item::BYTES].set(item::STATE, [*kept as u8]));
+        out.put(&one.bytes());
+    }
+    out.used()
+}
+
+/// The reply to ColdIndex.
+pub fn encode_index(out: &mut [u8], of: &ColdIndex<'_>) -> usize {
+    let mut out = begun(out);
+    out.put(
+        &[0; index::BYTES]
+            .set(index::RECORD_COUNT, of.record_count.to_le_bytes())
+            .set(index::DATA_BYTES, of.data_bytes.to_le_bytes())
+            .set(index::INDEX_BYTES, (of.index.len() as u32).to_le_bytes())
+            .set(index::NUMBER, of.number.to_le_bytes())
+            .set(index::DIGEST, of.digest.to_le_bytes()),
+    );
+    out.put(of.index);
+    out.used()
+}
