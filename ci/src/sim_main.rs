@@ -24,6 +24,8 @@ pub enum WantedMode {
     Cluster,
     /// A group of nodes, any trouble; only that nothing wrong is said.
     ClusterUnsafe,
+    /// Three cold nodes and clients that sink to them.
+    Cold,
 }
 
 /// Something else than worlds with faults.
@@ -126,6 +128,7 @@ pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
         WantedMode::All => &[Mode::Honest, Mode::Lying],
         WantedMode::Cluster => &[Mode::Cluster],
         WantedMode::ClusterUnsafe => &[Mode::ClusterUnsafe],
+        WantedMode::Cold => &[Mode::Cold],
     };
     let mut cpu_s = 0.0;
     let mut campaign = Campaign::default();

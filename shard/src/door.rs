@@ -161,6 +161,11 @@ fn answer(
             write(shard, out, to, reply_bytes_payload(text.len()), |bytes| Some(encode_status(bytes, &text)))
                 .served()
         }
+        // No cold disk is here.
+        Request::Cold(_) => {
+            let wrong = Outcome::WrongGroup { epoch: shard.facts.map_epoch() };
+            outcome(shard, out, to, LogTime(0), &wrong)
+        }
         Request::Hello(_) | Request::MultiGet(_) => panic!("the session and the gather have taken these"),
     }
 }

@@ -12,6 +12,7 @@ mod core;
 pub mod counters;
 mod door;
 pub mod format;
+mod front;
 mod gather;
 mod get;
 mod hot;

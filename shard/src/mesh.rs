@@ -96,17 +96,27 @@ impl Peers {
 
     /// Send a request to `core`. False, and nothing sent, when too much is on its way.
     pub(crate) fn ask(&self, shard: &Shard, core: u16, kind: Kind, to: &ReplyTo, parts: &[&[u8]]) -> bool {
+        let sent = self.ask_within(shard.limits.forward_count_max, core, kind, to, parts);
+        shard.counters.forwarded.add(u64::from(sent));
+        sent
+    }
+
+    /// As [`Peers::ask`], for any node whose cores have at most so many requests on their way to each other.
+    pub(crate) fn ask_within(
+        &self,
+        forward_count_max: u32,
+        core: u16,
+        kind: Kind,
+        to: &ReplyTo,
+        parts: &[&[u8]],
+    ) -> bool {
         let peer = self.peer(core);
-        if peer.in_flight.get() >= shard.limits.forward_count_max {
-            return false;
-        }
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if !peer.has_room(shard, bytes) {
+        if peer.in_flight.get() >= forward_count_max || !peer.has_room(forward_count_max, bytes) {
             return false;
         }
         peer.push(kind, to, parts);
         peer.in_flight.set(peer.in_flight.get() + 1);
-        shard.counters.forwarded.add(1);
         true
     }
 
@@ -132,11 +142,12 @@ impl Peers {
         head[0] = Kind::Peer.code();
         head[1..5].copy_from_slice(&from.to_le_bytes());
         head[5..].copy_from_slice(&[tablet.get(), kind]);
-        peer.has_room(shard, PEER_HEAD_BYTES + body.len()) && peer.sender.borrow_mut().push(&[&head, body])
+        peer.has_room(shard.limits.forward_count_max, PEER_HEAD_BYTES + body.len())
+            && peer.sender.borrow_mut().push(&[&head, body])
     }
 
     /// `core` has answered one of ours.
-    fn answered(&self, core: u16) {
+    pub(crate) fn answered(&self, core: u16) {
         let peer = self.peer(core);
         assert!(peer.in_flight.get() > 0, "an answer follows its request");
         peer.in_flight.set(peer.in_flight.get() - 1);
@@ -152,9 +163,21 @@ impl Peers {
         bytes_max: usize,
         encode: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> Wrote {
+        self.answer_within((shard.limits.forward_count_max, bytes_max), core, kind, to, encode)
+    }
+
+    /// As [`Peers::answer`], for any node whose cores have at most so many requests on their way to each other.
+    pub(crate) fn answer_within(
+        &self,
+        (forward_count_max, bytes_max): (u32, usize),
+        core: u16,
+        kind: Kind,
+        to: &ReplyTo,
+        encode: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Wrote {
         let peer = self.peer(core);
         let mut scratch = self.scratch.borrow_mut();
-        if bytes_max > scratch.len() || !peer.has_room(shard, bytes_max) {
+        if bytes_max > scratch.len() || !peer.has_room(forward_count_max, bytes_max) {
             return Wrote::NoRoom;
         }
         let Some(bytes) = encode(&mut scratch[..bytes_max]) else { return Wrote::Nothing };
@@ -165,8 +188,8 @@ impl Peers {
 
 impl Peer {
     /// Room for `bytes` beside the small answers to everything the peer may have asked.
-    fn has_room(&self, shard: &Shard, bytes: usize) -> bool {
-        let reserved = shard.limits.forward_count_max as usize * SMALL_MESSAGE_BYTES;
+    fn has_room(&self, forward_count_max: u32, bytes: usize) -> bool {
+        let reserved = forward_count_max as usize * SMALL_MESSAGE_BYTES;
         self.sender.borrow().has_room(HEAD_BYTES + bytes + reserved)
     }
 
@@ -183,6 +206,13 @@ impl Peer {
             "room was checked, or is kept for small answers"
         );
     }
+}
+
+/// Kind, destination and bytes of a message that has a destination.
+pub(crate) fn parted(message: &[u8]) -> (Kind, ReplyTo, &[u8]) {
+    let (head, bytes) = message.split_first_chunk::<HEAD_BYTES>().expect("messages have a head");
+    let to = ReplyTo::from_bytes(head[1..].try_into().expect("the rest of the head"));
+    (Kind::from_code(head[0]), to, bytes)
 }
 
 /// Receive from one other core until this one ends.
@@ -209,8 +239,7 @@ fn handle(shard: &Rc<Shard>, core: u16, message: &[u8]) {
         let tablet = TabletIndex::new(head[5]).expect("rings carry what this process put on them");
         return cluster::deliver(shard, from, tablet, head[6], body);
     }
-    let (head, bytes) = message.split_first_chunk::<HEAD_BYTES>().expect("messages have a head");
-    let to = ReplyTo::from_bytes(head[1..].try_into().expect("the rest of the head"));
+    let (_, to, bytes) = parted(message);
     match kind {
         Kind::Request => door::serve_forwarded(shard, &to, bytes),
         Kind::Part => gather::serve_part(shard, &to, bytes),

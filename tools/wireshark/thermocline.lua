@@ -91,27 +91,12 @@ field("uint8", "kind", "Kind", base.DEC, kinds)
 field("uint64", "time", "Time (µs)")
 field("uint64", "expiry", "Expiry (µs)")
 field("uint64", "from", "From (µs)")
-field("uint16", "cold_disk", "Disk")
-field("uint32", "cold_bucket", "Bucket")
-field("uint64", "cold_window_from", "Window from (µs)")
-field("uint32", "cold_window_days", "Window days")
-field("uint32", "cold_window_generation", "Window generation")
-field("uint16", "cold_tablet_group", "Tablet group")
-field("uint32", "cold_file", "File")
-field("uint32", "cold_file_generation", "File generation")
-field("uint32", "cold_offset", "Offset")
-field("uint32", "cold_content_bytes", "Content bytes")
-field("uint32", "cold_number", "Number")
-field("uint32", "cold_section_count", "Sections")
-field("uint32", "cold_block_offset", "Block offset")
-field("uint32", "cold_block_bytes", "Block bytes")
-field("uint8", "cold_state", "State")
-field("uint32", "cold_record_count", "Records")
-field("uint32", "cold_data_bytes", "Data bytes")
-field("uint32", "cold_index_bytes", "Index bytes")
-field("bytes", "cold_checksum128", "Checksum")
-field("bytes", "cold_digest", "Digest")
-field("bytes", "cold_content", "Content")
+for name, kind in ("disk:uint16 bucket:uint32 window_from:uint64 window_days:uint32 window_generation:uint32 tablet_group:uint16 "
+  .. "file:uint32 file_generation:uint32 offset:uint32 content_bytes:uint32 number:uint32 section_count:uint32 state:uint8 "
+  .. "block_offset:uint32 block_bytes:uint32 record_count:uint32 data_bytes:uint32 index_bytes:uint32 checksum:bytes "
+  .. "digest:bytes content:bytes"):gmatch("(%S+):(%S+)") do
+  field(kind, "cold_" .. name, "Cold " .. name)
+end
 field("uint64", "to", "To (µs)")
 field("uint64", "if_newer", "If newer than version")
 field("uint64", "expected", "Expected version")
@@ -313,7 +298,6 @@ end
 local function key(stream, time) return string.format(" %s @ %s", stream, tostring(time)) end
 
 local requests = {}
-
 requests[1] = function(c, tree)
   c:number(tree, "protocol_min", 1)
   c:number(tree, "protocol_max", 1)
@@ -329,7 +313,6 @@ requests[1] = function(c, tree)
   c:bytes(tree, "auth", auth_bytes)
   return ""
 end
-
 requests[2] = function(c, tree)
   c:bytes(tree, "echo", c:left())
   return ""
@@ -345,7 +328,6 @@ local function opening(c, tree, flags_known)
   end
   return stream_bytes
 end
-
 requests[3] = function(c, tree)
   local stream_bytes = opening(c, tree, 3)
   c:reserved(tree, 4)
@@ -353,7 +335,6 @@ requests[3] = function(c, tree)
   c:number(tree, "if_newer", 8)
   return key(c:stream(tree, "stream", stream_bytes), time)
 end
-
 requests[4] = function(c, tree)
   local count = c:number(tree, "count", 2)
   c:reserved(tree, 6)
@@ -377,9 +358,7 @@ local function put(c, tree, compares)
   local text = key(c:stream(tree, "stream", stream_bytes), time)
   return text .. ", " .. c:value(tree, value_bytes) .. " bytes"
 end
-
 requests[5] = function(c, tree) return put(c, tree, false) end
-
 requests[6] = function(c, tree)
   local stream_bytes = opening(c, tree)
   c:reserved(tree, 5)
@@ -387,9 +366,7 @@ requests[6] = function(c, tree)
   c:request_id(tree)
   return key(c:stream(tree, "stream", stream_bytes), time)
 end
-
 requests[7] = function(c, tree) return put(c, tree, true) end
-
 requests[8] = function(c, tree)
   local stream_bytes = opening(c, tree)
   c:reserved(tree, 1)
@@ -410,7 +387,6 @@ requests[8] = function(c, tree)
   end
   return string.format(" %s, %d operations", stream, count)
 end
-
 requests[9] = function(c, tree)
   local stream_bytes = opening(c, tree, 3)
   c:number(tree, "record_limit", 4)
@@ -421,7 +397,6 @@ requests[9] = function(c, tree)
   c:reserved(tree, 4)
   return string.format(" %s @ %s..%s", c:stream(tree, "stream", stream_bytes), tostring(from), tostring(to))
 end
-
 requests[10] = function(c, tree)
   local stream_bytes = opening(c, tree, 1)
   local records = c:number(tree, "record_limit", 4)
@@ -429,7 +404,6 @@ requests[10] = function(c, tree)
   c:reserved(tree, 4)
   return string.format(" %s, %d records", c:stream(tree, "stream", stream_bytes), records)
 end
-
 requests[11] = function(c, tree)
   local tablet = c:number(tree, "tablet", 1)
   if tablet > 63 then wrong(tree, nil, "Tablet") end
@@ -475,112 +449,66 @@ local function cluster_map(c, tree)
   end
   return string.format(" epoch %d, %d nodes", epoch, node_count)
 end
-
 requests[12] = function(c, tree)
   c:number(tree, "known_epoch", 4)
   c:reserved(tree, 4)
   return ""
 end
-
 requests[13] = function() return "" end
-
 requests[14] = requests[13]
 requests[16] = requests[13]
-
 requests[15] = cluster_map
 
 -- Cold disks: net/COLD.md ---------------------------------------------------------------------------------------------
 
-local function window(c, tree)
-  c:number(tree, "group", 2)
-  local disk = c:number(tree, "cold_disk", 2)
-  local bucket = c:number(tree, "cold_bucket", 4)
-  c:number(tree, "cold_window_from", 8)
-  c:number(tree, "cold_window_days", 4)
-  c:number(tree, "cold_window_generation", 4)
-  return string.format(" disk %d, bucket %d", disk, bucket)
+local WINDOW = "group:2 cold_disk:2 cold_bucket:4 cold_window_from:8 cold_window_days:4 cold_window_generation:4 "
+
+-- Fields of a table, name:bytes each; "-" is reserved.
+local function cold(c, tree, fields)
+  local found = {}
+  for name, count in fields:gmatch("(%S+):(%d+)") do
+    count = tonumber(count)
+    if name == "-" then c:reserved(tree, count) else found[name] = c:number(tree, name, count) end
+  end
+  return found
 end
 
-local function cold_place(c, tree)
-  local text = window(c, tree)
-  c:number(tree, "cold_tablet_group", 2)
-  c:reserved(tree, 2)
-  local file = c:number(tree, "cold_file", 4)
-  c:number(tree, "cold_file_generation", 4)
-  local offset = c:number(tree, "cold_offset", 4)
-  c:number(tree, "cold_content_bytes", 4)
-  c:number(tree, "cold_number", 4)
-  c:number(tree, "cold_section_count", 4)
-  return string.format("%s, file %d at %d", text, file, offset)
+local function cold_at(fields)
+  return function(c, tree)
+    local found = cold(c, tree, WINDOW .. fields)
+    return string.format(" disk %d, file %d at %d", found.cold_disk, found.cold_file, found.cold_offset)
+  end
 end
-
-local function cold_block(c, tree)
-  local text = window(c, tree)
-  local file = c:number(tree, "cold_file", 4)
-  c:number(tree, "cold_file_generation", 4)
-  local offset = c:number(tree, "cold_offset", 4)
-  local block = c:number(tree, "cold_block_offset", 4)
-  c:number(tree, "cold_block_bytes", 4)
-  c:reserved(tree, 4)
-  return string.format("%s, file %d at %d+%d", text, file, offset, block)
+local cold_place = cold_at("cold_tablet_group:2 -:2 cold_file:4 cold_file_generation:4 cold_offset:4 cold_content_bytes:4 "
+  .. "cold_number:4 cold_section_count:4")
+local cold_block = cold_at("cold_file:4 cold_file_generation:4 cold_offset:4 cold_block_offset:4 cold_block_bytes:4 -:4")
+local function cold_read(fields)
+  return function(c, tree)
+    local found = cold(c, tree, "space:2 stream_bytes:1 " .. fields)
+    return cold_block(c, tree) .. " " .. tostring(c:stream(tree, "stream", found.stream_bytes))
+  end
 end
-
-requests[32] = function(c, tree)
-  c:number(tree, "op_flags", 1)
-  c:reserved(tree, 3)
-  return cold_place(c, tree)
-end
-
+requests[32] = function(c, tree) return cold(c, tree, "op_flags:1 -:3") and cold_place(c, tree) end
 requests[33] = function(c, tree)
-  local at = c:number(tree, "at", 4)
-  c:reserved(tree, 4)
-  local text = cold_place(c, tree)
-  local count = c:left()
-  c:bytes(tree, "cold_content", count)
-  return string.format("%s, %d bytes at %d", text, count, at)
+  local text = cold(c, tree, "at:4 -:4") and cold_place(c, tree)
+  c:bytes(tree, "cold_content", c:left())
+  return text
 end
-
 requests[34] = function(c, tree)
-  c:bytes(tree, "cold_checksum128", 16)
+  c:bytes(tree, "cold_checksum", 16)
   return cold_place(c, tree)
 end
-
 requests[35] = cold_place
-
-requests[36] = function(c, tree)
-  local stream_bytes = opening(c, tree)
-  c:reserved(tree, 5)
-  local time = c:time(tree, "time")
-  local text = cold_block(c, tree)
-  return text .. key(c:stream(tree, "stream", stream_bytes), time)
-end
-
-requests[37] = function(c, tree)
-  local stream_bytes = opening(c, tree, 2)
-  c:number(tree, "record_limit", 4)
-  c:time(tree, "from")
-  c:time(tree, "to")
-  c:number(tree, "byte_limit", 4)
-  c:reserved(tree, 4)
-  local text = cold_block(c, tree)
-  return text .. " " .. tostring(c:stream(tree, "stream", stream_bytes))
-end
-
+requests[36] = cold_read("-:5 time:8")
+requests[37] = cold_read("op_flags:1 record_limit:4 from:8 to:8 byte_limit:4 -:4")
 requests[38] = function(c, tree)
-  c:number(tree, "group", 2)
-  local disk = c:number(tree, "cold_disk", 2)
-  local file = c:number(tree, "cold_file", 4)
-  c:number(tree, "cold_offset", 4)
-  c:number(tree, "record_limit", 4)
-  return string.format(" disk %d from file %d", disk, file)
+  return " disk " .. cold(c, tree, "group:2 cold_disk:2 cold_file:4 cold_offset:4 record_limit:4").cold_disk
 end
-
 requests[39] = cold_block
 
 -- Replies -----------------------------------------------------------------------------------------------------------
 
 local oks = {}
-
 oks[1] = function(c, tree)
   c:number(tree, "protocol", 1)
   c:reserved(tree, 3)
@@ -595,9 +523,7 @@ oks[1] = function(c, tree)
   c:reserved(tree, 4)
   return " from node " .. node
 end
-
 oks[2] = requests[2]
-
 oks[3] = function(c, tree, value_bytes)
   local version = c:number(tree, "version", 8)
   c:time(tree, "expiry")
@@ -605,7 +531,6 @@ oks[3] = function(c, tree, value_bytes)
 end
 
 local reply_body
-
 oks[4] = function(c, tree)
   local count = c:number(tree, "count", 4)
   c:reserved(tree, 4)
@@ -623,14 +548,12 @@ local function written(c, tree)
   return " version " .. tostring(c:number(tree, "version", 8))
 end
 oks[5], oks[6], oks[7] = written, written, written
-
 oks[8] = function(c, tree)
   local version = c:number(tree, "first_version", 8)
   local count = c:number(tree, "count", 4)
   c:reserved(tree, 4)
   return string.format(" versions from %s, %d operations", tostring(version), count)
 end
-
 oks[9] = function(c, tree)
   c:number(tree, "log_index", 8)
   c:time(tree, "resume")
@@ -648,7 +571,6 @@ oks[9] = function(c, tree)
   return string.format(" %d records%s", count, more == 1 and ", more follow" or "")
 end
 oks[10] = oks[9]
-
 oks[11] = function(c, tree)
   local count = c:number(tree, "count", 4)
   local more = c:number(tree, "more", 1)
@@ -663,68 +585,36 @@ oks[11] = function(c, tree)
   end
   return string.format(" %d streams%s", count, more == 1 and ", more follow" or "")
 end
-
 oks[12] = cluster_map
-
 oks[13] = function(c, tree)
   c:bytes(tree, "text", c:left())
   return ""
 end
-
 oks[14] = oks[13]
 oks[16] = oks[13]
-
 oks[15] = oks[12]
-
-local cold_states = { [1] = "new", [2] = "reserved", [3] = "sealed", [4] = "taken" }
-
-oks[32] = function(c, tree)
-  local state = c:number(tree, "cold_state", 1)
-  c:reserved(tree, 3)
-  return " " .. (cold_states[state] or state) .. cold_place(c, tree)
-end
-
+oks[32] = function(c, tree) return cold(c, tree, "cold_state:1 -:3") and cold_place(c, tree) end
 oks[33] = function() return "" end
-
 oks[34] = function(c, tree)
-  c:bytes(tree, "cold_checksum128", 16)
+  c:bytes(tree, "cold_checksum", 16)
   return ""
 end
-
-oks[35] = function(c, tree)
-  local count = c:number(tree, "count", 4)
-  c:reserved(tree, 4)
-  return " " .. count .. " sections"
-end
-
-oks[36] = oks[3]
-
-oks[37] = oks[9]
-
+oks[35] = function(c, tree) return " " .. cold(c, tree, "count:4 -:4").count .. " sections" end
+oks[36], oks[37] = oks[3], oks[9]
 oks[38] = function(c, tree)
-  local count = c:number(tree, "count", 4)
-  c:number(tree, "more", 1)
-  c:reserved(tree, 3)
-  c:number(tree, "cold_file", 4)
-  c:number(tree, "cold_offset", 4)
+  local count = cold(c, tree, "count:4 more:1 -:3 cold_file:4 cold_offset:4").count
   for index = 0, count - 1 do
     local branch, finish = c:branch(tree, "Place " .. index)
-    c:number(branch, "cold_state", 1)
-    c:reserved(branch, 3)
-    branch:append_text(cold_place(c, branch))
+    branch:append_text((cold(c, branch, "cold_state:1 -:3") and cold_place(c, branch)))
     finish()
   end
   return " " .. count .. " places"
 end
-
 oks[39] = function(c, tree)
-  local records = c:number(tree, "cold_record_count", 4)
-  c:number(tree, "cold_data_bytes", 4)
-  local index_bytes = c:number(tree, "cold_index_bytes", 4)
-  c:number(tree, "cold_number", 4)
+  local found = cold(c, tree, "cold_record_count:4 cold_data_bytes:4 cold_index_bytes:4 cold_number:4")
   c:bytes(tree, "cold_digest", 16)
-  c:bytes(tree, "cold_content", index_bytes)
-  return string.format(" %d records, index of %d bytes", records, index_bytes)
+  c:bytes(tree, "cold_content", found.cold_index_bytes)
+  return " " .. found.cold_record_count .. " records"
 end
 
 -- The body of a reply, also one inside a MultiGet; gives text for the info column.

@@ -1,6 +1,7 @@
 //! Many seeds: their sum, how dense and fast they were, and whether every rare path was reached.
 
 use super::cluster;
+use super::cold;
 use super::history::Violation;
 use super::one_node::{self, Options};
 use super::plan::Mode;
@@ -91,7 +92,11 @@ pub fn regressions() -> Vec<(Mode, u64, &'static str)> {
 /// Run a seed; a panic, which is an assertion of ours, is a violation like any other.
 #[must_use]
 pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
-    let run = if mode.is_cluster() { cluster::run } else { one_node::run };
+    let run = match mode {
+        Mode::Honest | Mode::Lying => one_node::run,
+        Mode::Cluster | Mode::ClusterUnsafe => cluster::run,
+        Mode::Cold => cold::run,
+    };
     let ran = catch_unwind(AssertUnwindSafe(|| run(seed, mode, options)));
     ran.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -152,9 +157,11 @@ impl Campaign {
         self.sealed_runs += reached(&["a window is sealed", "a group seals a window"]);
         self.caught_up_runs += reached(&["entries are fetched", "a copy is installed"]);
         add(&mut self.faults, &report.faults);
-        let of = &mut self.of[usize::from(report.mode.is_cluster())];
-        of.runs += 1;
-        add(&mut of.counts, &report.marks);
+        if report.mode != Mode::Cold {
+            let of = &mut self.of[usize::from(report.mode.is_cluster())];
+            of.runs += 1;
+            add(&mut of.counts, &report.marks);
+        }
         add(&mut self.answers, &report.sum.answers);
     }
 

@@ -7,6 +7,7 @@ pub mod campaign;
 pub mod checkers;
 pub(crate) mod client;
 pub mod cluster;
+pub mod cold;
 pub mod crash_states;
 pub mod history;
 mod hostile;

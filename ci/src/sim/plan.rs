@@ -20,6 +20,8 @@ pub enum Mode {
     Cluster,
     /// A group of nodes, to which anything happens. Nothing wrong is ever returned.
     ClusterUnsafe,
+    /// Three cold nodes, of which one's disks may lie. What all three have sealed is there.
+    Cold,
 }
 
 impl Mode {
@@ -31,11 +33,12 @@ impl Mode {
             Mode::Lying => "lying",
             Mode::Cluster => "cluster",
             Mode::ClusterUnsafe => "cluster-unsafe",
+            Mode::Cold => "cold",
         }
     }
 
     /// All of them.
-    pub const ALL: [Mode; 4] = [Mode::Honest, Mode::Lying, Mode::Cluster, Mode::ClusterUnsafe];
+    pub const ALL: [Mode; 5] = [Mode::Honest, Mode::Lying, Mode::Cluster, Mode::ClusterUnsafe, Mode::Cold];
 
     /// Whether it is about several nodes.
     #[must_use]
@@ -260,7 +263,7 @@ impl Plan {
                 Mode::Honest => vec![ms(random, 12_000..40_000)],
                 // What lies do to a node lasts: fresh disks are worth more than long lives.
                 Mode::Lying => (0..1 + random.below(4)).map(|_| ms(random, 3_000..12_000)).collect(),
-                Mode::Cluster | Mode::ClusterUnsafe => panic!("a cluster has a plan of its own"),
+                Mode::Cluster | Mode::ClusterUnsafe | Mode::Cold => panic!("it has a plan of its own"),
             },
             format_lost_ppm: if mode == Mode::Lying && random.coin() { 400_000 } else { 0 },
             start_cut_ppm: if random.chance(300_000) { 100_000 << random.below(3) } else { 0 },

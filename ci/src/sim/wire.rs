@@ -385,6 +385,6 @@ fn own(reply: &Reply<'_>) -> Heard {
             streams: list.iter().map(|(space, name)| (space, name.to_vec())).collect(),
         },
         Answer::Status(text) => Heard::Status(text.to_owned()),
-        Answer::Hello(_) | Answer::Echo(_) | Answer::Map(_) => Heard::Other,
+        Answer::Hello(_) | Answer::Echo(_) | Answer::Map(_) | Answer::Cold(_) => Heard::Other,
     }
 }

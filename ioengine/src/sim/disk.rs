@@ -24,12 +24,44 @@ pub struct DiskLatency {
     pub page_ns: u64,
     /// Added at random, up to this much.
     pub jitter_ns: u64,
+    /// The disk has an arm and platters; without, any place is as near as any other.
+    pub arm: Option<DiskArm>,
+}
+
+/// How long a spinning disk takes to get anywhere: settling and a part of a stroke that grows with the root of the distance, then on average
+/// half a rotation. What follows what was moved last needs neither. While the arm is on its way nothing else is done.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskArm {
+    /// To come to rest, nanoseconds.
+    pub settle_ns: u64,
+    /// From one end to the other, besides that, nanoseconds.
+    pub stroke_ns: u64,
+    /// A whole rotation, nanoseconds.
+    pub rotation_ns: u64,
+}
+
+impl DiskArm {
+    /// How long until the first byte, over `distance` of `bytes`; `turn` is a number below a rotation.
+    fn seek_ns(&self, distance: u64, bytes: u64, turn: u64) -> u64 {
+        if distance == 0 {
+            return 0;
+        }
+        let stroke = self.stroke_ns as f64 * (distance as f64 / bytes as f64).sqrt();
+        self.settle_ns + stroke as u64 + turn
+    }
 }
 
 impl Default for DiskLatency {
     /// A mid-range SSD: 70 µs reads, 20 µs writes, 60 µs flushes, 2 GB/s.
     fn default() -> DiskLatency {
-        DiskLatency { read_ns: 60_000, write_ns: 15_000, flush_ns: 40_000, page_ns: 2_000, jitter_ns: 30_000 }
+        DiskLatency {
+            read_ns: 60_000,
+            write_ns: 15_000,
+            flush_ns: 40_000,
+            page_ns: 2_000,
+            jitter_ns: 30_000,
+            arm: None,
+        }
     }
 }
 
@@ -102,6 +134,8 @@ pub(crate) struct DiskState {
     pub(crate) next_operation: u32,
     /// Sectors that cannot be read until written.
     pub(crate) unreadable: BTreeSet<u64>,
+    /// Where the arm will be then.
+    pub(crate) head: u64,
     /// When the last transfer ends.
     pub(crate) free_at: u64,
     /// Nothing completes before; the end of time: until released.
@@ -151,6 +185,7 @@ impl DiskState {
             in_flight: BTreeMap::new(),
             next_operation: 0,
             unreadable: BTreeSet::new(),
+            head: 0,
             free_at: 0,
             stalled_until: 0,
             held: Vec::new(),
@@ -171,7 +206,14 @@ impl DiskState {
     }
 
     /// When an operation submitted now will be done.
-    pub(crate) fn finish_time(&mut self, now: u64, work: Work, bytes: u32) -> u64 {
+    pub(crate) fn finish_time(&mut self, now: u64, work: Work, offset: u64, bytes: u32) -> u64 {
+        if let (Some(arm), Work::Read | Work::Write { .. }) = (self.config.latency.arm, work) {
+            let distance = self.head.abs_diff(offset);
+            let turn = self.random.below(arm.rotation_ns.max(1));
+            let seek = arm.seek_ns(distance, self.config.bytes, turn);
+            self.free_at = self.free_at.max(now) + seek * u64::from(self.config.faults.slow_percent) / 100;
+            self.head = offset + u64::from(bytes);
+        }
         let latency = &self.config.latency;
         let slow = |ns: u64| ns * u64::from(self.config.faults.slow_percent) / 100;
         let transfer = slow(latency.page_ns * u64::from(bytes.div_ceil(4096)));

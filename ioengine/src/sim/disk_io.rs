@@ -134,7 +134,7 @@ impl Shared {
         let operation = disk.next_operation;
         disk.next_operation = operation.wrapping_add(1);
         disk.in_flight.insert(operation, Flight { core, id, work, offset, bytes, recorded });
-        let at = disk.finish_time(now, work, bytes);
+        let at = disk.finish_time(now, work, offset, bytes);
         self.trace.note(now, Tag::DiskSubmit, u64::from(index), offset);
         self.push_at(at, Event::Disk { disk: index, operation });
     }

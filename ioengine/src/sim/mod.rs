@@ -23,7 +23,7 @@ mod segment;
 mod trace;
 mod world;
 
-pub use disk::{DiskConfig, DiskCounts, DiskLatency};
+pub use disk::{DiskArm, DiskConfig, DiskCounts, DiskLatency};
 pub use disk_handle::{DiskHandle, Recorder};
 pub use fault::{DiskFaults, Fault, FaultKind};
 pub use image::{DiskImage, SECTOR_BYTES};

@@ -73,7 +73,10 @@ fn page() -> KeptPage {
     KeptPage { sequence: 31, places: vec![reserved, sealed] }
 }
 
-fn records() -> Vec<(Vec<u8>, u64, u64, Option<&'static [u8]>)> {
+/// Key, version, expiry, value.
+type Row = (Vec<u8>, u64, u64, Option<&'static [u8]>);
+
+fn records() -> Vec<Row> {
     let record = |time: u64, version: u64, expiry: u64, value: Option<&'static [u8]>| {
         let mut key = Vec::new();
         encode_key(&mut key, bucket(), Key { space: Space(2), stream: b"user-1", time });

@@ -1,25 +1,32 @@
 //! One core of a cache node: everything its tasks share, and how an answer finds who waits for it. Tasks hold it by `Rc`; nothing
 //! in it leaves the thread but the counters. Borrows of its cells never reach across an await.
 
-use super::connection::Connections;
 use super::counters::CacheCounters;
 use super::fetch::Fetches;
 use super::get::Shown;
 use super::limits::CacheLimits;
 use super::many::Manys;
 use super::rings::Rings;
+use super::{get, many, status};
 use crate::budget::Budget;
-use crate::hot::HotKeys;
-use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
+use crate::door::payload_bytes_max;
+use crate::front::{Connections, Front, FrontLimits};
+use crate::hot::{self, HotKeys};
+use crate::reply::ReplyTo;
 use ioengine::sync::Notify;
 use ioengine::{Instant, Io};
 use layout::units::{LogTime, Uuid, Version};
 use net::client::Client;
-use net::frame::HEADER_BYTES;
-use net::outcome::{Limit, Outcome};
-use net::reply::{encode_get_ok, encode_outcome, reply_bytes_get_ok};
+use net::outcome::Outcome;
+use net::reply::{
+    encode_echo, encode_get_ok, encode_map, encode_outcome, encode_status, reply_bytes_get_ok,
+    reply_bytes_payload,
+};
+use net::request::Request;
+use net::session::ServerIdentity;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// What all cores of a cache node know about it.
@@ -55,6 +62,7 @@ pub(super) struct Cache {
     pub(super) index: u16,
     pub(super) facts: Arc<CacheFacts>,
     pub(super) limits: CacheLimits,
+    pub(super) front: FrontLimits,
     pub(super) rings: RefCell<Rings>,
     pub(super) fetches: RefCell<Fetches<Waiter>>,
     /// Something was queued, or a batch has come back.
@@ -116,48 +124,6 @@ impl Cache {
         }
     }
 
-    /// A small answer, whose room was reserved with the connection.
-    pub(super) fn tell(&self, to: &ReplyTo, encode: impl FnOnce(&mut [u8]) -> usize) {
-        self.tell_sized(to, SMALL_REPLY_BYTES - HEADER_BYTES, encode);
-    }
-
-    /// A small answer of at most `bytes`.
-    fn tell_sized(&self, to: &ReplyTo, bytes: usize, encode: impl FnOnce(&mut [u8]) -> usize) {
-        // Gone: the client has closed its connection, and learns nothing.
-        let Some(connection) = self.connections.find(to) else { return };
-        let mut outbox = connection.outbox.borrow_mut();
-        outbox.release();
-        let bytes = to.frame(self.client.epoch(), &mut outbox.room()[..HEADER_BYTES + bytes], encode);
-        outbox.advance(bytes);
-        drop(outbox);
-        connection.answered(self);
-    }
-
-    /// An answer of just `bytes`; a small one in its place when it does not fit the frame agreed on, or there is no room.
-    pub(super) fn write(&self, to: &ReplyTo, bytes: usize, encode: impl FnOnce(&mut [u8]) -> usize) {
-        if bytes + HEADER_BYTES <= SMALL_REPLY_BYTES {
-            return self.tell_sized(to, bytes, encode);
-        }
-        let Some(connection) = self.connections.find(to) else { return };
-        let refusal = if bytes > to.frame_bytes as usize {
-            Some(Outcome::TooLarge { limit: Limit::Frame })
-        } else if !connection.outbox.borrow_mut().make_room(&self.io, HEADER_BYTES + bytes) {
-            ioengine::sometimes!("a cache has no room for an answer");
-            Some(Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 20 })
-        } else {
-            None
-        };
-        if let Some(outcome) = refusal {
-            return self.tell(to, |out| encode_outcome(out, LogTime(0), &outcome));
-        }
-        let mut outbox = connection.outbox.borrow_mut();
-        let written = to.frame(self.client.epoch(), &mut outbox.room()[..HEADER_BYTES + bytes], encode);
-        outbox.advance(written);
-        outbox.release();
-        drop(outbox);
-        connection.answered(self);
-    }
-
     /// End connections whose time is up, and say how things are.
     pub(super) fn expire(&self, now: Instant) {
         for connection in self.connections.all() {
@@ -167,5 +133,77 @@ impl Cache {
             }
         }
         self.counters.publish(self);
+    }
+}
+
+impl Front for Cache {
+    fn io(&self) -> &Io {
+        &self.io
+    }
+
+    fn index(&self) -> u16 {
+        self.index
+    }
+
+    fn front_limits(&self) -> &FrontLimits {
+        &self.front
+    }
+
+    fn identity(&self) -> ServerIdentity {
+        // A cache promises nothing that a later start must keep: it has no incarnations.
+        ServerIdentity { cluster: self.facts.cluster, node: self.facts.node, incarnation: 1, features: 0 }
+    }
+
+    fn epoch(&self) -> u32 {
+        self.client.epoch()
+    }
+
+    fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    fn refused(&self) {
+        self.counters.connections_refused.add(1);
+    }
+
+    fn take(self: &Rc<Self>, to: &ReplyTo, request: &Request<'_>, _body: &[u8]) {
+        take(self, to, request);
+    }
+}
+
+fn take(cache: &Rc<Cache>, to: &ReplyTo, request: &Request<'_>) {
+    match request {
+        // A `local` get may be answered with less; what the store says is as good.
+        Request::Get(one) => {
+            let waiter = Waiter { asker: Asker::Get(*to), if_newer: one.if_newer, since: cache.io.now() };
+            get::ask(cache, &one.key, waiter);
+        }
+        Request::MultiGet(all) => many::ask(cache, to, all),
+        Request::Ping(echo) => {
+            cache.write(to, reply_bytes_payload(echo.len()), |out| encode_echo(out, echo));
+        }
+        Request::Map(map) if map.known_epoch == cache.client.epoch() => {
+            cache.tell(to, |out| encode_outcome(out, LogTime(0), &Outcome::NotModified));
+        }
+        Request::Map(_) => {
+            let map = cache.client.known_map();
+            let mut bytes = Vec::with_capacity(map.encoded_bytes());
+            map.encode(&mut bytes);
+            cache.write(to, reply_bytes_payload(bytes.len()), |out| encode_map(out, &bytes));
+        }
+        Request::Status => {
+            let text = status::text(cache);
+            cache.write(to, reply_bytes_payload(text.len()), |out| encode_status(out, &text));
+        }
+        Request::Hot => {
+            let boards = cache.facts.counters.iter().map(|counters| &counters.hot);
+            let text = hot::text(cache.facts.node, "cache", boards, payload_bytes_max(to));
+            cache.write(to, reply_bytes_payload(text.len()), |out| encode_status(out, &text));
+        }
+        // No tablet is here: the map says where they are.
+        _ => {
+            let wrong = Outcome::WrongGroup { epoch: cache.client.epoch() };
+            cache.tell(to, |out| encode_outcome(out, LogTime(0), &wrong));
+        }
     }
 }

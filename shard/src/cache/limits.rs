@@ -1,6 +1,7 @@
 //! Every bound of a core of a cache node.
 
 use super::fetch::FetchLimits;
+use crate::front::FrontLimits;
 use layout::value_ring::RingGeometry;
 use std::time::Duration;
 
@@ -94,6 +95,17 @@ impl CacheLimits {
             (self.batch_count_max <= layout::units::OPERATION_COUNT_MAX, "a batch is one request"),
         ];
         rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err((*rule).to_owned()))
+    }
+
+    pub(super) fn front(&self) -> FrontLimits {
+        FrontLimits {
+            connection_count_max: self.connection_count_max,
+            frame_bytes_max: self.frame_bytes_max,
+            in_flight_max: self.in_flight_max,
+            outbox_bytes_max: self.outbox_bytes_max,
+            hello_deadline: self.hello_deadline,
+            request_deadline: self.request_deadline,
+        }
     }
 
     pub(super) fn fetches(&self) -> FetchLimits {

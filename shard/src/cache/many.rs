@@ -6,6 +6,7 @@
 use super::core::{Asker, Cache, Waiter};
 use super::get::{self, Shown};
 use crate::budget::Held;
+use crate::front::Front;
 use crate::reply::ReplyTo;
 use layout::units::LogTime;
 use net::outcome::{Limit, Outcome};

@@ -5,7 +5,6 @@
 //! the get arrived.
 
 mod chain;
-mod connection;
 mod core;
 mod counters;
 mod fetch;

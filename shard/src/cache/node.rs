@@ -2,7 +2,6 @@
 //!
 //! Must never wait for the store in order to start: a cache that finds nobody answers so. Invariant: all cores serve, or none does.
 
-use super::connection::{self, Connections};
 use super::core::{Cache, CacheFacts};
 use super::counters::CacheCounters;
 use super::fetch::Fetches;
@@ -11,6 +10,7 @@ use super::limits::CacheLimits;
 use super::many::Manys;
 use super::rings::{Rings, RingsFound, RingsOwner};
 use crate::budget::Budget;
+use crate::front::{self, Connections};
 use crate::hot::HotKeys;
 use crate::node::{Event, Listener};
 use ioengine::sync::{Either, Notify, race};
@@ -145,7 +145,7 @@ async fn serve(io: &Io, config: &CacheConfig, shared: &Shared) -> Result<(), Str
             return Ok(());
         }
         match waited {
-            Either::First(Ok(stream)) => connection::serve(&cache, stream),
+            Either::First(Ok(stream)) => front::serve(&cache, stream),
             Either::First(Err(error)) => {
                 tracing::warn!(%error, "accept failed");
                 io.sleep(DRAIN_POLL).await;
@@ -192,6 +192,7 @@ fn start_core(io: &Io, config: &CacheConfig, shared: &Shared) -> Result<Rc<Cache
         counters,
         hot: HotKeys::new(io.now()),
         limits: limits.clone(),
+        front: limits.front(),
     });
     io.spawn(Queue::Foreground, get::run(Rc::clone(&cache)));
     io.spawn(Queue::Foreground, get::watch(Rc::clone(&cache)));

@@ -92,6 +92,12 @@ impl ColdDisk {
         &self.table
     }
 
+    /// The device has failed: nothing is written to it until the node starts again.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.reader.disk.ended()
+    }
+
     fn name(&self) -> String {
         self.reader.name()
     }
@@ -279,12 +285,16 @@ impl ColdDisk {
     /// [`ColdError::Unreserved`] when the place is kept for, or holds, something else: nothing is freed.
     /// [`ColdError::Disk`], [`ColdError::Arena`]: ask again.
     pub async fn give_up(&mut self, whom: &KeptFor, run: &Run) -> Result<u32, ColdError> {
-        let overlaps = |place: &&KeptPlace| place.whom != *whom && run_of(place).overlaps(run);
-        if self
-            .kept
-            .places()
-            .any(|place| overlaps(&place) && run_of(place).file_generation == run.file_generation)
-        {
+        // Of what is sealed the header says whose it is. A section in the middle of a run ends within a block that others share: the numbers
+        // tell them apart.
+        let is_anothers = |place: &KeptPlace| {
+            !place.is_sealed
+                && place.whom != *whom
+                && (place.file, place.file_generation) == (run.file, run.file_generation)
+                && place.number < run.number + run.section_count
+                && run.number < place.number + place.section_count
+        };
+        if self.kept.places().any(is_anothers) {
             return Err(ColdError::Unreserved { name: self.name(), run: *run });
         }
         let facts = self.table.file(run.file).copied().unwrap_or_default();
@@ -446,6 +456,10 @@ impl Stored {
 }
 
 impl ColdReader {
+    pub(super) fn parts(&self) -> (&Io, &Disk, &ColdSuperblock) {
+        (&self.io, &self.disk, &self.superblock)
+    }
+
     fn name(&self) -> String {
         self.disk.name().to_owned()
     }

@@ -1,4 +1,5 @@
-//! One raw disk of the cold tier: format and open it, write runs of sections, read a block, free, walk, scrub.
+//! The cold tier: raw disks, each to format and open, to keep places on, to write runs of sections to, to read a block of, to free and to walk; and
+//! the node that serves them.
 //!
 //! Must never believe the file table more than what stands in the files. Owned by one core: one task writes and frees, others read.
 //!
@@ -9,12 +10,23 @@
 //! | `open` | making a disk ours; finding out what it is and what is in it |
 //! | `disk` | writes, reads and frees on it |
 //! | `walk` | its sections, found by their headers alone |
+//! | `queue`, `serve` | what waits for a disk, and how it is carried out |
+//! | `core`, `node`, `limits` | a core of a cold node; its start and end; every bound |
 
+mod core;
 pub mod disk;
 pub mod kept;
+mod limits;
+mod node;
 pub mod open;
+mod queue;
+mod serve;
 pub mod table;
 pub mod walk;
+
+pub use self::core::ColdCounters;
+pub use limits::ColdNodeLimits;
+pub use node::{ColdConfig, ColdNode, start_cold};
 
 use ioengine::DiskError;
 use ioengine::disk::DiskOpenError;

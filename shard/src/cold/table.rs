@@ -143,7 +143,9 @@ impl FileTable {
         let facts = &self.files[file as usize];
         facts.is_empty()
             && !self.is_reserved_in(file)
-            && (facts.generation == 0 || facts.empty_until_ns <= now_ns)
+            && (facts.generation == 0
+                || facts.empty_until_ns <= now_ns
+                || ioengine::canary("reuse_a_freed_place_at_once"))
     }
 
     /// Is there anything in it that counts, or will be?

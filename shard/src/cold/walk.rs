@@ -56,6 +56,19 @@ impl Stretch<'_> {
         (self.from, self.bytes) = (from, if result.is_ok() { bytes } else { 0 });
     }
 
+    /// Where to look next when no section that counts stands at `at`: behind one that does not if one that does follows, else at the next block.
+    async fn behind(&mut self, at: u64, counts: impl Fn(&SectionHeader) -> bool) -> u64 {
+        let next_block = (at + 1).next_multiple_of(BLOCK);
+        let mut end = at;
+        while let Some(freed) = self.header(end).await {
+            end += freed.bytes();
+            if self.header(end).await.is_some_and(|header| counts(&header)) {
+                return end;
+            }
+        }
+        next_block
+    }
+
     async fn header(&mut self, at: u64) -> Option<SectionHeader> {
         let superblock = self.superblock;
         let (group, file) = ((superblock.group, superblock.disk), self.file);
@@ -96,6 +109,35 @@ pub async fn walk(
     }
     found.retain(|_, header| header.place.file_generation == newest);
     Ok(found.into_values().collect())
+}
+
+/// The sections of a file from a byte of it on, in their order, that `counts`: at most so many, until one begins at or behind the end of
+/// `range`. And where to go on. No two places of a generation overlap, so that what one section covers needs no second look.
+///
+/// # Errors
+/// [`ColdError::Arena`]. What the device cannot read is passed over.
+pub(super) async fn sections_from(
+    reader: &super::disk::ColdReader,
+    file: u32,
+    range: std::ops::Range<u32>,
+    count_max: usize,
+    counts: impl Fn(&SectionHeader) -> bool,
+) -> Result<(Vec<SectionHeader>, u32), ColdError> {
+    let (io, disk, superblock) = reader.parts();
+    let buffer = Some(buffer(io, WALK_BYTES)?);
+    let mut stretch = Stretch { disk, superblock, file, buffer, from: 0, bytes: 0 };
+    let (mut at, mut found) = (u64::from(range.start), Vec::new());
+    while at < u64::from(range.end) && found.len() < count_max {
+        match stretch.header(at).await.filter(&counts) {
+            Some(header) => {
+                at += header.bytes();
+                found.push(header);
+            }
+            // Freed, of an earlier life, or no section at all: the next one that counts begins its run with a block, or stands behind this.
+            None => at = stretch.behind(at, &counts).await,
+        }
+    }
+    Ok((found, u32::try_from(at).unwrap_or(u32::MAX)))
 }
 
 /// Read a section as a whole and check every byte of it. What is wrong with it, if anything.

@@ -1,23 +1,17 @@
-//! Connections of clients to a core of a cache node: a reader and a writer task each, and between them the outbox.
+//! Connections of clients to a core of a node without tablets, a cache or a cold node: a reader and a writer task each, between them the outbox,
+//! and how an answer finds its way there.
 //!
 //! Must never take a request without room for a small answer to it. Invariant: a request is answered once, over the connection it
 //! came from, if that is still there.
 
-use super::core::{Asker, Cache, Waiter};
-use super::{get, many, status};
-use crate::door::payload_bytes_max;
-use crate::hot;
 use crate::outbox::Outbox;
 use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
 use ioengine::sync::{Notify, race};
-use ioengine::{Instant, Queue, Stream};
+use ioengine::{Instant, Io, Queue, Stream};
 use layout::units::LogTime;
 use net::frame::HEADER_BYTES;
-use net::outcome::Outcome;
-use net::reply::{
-    encode_echo, encode_hello, encode_map, encode_outcome, encode_status, reply_bytes_hello,
-    reply_bytes_payload,
-};
+use net::outcome::{Limit, Outcome};
+use net::reply::{encode_hello, encode_outcome, reply_bytes_hello};
 use net::request::Request;
 use net::session::{ServerIdentity, ServerLimits, ServerSession, SessionReply, Step};
 use std::cell::{Cell, RefCell};
@@ -31,12 +25,86 @@ const SEND_DEADLINE: Duration = Duration::from_secs(30);
 /// How long an answer waits for room before it is looked for again.
 const ROOM_RETRY: Duration = Duration::from_millis(5);
 
+/// Bounds of the connections of a core.
+#[derive(Clone, Debug)]
+pub(crate) struct FrontLimits {
+    /// Connections.
+    pub(crate) connection_count_max: usize,
+    /// Longest body of a frame, bytes.
+    pub(crate) frame_bytes_max: u32,
+    /// Requests in flight on a connection.
+    pub(crate) in_flight_max: u32,
+    /// Answers that wait to be sent on a connection, bytes.
+    pub(crate) outbox_bytes_max: usize,
+    /// From the begin of a connection to its hello.
+    pub(crate) hello_deadline: Duration,
+    /// From a request to its answer.
+    pub(crate) request_deadline: Duration,
+}
+
+/// A core of a node that clients connect to. What it does with a request is its own.
+pub(crate) trait Front: Sized + 'static {
+    fn io(&self) -> &Io;
+    /// Index of the core.
+    fn index(&self) -> u16;
+    fn front_limits(&self) -> &FrontLimits;
+    fn identity(&self) -> ServerIdentity;
+    /// Epoch of the cluster map that it knows; 0 when none.
+    fn epoch(&self) -> u32;
+    fn connections(&self) -> &Connections;
+    /// A connection was refused for want of room.
+    fn refused(&self);
+    /// A request and its body, for whose answer a small room is reserved: answered now or later, once.
+    fn take(self: &Rc<Self>, to: &ReplyTo, request: &Request<'_>, body: &[u8]);
+
+    /// A small answer, whose room was reserved with the request.
+    fn tell(&self, to: &ReplyTo, encode: impl FnOnce(&mut [u8]) -> usize) {
+        tell_sized(self, to, SMALL_REPLY_BYTES - HEADER_BYTES, encode);
+    }
+
+    /// An answer of just `bytes`; a small one in its place when it does not fit the frame agreed on, or there is no room.
+    fn write(&self, to: &ReplyTo, bytes: usize, encode: impl FnOnce(&mut [u8]) -> usize) {
+        if bytes + HEADER_BYTES <= SMALL_REPLY_BYTES {
+            return tell_sized(self, to, bytes, encode);
+        }
+        let Some(connection) = self.connections().find(to) else { return };
+        let refusal = if bytes > to.frame_bytes as usize {
+            Some(Outcome::TooLarge { limit: Limit::Frame })
+        } else if !connection.outbox.borrow_mut().make_room(self.io(), HEADER_BYTES + bytes) {
+            ioengine::sometimes!("a cache has no room for an answer");
+            Some(Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 20 })
+        } else {
+            None
+        };
+        if let Some(outcome) = refusal {
+            return self.tell(to, |out| encode_outcome(out, LogTime(0), &outcome));
+        }
+        let mut outbox = connection.outbox.borrow_mut();
+        let written = to.frame(self.epoch(), &mut outbox.room()[..HEADER_BYTES + bytes], encode);
+        outbox.advance(written);
+        outbox.release();
+        drop(outbox);
+        connection.answered(self);
+    }
+}
+
+fn tell_sized<F: Front>(front: &F, to: &ReplyTo, bytes: usize, encode: impl FnOnce(&mut [u8]) -> usize) {
+    // Gone: the client has closed its connection, and learns nothing.
+    let Some(connection) = front.connections().find(to) else { return };
+    let mut outbox = connection.outbox.borrow_mut();
+    outbox.release();
+    let bytes = to.frame(front.epoch(), &mut outbox.room()[..HEADER_BYTES + bytes], encode);
+    outbox.advance(bytes);
+    drop(outbox);
+    connection.answered(front);
+}
+
 /// One client's connection.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     slot: u32,
     generation: u32,
     stream: Stream,
-    pub(super) outbox: RefCell<Outbox>,
+    pub(crate) outbox: RefCell<Outbox>,
     session: RefCell<ServerSession>,
     /// Something was put into the outbox, or the connection ends.
     filled: Notify,
@@ -49,14 +117,14 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A request that was given out has been answered.
-    pub(super) fn answered(&self, cache: &Cache) {
-        self.session.borrow_mut().answered(cache.io.now().ns / 1000);
+    pub(crate) fn answered<F: Front>(&self, front: &F) {
+        self.session.borrow_mut().answered(front.io().now().ns / 1000);
         self.drained.notify();
         self.filled.notify();
     }
 
     /// Its time is up.
-    pub(super) fn expired(&self, now: Instant) -> bool {
+    pub(crate) fn expired(&self, now: Instant) -> bool {
         let stuck = self.sending_since.get().is_some_and(|since| now.since(since) > SEND_DEADLINE);
         stuck || self.session.borrow_mut().expired(now.ns / 1000).is_some()
     }
@@ -69,7 +137,7 @@ impl Connection {
     }
 
     /// Both end.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.close();
         self.stream.shutdown();
     }
@@ -77,17 +145,17 @@ impl Connection {
 
 /// The connections of a core, by slot.
 #[derive(Default)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     slots: RefCell<Vec<(u32, Option<Rc<Connection>>)>>,
 }
 
 impl Connections {
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.slots.borrow().iter().filter(|(_, connection)| connection.is_some()).count()
     }
 
     /// The connection that an answer is for, if it is still the same.
-    pub(super) fn find(&self, to: &ReplyTo) -> Option<Rc<Connection>> {
+    pub(crate) fn find(&self, to: &ReplyTo) -> Option<Rc<Connection>> {
         let slots = self.slots.borrow();
         let (generation, connection) = slots.get(to.slot as usize)?;
         connection.as_ref().filter(|_| *generation == to.generation).cloned()
@@ -112,65 +180,62 @@ impl Connections {
     }
 
     /// Every connection that there is.
-    pub(super) fn all(&self) -> Vec<Rc<Connection>> {
+    pub(crate) fn all(&self) -> Vec<Rc<Connection>> {
         self.slots.borrow().iter().filter_map(|(_, connection)| connection.clone()).collect()
     }
 
     /// Let every reader end; writers send what waits.
-    pub(super) fn close_readers(&self) {
+    pub(crate) fn close_readers(&self) {
         self.all().iter().for_each(|connection| connection.close());
     }
 
     /// End them all.
-    pub(super) fn close_all(&self) {
+    pub(crate) fn close_all(&self) {
         self.all().iter().for_each(|connection| connection.end());
     }
 }
 
 /// Take over an accepted stream.
-pub(super) fn serve(cache: &Rc<Cache>, stream: Stream) {
-    if cache.connections.count() >= cache.limits.connection_count_max {
+pub(crate) fn serve<F: Front>(front: &Rc<F>, stream: Stream) {
+    if front.connections().count() >= front.front_limits().connection_count_max {
         ioengine::sometimes!("connections of a cache are full");
-        cache.counters.connections_refused.add(1);
+        front.refused();
         return;
     }
     let limits = ServerLimits {
-        frame_bytes: cache.limits.frame_bytes_max,
-        in_flight: cache.limits.in_flight_max,
-        hello_us: cache.limits.hello_deadline.as_micros() as u64,
+        frame_bytes: front.front_limits().frame_bytes_max,
+        in_flight: front.front_limits().in_flight_max,
+        hello_us: front.front_limits().hello_deadline.as_micros() as u64,
         ..ServerLimits::default()
     };
-    let facts = &cache.facts;
-    // A cache promises nothing that a later start must keep: it has no incarnations.
-    let identity = ServerIdentity { cluster: facts.cluster, node: facts.node, incarnation: 1, features: 0 };
-    let session = ServerSession::new(limits, identity, cache.io.now().ns / 1000);
-    let connection = cache.connections.add(|slot, generation| Connection {
+    let session = ServerSession::new(limits, front.identity(), front.io().now().ns / 1000);
+    let connection = front.connections().add(|slot, generation| Connection {
         slot,
         generation,
         stream,
-        outbox: RefCell::new(Outbox::new(cache.limits.outbox_bytes_max)),
+        outbox: RefCell::new(Outbox::new(front.front_limits().outbox_bytes_max)),
         session: RefCell::new(session),
         filled: Notify::new(),
         drained: Notify::new(),
         closing: Cell::new(false),
         sending_since: Cell::new(None),
     });
-    let (of_reader, of_writer, reader) = (Rc::clone(cache), Rc::clone(cache), Rc::clone(&connection));
-    cache.io.spawn(Queue::Foreground, async move {
+    let (of_reader, of_writer, reader) = (Rc::clone(front), Rc::clone(front), Rc::clone(&connection));
+    front.io().spawn(Queue::Foreground, async move {
         read(&of_reader, &reader).await;
         reader.close();
     });
-    cache.io.spawn(Queue::Foreground, async move {
+    front.io().spawn(Queue::Foreground, async move {
         write(&of_writer, &connection).await;
         connection.end();
-        of_writer.connections.remove(&connection);
+        of_writer.connections().remove(&connection);
     });
 }
 
 /// The reader: everything that arrives, until the far end, the protocol or the node ends it.
-async fn read(cache: &Rc<Cache>, connection: &Rc<Connection>) {
-    let Some(mut buffer) = cache.io.buffer(RECEIVE_BYTES) else {
-        return cache.counters.connections_refused.add(1);
+async fn read<F: Front>(front: &Rc<F>, connection: &Rc<Connection>) {
+    let Some(mut buffer) = front.io().buffer(RECEIVE_BYTES) else {
+        return front.refused();
     };
     let mut filled = 0;
     while !connection.closing.get() {
@@ -181,21 +246,21 @@ async fn read(cache: &Rc<Cache>, connection: &Rc<Connection>) {
             Ok(0) | Err(_) => return,
             Ok(count) => filled += count,
         }
-        let Some((taken, want)) = walk(cache, connection, &buffer[..filled]).await else { return };
+        let Some((taken, want)) = walk(front, connection, &buffer[..filled]).await else { return };
         connection.filled.notify();
         buffer.copy_within(taken..filled, 0);
         filled -= taken;
         let size = want.max(RECEIVE_BYTES);
         if size > end || (end > RECEIVE_BYTES && filled == 0) {
-            let deadline = cache.io.now().after(cache.limits.request_deadline);
+            let deadline = front.io().now().after(front.front_limits().request_deadline);
             let mut other = loop {
-                if let Some(other) = cache.io.buffer(size) {
+                if let Some(other) = front.io().buffer(size) {
                     break other;
                 }
-                if cache.io.now() >= deadline {
+                if front.io().now() >= deadline {
                     return;
                 }
-                cache.io.sleep(ROOM_RETRY).await;
+                front.io().sleep(ROOM_RETRY).await;
             };
             other[..filled].copy_from_slice(&buffer[..filled]);
             buffer = other;
@@ -204,12 +269,12 @@ async fn read(cache: &Rc<Cache>, connection: &Rc<Connection>) {
 }
 
 /// Walk through the frames that are there. Bytes taken, and bytes that the next frame needs in all; `None` when the connection ends.
-async fn walk(cache: &Rc<Cache>, connection: &Connection, input: &[u8]) -> Option<(usize, usize)> {
+async fn walk<F: Front>(front: &Rc<F>, connection: &Connection, input: &[u8]) -> Option<(usize, usize)> {
     let mut at = 0;
     loop {
         let drained = connection.drained.notified();
-        let now_us = cache.io.now().ns / 1000;
-        let step = connection.session.borrow_mut().next(now_us, cache.client.epoch(), &input[at..]);
+        let now_us = front.io().now().ns / 1000;
+        let step = connection.session.borrow_mut().next(now_us, front.epoch(), &input[at..]);
         match step {
             Step::Need { bytes } => return Some((at, bytes)),
             Step::Full => {
@@ -221,19 +286,19 @@ async fn walk(cache: &Rc<Cache>, connection: &Connection, input: &[u8]) -> Optio
             }
             Step::Request { header, request, consumed } => {
                 let to = ReplyTo {
-                    core: cache.index,
+                    core: front.index(),
                     slot: connection.slot,
                     generation: connection.generation,
                     request: header.request,
                     frame_bytes: connection.session.borrow().frame_bytes(),
                     operation: header.operation,
                 };
-                reserve(cache, connection).await?;
-                take(cache, &to, &request);
+                reserve(&**front, connection).await?;
+                front.take(&to, &request, &input[at + HEADER_BYTES..at + consumed]);
                 at += consumed;
             }
             Step::Answer { code, request, reply, consumed, close } => {
-                answer_of_session(cache, connection, code, request, &reply);
+                answer_of_session(&**front, connection, code, request, &reply);
                 at += consumed;
                 if close.is_some() {
                     return None;
@@ -246,64 +311,32 @@ async fn walk(cache: &Rc<Cache>, connection: &Connection, input: &[u8]) -> Optio
 }
 
 /// Wait for room for a small answer; `None` when the connection ends first, or none comes in time.
-async fn reserve(cache: &Cache, connection: &Connection) -> Option<()> {
-    let deadline = cache.io.now().after(cache.limits.request_deadline);
+async fn reserve<F: Front>(front: &F, connection: &Connection) -> Option<()> {
+    let deadline = front.io().now().after(front.front_limits().request_deadline);
     loop {
         let drained = connection.drained.notified();
-        if connection.outbox.borrow_mut().reserve(&cache.io) {
+        if connection.outbox.borrow_mut().reserve(front.io()) {
             return Some(());
         }
         ioengine::sometimes!("an answer of a cache waits for room");
         connection.filled.notify();
-        race(drained, cache.io.sleep(ROOM_RETRY)).await;
-        if connection.closing.get() || cache.io.now() >= deadline {
+        race(drained, front.io().sleep(ROOM_RETRY)).await;
+        if connection.closing.get() || front.io().now() >= deadline {
             return None;
         }
     }
 }
 
-/// A request, for whose answer a small room is reserved.
-fn take(cache: &Rc<Cache>, to: &ReplyTo, request: &Request<'_>) {
-    match request {
-        // A `local` get may be answered with less; what the store says is as good.
-        Request::Get(one) => {
-            let waiter = Waiter { asker: Asker::Get(*to), if_newer: one.if_newer, since: cache.io.now() };
-            get::ask(cache, &one.key, waiter);
-        }
-        Request::MultiGet(all) => many::ask(cache, to, all),
-        Request::Ping(echo) => {
-            cache.write(to, reply_bytes_payload(echo.len()), |out| encode_echo(out, echo));
-        }
-        Request::Map(map) if map.known_epoch == cache.client.epoch() => {
-            cache.tell(to, |out| encode_outcome(out, LogTime(0), &Outcome::NotModified));
-        }
-        Request::Map(_) => {
-            let map = cache.client.known_map();
-            let mut bytes = Vec::with_capacity(map.encoded_bytes());
-            map.encode(&mut bytes);
-            cache.write(to, reply_bytes_payload(bytes.len()), |out| encode_map(out, &bytes));
-        }
-        Request::Status => {
-            let text = status::text(cache);
-            cache.write(to, reply_bytes_payload(text.len()), |out| encode_status(out, &text));
-        }
-        Request::Hot => {
-            let boards = cache.facts.counters.iter().map(|counters| &counters.hot);
-            let text = hot::text(cache.facts.node, "cache", boards, payload_bytes_max(to));
-            cache.write(to, reply_bytes_payload(text.len()), |out| encode_status(out, &text));
-        }
-        // No tablet is here: the map says where they are.
-        _ => {
-            let wrong = Outcome::WrongGroup { epoch: cache.client.epoch() };
-            cache.tell(to, |out| encode_outcome(out, LogTime(0), &wrong));
-        }
-    }
-}
-
-fn answer_of_session(cache: &Cache, connection: &Connection, code: u8, request: u64, reply: &SessionReply) {
+fn answer_of_session<F: Front>(
+    front: &F,
+    connection: &Connection,
+    code: u8,
+    request: u64,
+    reply: &SessionReply,
+) {
     let mut outbox = connection.outbox.borrow_mut();
     let bytes_max = HEADER_BYTES + reply_bytes_hello().max(SMALL_REPLY_BYTES);
-    if outbox.make_room(&cache.io, bytes_max) {
+    if outbox.make_room(front.io(), bytes_max) {
         let out = outbox.room();
         let body = &mut out[HEADER_BYTES..];
         let bytes = HEADER_BYTES
@@ -311,7 +344,7 @@ fn answer_of_session(cache: &Cache, connection: &Connection, code: u8, request: 
                 SessionReply::Hello(hello) => encode_hello(body, hello),
                 SessionReply::Not(outcome) => encode_outcome(body, LogTime(0), outcome),
             };
-        net::frame::seal(&mut out[..bytes], code, request, cache.client.epoch());
+        net::frame::seal(&mut out[..bytes], code, request, front.epoch());
         outbox.advance(bytes);
     }
     drop(outbox);
@@ -319,13 +352,13 @@ fn answer_of_session(cache: &Cache, connection: &Connection, code: u8, request: 
 }
 
 /// The writer: whatever waits in the outbox, one send at a time.
-async fn write(cache: &Rc<Cache>, connection: &Rc<Connection>) {
+async fn write<F: Front>(front: &Rc<F>, connection: &Rc<Connection>) {
     let mut close_by = None;
     loop {
         let filled = connection.filled.notified();
-        let taken = connection.outbox.borrow_mut().take(&cache.io);
+        let taken = connection.outbox.borrow_mut().take(front.io());
         if let Some((buffer, bytes)) = taken {
-            connection.sending_since.set(Some(cache.io.now()));
+            connection.sending_since.set(Some(front.io().now()));
             let (result, buffer) = connection.stream.send(buffer, 0..bytes).await;
             connection.sending_since.set(None);
             connection.outbox.borrow_mut().give_back(buffer);
@@ -341,14 +374,15 @@ async fn write(cache: &Rc<Cache>, connection: &Rc<Connection>) {
             (outbox.len() > 0, outbox.in_flight > 0)
         };
         if connection.closing.get() {
-            let close_by = *close_by.get_or_insert(cache.io.now().after(cache.limits.request_deadline));
-            if (!waits && !in_flight) || cache.io.now() >= close_by {
+            let close_by =
+                *close_by.get_or_insert(front.io().now().after(front.front_limits().request_deadline));
+            if (!waits && !in_flight) || front.io().now() >= close_by {
                 return;
             }
-            race(filled, cache.io.sleep(Duration::from_millis(10))).await;
+            race(filled, front.io().sleep(Duration::from_millis(10))).await;
         } else if waits {
             // No second buffer to go on with: others give theirs back soon.
-            cache.io.sleep(Duration::from_millis(1)).await;
+            front.io().sleep(Duration::from_millis(1)).await;
         } else {
             filled.await;
         }

@@ -1,0 +1,343 @@
+//! Three cold nodes in a world of trouble, and clients that reserve, write, seal, read and free on them, as a sinker and readers would.
+//!
+//! Must never excuse a wrong byte: a disk that lies may fail to answer, and nothing else. Invariant: at peace each node holds just what the
+//! clients know to be sealed and not freed, and shows every record of it with one read of the device.
+
+mod driver;
+
+use super::history::Violation;
+use super::one_node::Options;
+use super::plan::Mode;
+use super::report::{Clock, SeedReport, Sum};
+use driver::{Driver, FILE_BYTES, Known, Nodes};
+use ioengine::disk::DiskOpen;
+use ioengine::sim::{
+    DiskArm, DiskConfig, DiskFaults, DiskHandle, DiskLatency, LinkConfig, NodeConfig, NodeHandle, Random,
+    World, WorldConfig,
+};
+use ioengine::{HostKind, Instant, Io, Launcher};
+use layout::units::Uuid;
+use shard::cold::open::{ColdFormat, format};
+use shard::cold::{ColdConfig, ColdNode, ColdNodeLimits, start_cold};
+use shard::node::Event;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const CLUSTER: Uuid = Uuid([7; 16]);
+const GROUP: u16 = 4;
+const PORT: u16 = 7420;
+const NODES: usize = 3;
+const CLIENTS: u64 = 3;
+/// How long trouble lasts.
+const LIFE: Duration = Duration::from_secs(40);
+/// Within this, all that is pending is done once trouble has ended.
+const PEACE: Duration = Duration::from_secs(600);
+const REUSE_DELAY: Duration = Duration::from_secs(4);
+
+/// A machine with cold disks.
+struct Machine {
+    handle: NodeHandle,
+    disks: Vec<DiskHandle>,
+    /// Disks that rotted or lied.
+    damaged: Vec<bool>,
+    config: ColdConfig,
+    running: Option<ColdNode>,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Machine {
+    fn start(&mut self) {
+        let events = Arc::clone(&self.events);
+        let listener = Arc::new(move |event| events.lock().expect("no panic with it").push(event));
+        self.events.lock().expect("no panic with it").clear();
+        let launcher = Launcher::Simulated(self.handle);
+        self.running =
+            Some(start_cold(&launcher, &self.config, listener).expect("a simulated core can be launched"));
+    }
+
+    fn heard(&self, wanted: impl Fn(&Event) -> bool) -> bool {
+        self.events.lock().expect("no panic with it").iter().any(wanted)
+    }
+}
+
+struct Stage {
+    world: World,
+    machines: Vec<Machine>,
+    clients: NodeHandle,
+    nodes: Rc<Nodes>,
+    random: Random,
+    lies: bool,
+    wrong: Vec<String>,
+    starts: u64,
+}
+
+/// A small disk with an arm: a hundredth of the times of a real one, so that much happens.
+fn disk_config(random: &mut Random, file_count: u64) -> DiskConfig {
+    let arm = DiskArm { settle_ns: 5_000, stroke_ns: 80_000, rotation_ns: 83_000 };
+    let latency = DiskLatency { page_ns: 250, jitter_ns: 2_000, arm: Some(arm), ..DiskLatency::default() };
+    let bytes = (file_count * FILE_BYTES + (320 << 10)).next_multiple_of(4096);
+    DiskConfig { volatile_cache: !random.chance(200_000), latency, ..DiskConfig::new(bytes) }
+}
+
+impl Stage {
+    fn new(seed: u64, options: &Options) -> Stage {
+        let mut random = Random::new(seed).fork("cold", 0);
+        let world_config =
+            if random.coin() { WorldConfig::swarm(&mut random) } else { WorldConfig::default() };
+        let config =
+            WorldConfig { canaries: options.canaries.clone(), trace_text: options.trace, ..world_config };
+        let world = World::new(seed, config);
+        let clients = world.add_node(NodeConfig::numbered(20));
+        let (disk_count, file_count) = (1 + random.below(3) as u16, 3 + random.below(4));
+        let core_count = 1 + random.below(2) as u16;
+        let lies = seed % 4 == 3;
+        let mut machines = Vec::new();
+        for number in 1..=NODES as u16 {
+            let handle = world.add_node(NodeConfig::numbered(number));
+            let mut disks = Vec::new();
+            for disk in 0..disk_count {
+                let name = format!("hdd{disk}");
+                disks.push(world.add_disk(&handle, &name, disk_config(&mut random, file_count)));
+                world.block_on(&handle, Duration::from_secs(600), move |io: Io| async move {
+                    let device = io.open_disk(&name, DiskOpen::default()).expect("the disk was just added");
+                    let wanted = ColdFormat {
+                        cluster: CLUSTER,
+                        node: u32::from(number),
+                        group: GROUP,
+                        disk,
+                        file_bytes: FILE_BYTES,
+                        file_count_max: u32::MAX,
+                        fills: false,
+                        anew: false,
+                    };
+                    format(&io, &device, &wanted).await.expect("an empty disk can be formatted");
+                });
+            }
+            let limits = ColdNodeLimits {
+                arena_bytes: 8 << 20,
+                frame_bytes_max: 256 << 10,
+                outbox_bytes_max: 1 << 20,
+                waiting_bytes_max: 1 << 20,
+                reads_in_flight: 1 + random.below(4) as usize,
+                reserved_max: 24,
+                request_deadline: Duration::from_secs(3),
+                reuse_delay: REUSE_DELAY,
+                ..ColdNodeLimits::default()
+            };
+            let config = ColdConfig {
+                node: u32::from(number),
+                cluster: CLUSTER,
+                group: GROUP,
+                listen: SocketAddr::new(handle.address(), PORT),
+                disks: (0..disk_count).map(|disk| format!("hdd{disk}")).collect(),
+                core_count,
+                host: HostKind::Own,
+                pin: false,
+                spin_us: 0,
+                limits,
+            };
+            let damaged = vec![false; usize::from(disk_count)];
+            let events = Arc::default();
+            machines.push(Machine { handle, disks, damaged, config, running: None, events });
+        }
+        let addresses = machines.iter().map(|machine| machine.config.listen).collect();
+        let nodes = Rc::new(Nodes::new(addresses, CLUSTER, GROUP, disk_count, REUSE_DELAY));
+        Stage { world, machines, clients, nodes, random, lies, wrong: Vec::new(), starts: 0 }
+    }
+
+    fn serves(&self) -> bool {
+        self.machines.iter().all(|machine| machine.heard(|event| matches!(event, Event::Serving(_))))
+    }
+
+    /// One stroke of trouble.
+    fn trouble(&mut self) {
+        let which = self.random.below(NODES as u64) as usize;
+        let (all, kind) = (self.random.chance(60_000), self.random.below(12));
+        let chosen: Vec<usize> = if all { (0..NODES).collect() } else { vec![which] };
+        match kind {
+            0 | 1 => chosen.iter().for_each(|&node| self.machines[node].handle.kill()),
+            2..=4 => chosen.iter().for_each(|&node| self.machines[node].handle.power_cut()),
+            5 => self.machines[which].handle.pause(),
+            6 => self.world.partition(&self.machines[which].handle, &self.clients),
+            7 => self.world.set_links(&LinkConfig::swarm(&mut self.random)),
+            _ => {
+                let machine = &mut self.machines[which];
+                let disk = self.random.below(machine.disks.len() as u64) as usize;
+                // Only one machine lies: what the two others hold is proven.
+                let lies = self.lies && which == 0 && self.random.coin();
+                let mut faults = if lies {
+                    machine.damaged[disk] = true;
+                    DiskFaults::lying(&mut self.random)
+                } else {
+                    DiskFaults { latent_error_ppm: 0, ..DiskFaults::honest(&mut self.random) }
+                };
+                if self.random.chance(150_000) {
+                    faults.full_after_bytes = Some(self.random.below(machine.disks[disk].bytes()));
+                }
+                if lies && self.random.coin() {
+                    let at = self.random.below(machine.disks[disk].bytes() / 4096) * 4096;
+                    machine.disks[disk].rot(at);
+                }
+                machine.disks[disk].set_faults(faults);
+            }
+        }
+    }
+
+    /// Who is down starts again, sooner or later; who is away comes back.
+    fn mend(&mut self, surely: bool) {
+        for number in 0..NODES {
+            let machine = &mut self.machines[number];
+            if machine.handle.is_paused() && (surely || self.random.chance(300_000)) {
+                machine.handle.resume();
+            }
+            if machine.heard(|event| matches!(event, Event::Failed(_))) {
+                let heard = machine.events.lock().expect("no panic with it").clone();
+                let may_fail = machine.damaged.contains(&true);
+                let text = heard.iter().find_map(|event| match event {
+                    Event::Failed(text) => Some(text.clone()),
+                    _ => None,
+                });
+                let text = text.unwrap_or_default();
+                if !may_fail && !text.contains("can be opened") {
+                    self.wrong.push(format!("node {} cannot start: {text}", number + 1));
+                }
+                machine.handle.kill();
+                machine.events.lock().expect("no panic with it").clear();
+            }
+            if !machine.handle.is_running() && (surely || self.random.chance(400_000)) {
+                machine.start();
+                self.starts += 1;
+            }
+        }
+        if surely || self.random.chance(200_000) {
+            self.world.heal_all();
+        }
+    }
+
+    fn until(&mut self, end: Instant, mut turn: impl FnMut(&mut Stage)) {
+        while self.world.now() < end {
+            let step = Duration::from_micros(500 << self.random.below(11));
+            let next = self.world.now().after(step).min(end);
+            self.world.run_until(next);
+            turn(self);
+        }
+    }
+
+    fn play(&mut self, drivers: &[Rc<Driver>]) {
+        for machine in &mut self.machines {
+            machine.start();
+        }
+        self.starts += NODES as u64;
+        let until = self.world.now().after(Duration::from_secs(60));
+        while !self.serves() && self.world.now() < until {
+            self.world.run_for(Duration::from_millis(2));
+        }
+        if !self.serves() {
+            return self.wrong.push("fresh nodes do not serve".to_owned());
+        }
+        let mut random = self.random.fork("drivers", 0);
+        for driver in drivers {
+            let (driver, seed) = (Rc::clone(driver), random.bits());
+            let core = ioengine::CoreConfig {
+                arena_bytes: 16 << 20,
+                ..ioengine::CoreConfig::small("driver", driver.number)
+            };
+            let launched = self.clients.launch(core, move |io| async move { driver.run(&io, seed).await });
+            launched.expect("a simulated core can be launched");
+        }
+        let end = self.world.now().after(LIFE);
+        self.until(end, |stage| {
+            if stage.random.chance(30_000) {
+                stage.trouble();
+            }
+            stage.mend(false);
+        });
+        self.peace(drivers);
+    }
+
+    /// No more trouble: all that is pending gets done, and then all that is known is there, and nothing else.
+    fn peace(&mut self, drivers: &[Rc<Driver>]) {
+        for machine in &self.machines {
+            machine.disks.iter().for_each(|disk| disk.set_faults(DiskFaults::default()));
+            // A device that has failed under a process is whole again for the next one.
+            if machine.handle.is_paused() {
+                machine.handle.resume();
+            }
+            machine.handle.kill();
+        }
+        self.world.set_links(&LinkConfig::default());
+        self.nodes.begin_peace(self.lies);
+        let end = self.world.now().after(PEACE);
+        while !drivers.iter().all(|driver| driver.is_done()) && self.world.now() < end {
+            self.world.run_for(Duration::from_millis(20));
+            self.mend(true);
+        }
+        if let Some(driver) = drivers.iter().find(|driver| !driver.is_done()) {
+            return self.wrong.push(format!("client {} is not done: {}", driver.number, driver.doing()));
+        }
+        for number in 0..NODES {
+            self.compare(number);
+        }
+    }
+
+    /// What a node holds, and that each record of it is shown with one read.
+    fn compare(&mut self, number: usize) {
+        for disk in 0..self.machines[number].disks.len() {
+            let damaged = self.machines[number].damaged[disk];
+            let (nodes, told) = (Rc::clone(&self.nodes), self.nodes.known_on(disk as u16));
+            let expected = told.clone();
+            let listed = self.world.block_on(&self.clients, PEACE, move |io: Io| async move {
+                nodes.compare(&io, number, disk as u16, &expected, damaged).await
+            });
+            self.wrong.extend(listed);
+            if damaged {
+                continue;
+            }
+            let nodes = Rc::clone(&self.nodes);
+            let before = self.machines[number].disks[disk].counts().reads;
+            let known: Vec<Known> = told.into_iter().take(20).collect();
+            let (asked, wrong) = self.world.block_on(&self.clients, PEACE, move |io: Io| async move {
+                nodes.read_each(&io, number, &known).await
+            });
+            self.wrong.extend(wrong);
+            let reads = self.machines[number].disks[disk].counts().reads - before;
+            if reads != asked {
+                self.wrong.push(format!(
+                    "node {} disk {disk}: {asked} gets read the device {reads} times",
+                    number + 1
+                ));
+            }
+        }
+    }
+}
+
+/// Run the world of a seed.
+#[must_use]
+pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
+    let clock = Clock::start();
+    let mut stage = Stage::new(seed, options);
+    let drivers: Vec<Rc<Driver>> =
+        (0..CLIENTS).map(|number| Rc::new(Driver::new(number as usize, Rc::clone(&stage.nodes)))).collect();
+    stage.play(&drivers);
+    let mut texts = std::mem::take(&mut stage.wrong);
+    texts.extend(stage.nodes.wrong());
+    let violations = texts.into_iter().map(|text| Violation { checker: "cold", text }).collect();
+    let answers = stage.nodes.counted();
+    let operations = answers.values().sum();
+    let sum = Sum { operations, answers, starts: stage.starts, violations, ..Sum::default() };
+    let world = &stage.world;
+    SeedReport {
+        seed,
+        mode,
+        faults: world.fault_counts(),
+        marks: world.marks(),
+        simulated_s: world.now().ns as f64 / 1e9,
+        events: world.event_count(),
+        trace_hash: world.trace_hash(),
+        trace: world.take_trace(),
+        sum,
+        cpu_s: clock.seconds(),
+    }
+}

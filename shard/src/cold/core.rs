@@ -1,0 +1,367 @@
+//! One core of a cold node: connections, its own disks, and the rings to the cores that own the others. Tasks hold it by `Rc`; nothing
+//! in it leaves the thread but the counters. Borrows of its cells never reach across an await.
+//!
+//! Must never answer a request twice, nor not at all. Invariant: a request waits in the queue of its disk, on the core that owns it,
+//! with its bytes held against the budget.
+
+use super::disk::ColdReader;
+use super::limits::ColdNodeLimits;
+use super::queue::DiskQueue;
+use super::serve;
+use crate::budget::{Budget, Held};
+use crate::counters::Counter;
+use crate::door::Wrote;
+use crate::front::{Connections, Front, FrontLimits};
+use crate::mesh::{Kind, Peers};
+use crate::reply::{ReplyTo, SMALL_REPLY_BYTES};
+use ioengine::ring::Receiver;
+use ioengine::sync::Notify;
+use ioengine::{Instant, Io};
+use layout::cold_disk::ColdSuperblock;
+use layout::units::{LogTime, Uuid};
+use net::cold::ColdRequest;
+use net::frame::HEADER_BYTES;
+use net::outcome::{Limit, Outcome, Why};
+use net::reply::{encode_echo, encode_outcome, encode_status, reply_bytes_payload};
+use net::request::Request;
+use net::session::ServerIdentity;
+use serde::Serialize;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+/// Counters of a disk. Names end in their unit; those without one are counts.
+#[derive(Debug, Default, Serialize)]
+pub struct ColdCounters {
+    /// Number of the disk in its group.
+    pub disk: Counter,
+    /// Its files.
+    pub files: Counter,
+    /// Reads answered with records, or that there is none.
+    pub reads: Counter,
+    /// Reads of the device for them.
+    pub device_reads: Counter,
+    /// Bytes of these.
+    pub device_read_bytes: Counter,
+    /// Reads whose place had moved.
+    pub moved: Counter,
+    /// Reads whose bytes were not what the link says.
+    pub corrupt: Counter,
+    /// Places reserved anew.
+    pub reserved: Counter,
+    /// Reservations that were there before.
+    pub reserved_again: Counter,
+    /// Bytes written.
+    pub written_bytes: Counter,
+    /// Runs sealed.
+    pub sealed: Counter,
+    /// Seals refused because the disk held something else.
+    pub unequal: Counter,
+    /// Sections freed.
+    pub freed: Counter,
+    /// Requests refused for want of room in the queue.
+    pub busy: Counter,
+    /// Requests whose time was up before the disk came to them.
+    pub overdue: Counter,
+    /// Reads that wait now.
+    pub waiting_reads: Counter,
+    /// Other requests that wait now.
+    pub waiting_work: Counter,
+    /// Places reserved now.
+    pub kept: Counter,
+    /// Bytes that can still be given.
+    pub room_bytes: Counter,
+    /// From a read's arrival to its answer, a mean that follows the last hundreds, microseconds.
+    pub read_latency_us: Counter,
+    /// The longest of them.
+    pub read_latency_us_max: Counter,
+    /// Damaged places that wait for repair.
+    pub repair_queue: Counter,
+    /// 1 once the device has failed.
+    pub failed: Counter,
+}
+
+/// A place whose bytes are not what they should be: file, byte of it.
+pub(super) type Damaged = BTreeSet<(u32, u64)>;
+
+/// What all cores of a cold node know about it.
+pub(super) struct ColdFacts {
+    pub(super) node: u32,
+    pub(super) cluster: Uuid,
+    pub(super) group: u16,
+    /// Counters and damaged places by disk; filled while the cores start.
+    pub(super) disks: Mutex<BTreeMap<u16, DiskFacts>>,
+    /// Disks that could not be opened: which numbers they have is not known.
+    pub(super) absent: Mutex<Vec<String>>,
+}
+
+pub(super) struct DiskFacts {
+    pub(super) name: String,
+    pub(super) core: u16,
+    pub(super) counters: Arc<ColdCounters>,
+    pub(super) damaged: Arc<Mutex<Damaged>>,
+}
+
+/// A request that waits for a disk.
+pub(super) struct Job {
+    pub(super) to: ReplyTo,
+    pub(super) body: Vec<u8>,
+    pub(super) since: Instant,
+    _held: Held,
+}
+
+/// A disk of this core, as its tasks see it.
+pub(super) struct Spindle {
+    pub(super) superblock: ColdSuperblock,
+    pub(super) reader: ColdReader,
+    pub(super) queue: RefCell<DiskQueue<Job>>,
+    pub(super) reads_queued: Notify,
+    pub(super) work_queued: Notify,
+    pub(super) under_way: Cell<usize>,
+    /// Generations of its files, those included that are about to begin.
+    pub(super) generations: RefCell<Vec<u32>>,
+    pub(super) counters: Arc<ColdCounters>,
+    pub(super) damaged: Arc<Mutex<Damaged>>,
+}
+
+/// One core of a cold node.
+pub(super) struct ColdCore {
+    pub(super) io: Io,
+    pub(super) index: u16,
+    pub(super) facts: Arc<ColdFacts>,
+    pub(super) limits: ColdNodeLimits,
+    pub(super) front: FrontLimits,
+    pub(super) connections: Connections,
+    pub(super) connections_refused: Cell<u64>,
+    pub(super) waiting: Budget,
+    pub(super) peers: Peers,
+    /// Disks of this core, by number.
+    pub(super) spindles: RefCell<BTreeMap<u16, Rc<Spindle>>>,
+    /// Cores of all disks, by number.
+    pub(super) owners: RefCell<BTreeMap<u16, u16>>,
+    pub(super) draining: Cell<bool>,
+}
+
+#[derive(Serialize)]
+struct DiskStatus<'a> {
+    name: &'a str,
+    core: u16,
+    counters: &'a ColdCounters,
+    /// File and byte of places that wait for repair.
+    damaged: Vec<(u32, u64)>,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    node: u32,
+    cluster: String,
+    role: &'static str,
+    group: u16,
+    version: &'static str,
+    host: &'static str,
+    absent_disks: Vec<String>,
+    disks: BTreeMap<u16, DiskStatus<'a>>,
+}
+
+impl ColdCore {
+    fn status(&self) -> String {
+        let disks = self.facts.disks.lock().expect("no core panics with it");
+        let shown = disks.iter().map(|(number, disk)| {
+            let damaged = disk.damaged.lock().expect("no core panics with it");
+            let damaged = damaged.iter().take(16).copied().collect();
+            let shown = DiskStatus { name: &disk.name, core: disk.core, counters: &disk.counters, damaged };
+            (*number, shown)
+        });
+        let status = Status {
+            node: self.facts.node,
+            cluster: self.facts.cluster.to_string(),
+            role: "cold",
+            group: self.facts.group,
+            version: env!("CARGO_PKG_VERSION"),
+            host: self.io.host_name(),
+            absent_disks: self.facts.absent.lock().expect("no core panics with it").clone(),
+            disks: shown.collect(),
+        };
+        serde_json::to_string(&status).expect("numbers and plain strings become JSON")
+    }
+
+    /// Nothing is under way.
+    pub(super) fn is_settled(&self) -> bool {
+        self.spindles.borrow().values().all(|spindle| {
+            let queue = spindle.queue.borrow();
+            queue.read_count() + queue.work_count() + spindle.under_way.get() == 0
+        })
+    }
+
+    /// A small answer to whoever asked.
+    pub(super) fn say(&self, to: &ReplyTo, outcome: &Outcome) {
+        self.answer_small(to, |out| encode_outcome(out, LogTime(0), outcome));
+    }
+
+    pub(super) fn answer_small(&self, to: &ReplyTo, encode: impl FnOnce(&mut [u8]) -> usize) {
+        if to.core == self.index {
+            return self.tell(to, encode);
+        }
+        let mut frame = [0; SMALL_REPLY_BYTES];
+        let bytes = to.frame(0, &mut frame, encode);
+        self.peers.tell(to.core, Kind::Reply, to, &frame[..bytes]);
+    }
+
+    /// An answer of just `bytes` to whoever asked; a small one in its place where there is no room.
+    pub(super) fn answer(&self, to: &ReplyTo, bytes: usize, encode: impl FnOnce(&mut [u8]) -> usize) {
+        if to.core == self.index {
+            return self.write(to, bytes, encode);
+        }
+        if bytes + HEADER_BYTES <= SMALL_REPLY_BYTES {
+            return self.answer_small(to, encode);
+        }
+        if bytes > to.frame_bytes as usize {
+            return self.say(to, &Outcome::TooLarge { limit: Limit::Frame });
+        }
+        let framed = |out: &mut [u8]| Some(to.frame(0, out, encode));
+        let room = (self.limits.forward_count_max, HEADER_BYTES + bytes);
+        if matches!(self.peers.answer_within(room, to.core, Kind::Reply, to, framed), Wrote::NoRoom) {
+            ioengine::sometimes!("a ring of a cold node has no room for an answer");
+            self.say(to, &Outcome::Busy { limit: Limit::ReplyBuffers, hint_ms: 5 });
+        }
+    }
+
+    /// A request for a disk of this core.
+    fn enqueue(&self, to: &ReplyTo, request: &ColdRequest<'_>, body: &[u8]) {
+        let (group, number) = request.disk();
+        let spindle = self.spindles.borrow().get(&number).filter(|_| group == self.facts.group).cloned();
+        let Some(spindle) = spindle else {
+            return self.say(to, &Outcome::BadRequest { why: Why::Disk, at: 0 });
+        };
+        if self.draining.get() {
+            return self.say(to, &Outcome::Busy { limit: Limit::Draining, hint_ms: 100 });
+        }
+        let Some(held) = self.waiting.take(body.len()) else {
+            spindle.counters.busy.add(1);
+            return self.say(to, &Outcome::Busy { limit: Limit::Memory, hint_ms: 20 });
+        };
+        let job = Job { to: *to, body: body.to_vec(), since: self.io.now(), _held: held };
+        let mut queue = spindle.queue.borrow_mut();
+        let taken = match request {
+            ColdRequest::Get { blocks, .. } | ColdRequest::Index { section: blocks } => {
+                queue.put_read(serve::place_of(&spindle, blocks), job)
+            }
+            ColdRequest::Scan(scan) => queue.put_read(serve::place_of(&spindle, &scan.blocks), job),
+            _ => queue.put_work(job),
+        };
+        spindle.counters.waiting_reads.set(queue.read_count() as u64);
+        spindle.counters.waiting_work.set(queue.work_count() as u64);
+        drop(queue);
+        if taken {
+            spindle.reads_queued.notify();
+            spindle.work_queued.notify();
+        } else {
+            ioengine::sometimes!("the queue of a cold disk is full");
+            spindle.counters.busy.add(1);
+            self.say(to, &Outcome::Busy { limit: Limit::Queue, hint_ms: 20 });
+        }
+    }
+
+    /// A request about a disk: to the queue of its disk, here or on the core that owns it.
+    fn route(&self, to: &ReplyTo, request: &ColdRequest<'_>, body: &[u8]) {
+        let (group, number) = request.disk();
+        let owner = self.owners.borrow().get(&number).copied().filter(|_| group == self.facts.group);
+        match owner {
+            Some(owner) if owner == self.index => self.enqueue(to, request, body),
+            Some(owner) => {
+                let room = self.limits.forward_count_max;
+                if !self.peers.ask_within(room, owner, Kind::Request, to, &[body]) {
+                    ioengine::sometimes!("a ring of a cold node is full");
+                    self.say(to, &Outcome::Busy { limit: Limit::Queue, hint_ms: 2 });
+                }
+            }
+            None if group == self.facts.group && !self.facts.absent.lock().expect("as above").is_empty() => {
+                // It may be one of those that could not be opened.
+                self.say(to, &Outcome::Busy { limit: Limit::Device, hint_ms: 1000 });
+            }
+            None => self.say(to, &Outcome::BadRequest { why: Why::Disk, at: 0 }),
+        }
+    }
+}
+
+impl Front for ColdCore {
+    fn io(&self) -> &Io {
+        &self.io
+    }
+
+    fn index(&self) -> u16 {
+        self.index
+    }
+
+    fn front_limits(&self) -> &FrontLimits {
+        &self.front
+    }
+
+    fn identity(&self) -> ServerIdentity {
+        // What it promises stands on its disks.
+        ServerIdentity { cluster: self.facts.cluster, node: self.facts.node, incarnation: 1, features: 0 }
+    }
+
+    fn epoch(&self) -> u32 {
+        0
+    }
+
+    fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
+    fn refused(&self) {
+        self.connections_refused.set(self.connections_refused.get() + 1);
+    }
+
+    fn take(self: &Rc<Self>, to: &ReplyTo, request: &Request<'_>, body: &[u8]) {
+        match request {
+            Request::Cold(request) => self.route(to, request, body),
+            Request::Ping(echo) => {
+                self.write(to, reply_bytes_payload(echo.len()), |out| encode_echo(out, echo));
+            }
+            Request::Status => {
+                let text = self.status();
+                self.write(to, reply_bytes_payload(text.len()), |out| encode_status(out, &text));
+            }
+            // No tablet is here, and no map.
+            _ => self.say(to, &Outcome::WrongGroup { epoch: 0 }),
+        }
+    }
+}
+
+/// Receive from one other core until this one ends.
+pub(super) async fn receive(core: Rc<ColdCore>, from: u16, mut receiver: Receiver) {
+    let mut scratch = Vec::with_capacity(core.limits.frame_bytes_max as usize + 4096);
+    loop {
+        receiver.ready().await;
+        for _ in 0..64 {
+            let handled = receiver.pop(&mut scratch, |message| {
+                let (kind, to, bytes) = crate::mesh::parted(message);
+                match kind {
+                    Kind::Request => {
+                        let request = Request::decode(to.operation, bytes);
+                        let Ok(Request::Cold(request)) = request else {
+                            panic!("the other core has decoded it before")
+                        };
+                        core.enqueue(&to, &request, bytes);
+                    }
+                    Kind::Reply => {
+                        core.peers.answered(from);
+                        // The frame is whole; only where it goes is left to do.
+                        core.write(&to, bytes.len() - HEADER_BYTES, |out| {
+                            out[..bytes.len() - HEADER_BYTES].copy_from_slice(&bytes[HEADER_BYTES..]);
+                            bytes.len() - HEADER_BYTES
+                        });
+                    }
+                    other => panic!("{other:?} is not said between cores of a cold node"),
+                }
+            });
+            if handled.is_none() {
+                break;
+            }
+        }
+        ioengine::sync::yield_now().await;
+    }
+}

@@ -1,0 +1,310 @@
+//! A cold node: raw disks, each owned by one core; one address. Starts its cores, opens its disks, serves, drains.
+//!
+//! Must never serve a disk that is not its own: another cluster, node or group on it ends the start. Invariant: all cores serve, or none
+//! does; a disk that does not answer at the start is left out, and the others serve.
+
+use super::core::{self, ColdCore, ColdCounters, ColdFacts, Damaged, DiskFacts, Spindle};
+use super::disk::ColdDisk;
+use super::limits::ColdNodeLimits;
+use super::queue::DiskQueue;
+use super::{ColdError, serve};
+use crate::budget::Budget;
+use crate::front::{self, Connections};
+use crate::mesh::Peers;
+use crate::node::{Event, Listener};
+use ioengine::disk::DiskOpen;
+use ioengine::ring::{MeshPort, mesh};
+use ioengine::sync::{Either, Notify, race};
+use ioengine::{CoreConfig, CoreHandle, HostKind, Io, LaunchError, Launcher, Queue};
+use layout::units::Uuid;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How often a serving core looks whether it shall drain.
+const DRAIN_POLL: Duration = Duration::from_millis(200);
+/// How often a core that has opened its disks looks whether the others have.
+const READY_POLL: Duration = Duration::from_millis(2);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct ColdConfig {
+    /// The number of the node.
+    pub node: u32,
+    /// Its cluster.
+    pub cluster: Uuid,
+    /// Its cold group.
+    pub group: u16,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Names of its disks.
+    pub disks: Vec<String>,
+    /// Cores; disk i goes to core i modulo this.
+    pub core_count: u16,
+    /// Who runs the tasks.
+    pub host: HostKind,
+    /// Pin core i to processor i.
+    pub pin: bool,
+    /// How long an idle core looks for work before it sleeps, in microseconds.
+    pub spin_us: u64,
+    /// Bounds of each core.
+    pub limits: ColdNodeLimits,
+}
+
+/// What the cores of a node tell each other.
+struct Shared {
+    ready_count: AtomicUsize,
+    failed: AtomicBool,
+    draining: AtomicBool,
+    events: Listener,
+    facts: Arc<ColdFacts>,
+}
+
+/// A running cold node.
+pub struct ColdNode {
+    shared: Arc<Shared>,
+    cores: Vec<CoreHandle>,
+}
+
+impl ColdNode {
+    /// Begin to drain: finish what is in flight, then end.
+    pub fn drain(&self) {
+        // Release: whoever sees the flag sees what led to it. Nothing else is passed.
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    /// Wait until every core has ended. Returns at once for a simulated node.
+    pub fn join(self) {
+        self.cores.into_iter().for_each(CoreHandle::join);
+    }
+}
+
+/// Start a cold node. Returns once its cores are launched; `events` hears the rest.
+///
+/// # Errors
+/// [`LaunchError`] when a core cannot be launched.
+pub fn start_cold(
+    launcher: &Launcher,
+    config: &ColdConfig,
+    events: Listener,
+) -> Result<ColdNode, LaunchError> {
+    let facts = ColdFacts {
+        node: config.node,
+        cluster: config.cluster,
+        group: config.group,
+        disks: Mutex::default(),
+        absent: Mutex::default(),
+    };
+    let shared = Arc::new(Shared {
+        ready_count: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        events,
+        facts: Arc::new(facts),
+    });
+    let ports = mesh(usize::from(config.core_count), config.limits.ring_bytes());
+    let mut cores = Vec::new();
+    for (index, port) in ports.into_iter().enumerate() {
+        let core = CoreConfig {
+            name: format!("cold-{index}"),
+            index,
+            cpu: config.pin.then_some(index),
+            arena_bytes: config.limits.arena_bytes,
+            operation_count_max: config.limits.operation_count_max,
+            spin_us: config.spin_us,
+            host: config.host,
+        };
+        let (config, shared) = (config.clone(), Arc::clone(&shared));
+        cores.push(launcher.launch(core, move |io| run(io, config, shared, port))?);
+    }
+    Ok(ColdNode { shared, cores })
+}
+
+/// The main task of a core.
+async fn run(io: Io, config: ColdConfig, shared: Arc<Shared>, port: MeshPort) {
+    if let Err(text) = serve_core(&io, &config, &shared, port).await {
+        // The first failure speaks; the others are its consequence.
+        if !shared.failed.swap(true, Ordering::AcqRel) {
+            (shared.events)(Event::Failed(text));
+        }
+    }
+}
+
+async fn serve_core(io: &Io, config: &ColdConfig, shared: &Shared, port: MeshPort) -> Result<(), String> {
+    config.limits.check().map_err(|text| format!("limits: {text}"))?;
+    let core_count = usize::from(config.core_count);
+    let index = u16::try_from(io.core_index()).expect("cores are few");
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for (peer, ends) in (0u16..).zip(port.attach(io)) {
+        let (sender, receiver) = ends.unzip();
+        senders.push(sender);
+        receivers.extend(receiver.map(|receiver| (peer, receiver)));
+    }
+    let limits = &config.limits;
+    let core = Rc::new(ColdCore {
+        io: io.clone(),
+        index,
+        facts: Arc::clone(&shared.facts),
+        front: limits.front(),
+        connections: Connections::default(),
+        connections_refused: Cell::new(0),
+        waiting: Budget::new(limits.waiting_bytes_max),
+        peers: Peers::new(senders, limits.frame_bytes_max as usize + 4096),
+        spindles: RefCell::default(),
+        owners: RefCell::default(),
+        draining: Cell::new(false),
+        limits: limits.clone(),
+    });
+    let own = config.disks.iter().skip(usize::from(index)).step_by(core_count);
+    for name in own {
+        open(io, config, &core, name).await?;
+    }
+    // AcqRel: the last one to count sees what the others did before.
+    shared.ready_count.fetch_add(1, Ordering::AcqRel);
+    while shared.ready_count.load(Ordering::Acquire) < core_count {
+        if shared.failed.load(Ordering::Acquire) || shared.draining.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        io.sleep(READY_POLL).await;
+    }
+    let owners: BTreeMap<u16, u16> = shared
+        .facts
+        .disks
+        .lock()
+        .expect("no core panics with it")
+        .iter()
+        .map(|(n, d)| (*n, d.core))
+        .collect();
+    if owners.is_empty() {
+        return Err(
+            "none of the disks of [cold] can be opened: see the log for each, and mend one".to_owned()
+        );
+    }
+    *core.owners.borrow_mut() = owners;
+    for (peer, receiver) in receivers {
+        io.spawn(Queue::Foreground, core::receive(Rc::clone(&core), peer, receiver));
+    }
+    let listener = io.listen(config.listen).map_err(|error| error.to_string())?;
+    if index == 0 {
+        (shared.events)(Event::Serving(listener.address()));
+    }
+    let watching = Rc::clone(&core);
+    io.spawn(Queue::Foreground, async move {
+        loop {
+            watching.io.sleep(DRAIN_POLL).await;
+            let now = watching.io.now();
+            for connection in watching.connections.all() {
+                if connection.expired(now) {
+                    connection.end();
+                }
+            }
+        }
+    });
+    // One accept stays in flight while the drain flag is looked at: a dropped one could drop a client with it.
+    let mut accept = std::pin::pin!(listener.accept());
+    loop {
+        let waited = race(accept.as_mut(), io.sleep(DRAIN_POLL)).await;
+        if shared.draining.load(Ordering::Acquire) || shared.failed.load(Ordering::Acquire) {
+            drain(&core).await;
+            return Ok(());
+        }
+        match waited {
+            Either::First(Ok(stream)) => front::serve(&core, stream),
+            Either::First(Err(error)) => {
+                tracing::warn!(%error, "accept failed");
+                io.sleep(DRAIN_POLL).await;
+            }
+            Either::Second(()) => continue,
+        }
+        accept.set(listener.accept());
+    }
+}
+
+/// Open a disk and begin to serve it. One that does not answer is left out.
+async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> Result<(), String> {
+    let limits = &config.limits;
+    let opened = match io.open_disk(name, DiskOpen::default()) {
+        Ok(disk) => ColdDisk::open(io, disk, limits.disk()).await,
+        Err(error) => Err(ColdError::Open(error)),
+    };
+    let disk = match opened {
+        Ok(disk) => disk,
+        Err(error @ (ColdError::Disk(_) | ColdError::Open(_))) => {
+            tracing::error!(disk = name, %error, "a cold disk does not answer: the node serves without it");
+            core.facts.absent.lock().expect("no core panics with it").push(name.to_owned());
+            return Ok(());
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let superblock = *disk.superblock();
+    let (of, own) = (
+        (superblock.cluster, superblock.node, superblock.group),
+        (config.cluster, config.node, config.group),
+    );
+    if of != own {
+        return Err(format!(
+            "disk {name} belongs to cluster {}, node {}, cold group {}, and this is cluster {}, node {}, cold group {}: bring back the \
+             right disk, or format this one with `thermocline disk format`",
+            of.0, of.1, of.2, own.0, own.1, own.2
+        ));
+    }
+    let counters = Arc::new(ColdCounters::default());
+    counters.disk.set(u64::from(superblock.disk));
+    counters.files.set(u64::from(superblock.geometry.file_count));
+    counters.room_bytes.set(disk.table().room().0);
+    counters.kept.set(disk.table().reserved().len() as u64);
+    let damaged: Arc<Mutex<Damaged>> = Arc::default();
+    {
+        let mut disks = core.facts.disks.lock().expect("no core panics with it");
+        if let Some(other) = disks.get(&superblock.disk) {
+            return Err(format!(
+                "disks {name} and {} both are disk {} of the group: one of them is a copy; take it out",
+                other.name, superblock.disk
+            ));
+        }
+        let facts = DiskFacts {
+            name: name.to_owned(),
+            core: core.index,
+            counters: Arc::clone(&counters),
+            damaged: Arc::clone(&damaged),
+        };
+        disks.insert(superblock.disk, facts);
+    }
+    let mut generations: Vec<u32> = disk.table().files().iter().map(|facts| facts.generation).collect();
+    for place in disk.kept().places().filter(|place| !place.is_sealed) {
+        let generation = &mut generations[place.file as usize];
+        *generation = (*generation).max(place.file_generation);
+    }
+    let spindle = Rc::new(Spindle {
+        superblock,
+        reader: disk.reader(),
+        queue: RefCell::new(DiskQueue::new(limits.read_count_max, limits.work_count_max)),
+        reads_queued: Notify::new(),
+        work_queued: Notify::new(),
+        under_way: Cell::new(0),
+        generations: RefCell::new(generations),
+        counters,
+        damaged,
+    });
+    core.spindles.borrow_mut().insert(superblock.disk, Rc::clone(&spindle));
+    for _ in 0..limits.reads_in_flight {
+        io.spawn(Queue::Foreground, serve::read(Rc::clone(core), Rc::clone(&spindle)));
+    }
+    io.spawn(Queue::Maintenance, serve::work(Rc::clone(core), spindle, disk));
+    Ok(())
+}
+
+/// Finish what is in flight, then close.
+async fn drain(core: &Rc<ColdCore>) {
+    core.draining.set(true);
+    let deadline = core.io.now().after(core.limits.drain_deadline);
+    core.connections.close_readers();
+    while (!core.is_settled() || core.connections.count() > 0) && core.io.now() < deadline {
+        core.io.sleep(Duration::from_millis(5)).await;
+    }
+    core.connections.close_all();
+}
