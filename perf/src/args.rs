@@ -106,6 +106,10 @@ pub struct BenchArgs {
     /// With `timeline`: put a cache node before the store and send gets so
     #[arg(long, value_enum, conflicts_with = "endpoint")]
     pub through: Option<ThroughChoice>,
+    /// With `--through`: the store has its records in tables, with small memtables and a block cache for a 64th of them, and a version cell
+    /// of 16 bytes for each; else it has all in memory
+    #[arg(long, requires = "through")]
+    pub in_tables: bool,
     /// Seed of keys, times, values and schedules
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

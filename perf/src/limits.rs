@@ -90,6 +90,7 @@ mod tests {
         wire: impl Fn(usize) -> W + Send + 'static,
     ) -> Measured {
         let plan = Plan {
+            insists: false,
             address: server.target().address,
             connection_count: 3,
             mode,
@@ -130,6 +131,7 @@ mod tests {
         let address = server.target().address;
         drop(server);
         let plan = Plan {
+            insists: false,
             address,
             connection_count: 1,
             mode: CLOSED,

@@ -82,6 +82,8 @@ pub struct Plan {
     pub server: CpuOf,
     /// Processor that the generator keeps to.
     pub cpu: Option<usize>,
+    /// Of a closed load: what is answered `Busy` is asked again when the server said, until it is done.
+    pub insists: bool,
 }
 
 /// What came of it.
@@ -263,10 +265,12 @@ where
     }
     match plan.mode {
         Mode::Closed { depth } => {
+            let insists = plan.insists;
             for connection in connections {
                 let of_task = Rc::clone(&ground);
-                ground
-                    .spawn(async move { closed::run(&of_task, connection, depth, request_bytes_max).await });
+                ground.spawn(async move {
+                    closed::run(&of_task, connection, (depth, insists), request_bytes_max).await
+                });
             }
         }
         Mode::Open { spacing, rate, depth, seed } => {

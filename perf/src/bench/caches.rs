@@ -3,7 +3,7 @@
 
 use super::gets::{SHAPES, load_own, loaded_redis, measure_redis, sizes};
 use super::session::{CLIENT, OWN, PIPELINED, Session, Side, measure_own};
-use super::{BenchError, timeline};
+use super::{BenchError, disk, timeline};
 use crate::args::ThroughChoice;
 use crate::cache_target::{Counted, InProcessCache};
 use crate::load::schedule::Spacing;
@@ -124,7 +124,10 @@ fn warm(session: &mut Session<'_>, cache: &InProcessCache, gets: &GetMemory) -> 
 
 /// The reference mix at a rate, with its gets on the ways that a map gives them.
 pub(super) fn timeline_through(session: &mut Session<'_>, through: ThroughChoice) -> Result<(), BenchError> {
-    let (server, mix) = timeline::loaded(session)?;
+    let in_tables = session.args.in_tables;
+    let (server, mix) =
+        if in_tables { timeline::loaded_in_tables(session)? } else { timeline::loaded(session)? };
+    let of_store = disk::connect(&server)?;
     let store = server.target();
     let cache = InProcessCache::start(store, mix.record_count(), session.processors().1)?;
     let recent = match through {
@@ -140,6 +143,7 @@ pub(super) fn timeline_through(session: &mut Session<'_>, through: ThroughChoice
     let (store, cache, mix) = (store, &cache, &mix);
     let sides = vec![Side::new(OWN, move |round| {
         let watch = Watch::begin(cache, store)?;
+        let before = disk::counted(&of_store)?;
         let plan = |target: &Target, rate: f64, cpu: &CpuOf| {
             let mode =
                 Mode::Open { spacing: Spacing::Poisson, rate, depth: DEPTH, seed: seed + u64::from(round) };
@@ -173,14 +177,39 @@ pub(super) fn timeline_through(session: &mut Session<'_>, through: ThroughChoice
             }
         }
         watch.end(&mut figures)?;
+        let after = disk::counted(&of_store)?;
+        let gets = (after.gets - before.gets).max(1) as f64;
+        let of_gets = |count: u64| count as f64 / gets;
+        figures.insert(
+            "store_not_modified_by_cell_percent".to_owned(),
+            100.0 * of_gets(after.gets_not_modified - before.gets_not_modified),
+        );
+        figures.insert(
+            "store_gets_from_disk_percent".to_owned(),
+            100.0 * of_gets(after.disk_gets - before.disk_gets),
+        );
+        figures.insert("store_disk_reads".to_owned(), (after.disk_reads - before.disk_reads) as f64);
         Ok(figures)
     })];
+    let has = if in_tables { has_in_tables(session.args.records) } else { "has all in memory".to_owned() };
     let load = format!(
         "The reference mix over {} records at {} requests per second, Poisson; {:.0} % of them gets that go to the cache, the rest to the store, \
-         which has all in memory. get_, head_, scan_ and put_ are those that the store answered, through_cache_get_ those of the cache.",
+         which {has}. get_, head_, scan_ and put_ are those that the store answered, through_cache_get_ those of the cache.",
         mix.record_count(),
         number(rate),
         100.0 * share
     );
     session.alternate(&format!("timeline through {through}"), &load, sides)
+}
+
+/// What a store has that keeps records in tables, for the report.
+fn has_in_tables(records: u64) -> String {
+    let limits = timeline::in_tables(records);
+    let mib = |bytes: usize| bytes >> 20;
+    format!(
+        "has all in tables, with memtables of {} MiB, block caches of 2 x {} MiB and version cells of {} MiB",
+        mib(limits.memtable_bytes),
+        mib(limits.block_cache_bytes),
+        mib(limits.version_row_count * 64)
+    )
 }

@@ -43,6 +43,7 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
     let args = session.args;
     let (seed, client, dir) = (args.seed, session.client(), args.dir.clone());
     let plan = move |address: SocketAddr, connection_count: usize, server: CpuOf| Plan {
+        insists: false,
         address,
         connection_count,
         mode: Mode::Closed { depth: WRITERS.depth },

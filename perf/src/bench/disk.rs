@@ -26,8 +26,10 @@ const STILL: Duration = Duration::from_secs(2);
 /// Counters of all cores of a node, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counted {
-    disk_gets: u64,
-    disk_reads: u64,
+    pub(super) gets: u64,
+    pub(super) gets_not_modified: u64,
+    pub(super) disk_gets: u64,
+    pub(super) disk_reads: u64,
     pub(super) flushes: u64,
     pub(super) merges: u64,
     pub(super) seals: u64,
@@ -51,6 +53,8 @@ pub(super) fn counted(client: &Client) -> Result<Counted, BenchError> {
             .ok_or_else(|| wrong(format!("no {name}")))
     };
     Ok(Counted {
+        gets: sum("gets")?,
+        gets_not_modified: sum("gets_not_modified")?,
         disk_gets: sum("disk_gets")?,
         disk_reads: sum("disk_reads")?,
         flushes: sum("flushes")?,
@@ -64,7 +68,7 @@ pub(super) fn counted(client: &Client) -> Result<Counted, BenchError> {
 }
 
 /// Wait until nothing is flushed or merged any more.
-fn settle(client: &Client) -> Result<Counted, BenchError> {
+pub(super) fn settle(client: &Client) -> Result<Counted, BenchError> {
     let runtime = Runtime::new(CoreConfig::small("watch", 0))
         .map_err(|error| crate::target::TargetError(error.to_string()))?;
     loop {

@@ -2,6 +2,7 @@
 //! echo at the same rate shows what of it the machine alone takes.
 
 use super::BenchError;
+use super::disk::{connect, settle};
 use super::session::{CLIENT, OWN, PIPELINED, Server, Session, Side, measure_and_keep, measure_own};
 use crate::limits::{Answers, LimitServer};
 use crate::load::schedule::Spacing;
@@ -10,12 +11,16 @@ use crate::load::{Mode, Plan};
 use crate::report::number;
 use crate::target::limits_for;
 use crate::workloads::timeline::Timeline;
+use shard::limits::Limits;
 use std::cell::RefCell;
 
 /// Bytes of a record on average, stream included.
 const RECORD_BYTES: u64 = 170;
 /// Bytes of journal that a record of the history takes at most.
 const JOURNAL_BYTES_PER_RECORD: u64 = 400;
+/// Of a store that has the history in tables: what is merged stands there twice for a while.
+const TABLE_BYTES_PER_RECORD: u64 = 4 * RECORD_BYTES;
+const JOURNAL_BYTES_IN_TABLES: u64 = 2 << 30;
 /// Requests in flight on a connection at most.
 const DEPTH: usize = 64;
 /// Share of what a closed load reaches that the open one asks for.
@@ -28,10 +33,44 @@ pub(super) fn loaded(session: &mut Session<'_>) -> Result<(Server, Timeline), Be
     let records = session.args.records;
     let journal = (512 << 20) + records * JOURNAL_BYTES_PER_RECORD;
     let server = session.maker(journal, limits_for(records, RECORD_BYTES))?.make()?;
-    let mix = Timeline::new(records, session.args.seed, session.client());
+    let mix = with_history(session, &server)?;
+    Ok((server, mix))
+}
+
+/// The same on a store that has nearly all of it in tables: a 64th of the records' bytes for the block cache and as much for each
+/// memtable, or the least that there is; and twice the version cells that the records take.
+pub(super) fn loaded_in_tables(session: &mut Session<'_>) -> Result<(Server, Timeline), BenchError> {
+    let records = session.args.records;
+    let limits = in_tables(records);
+    let table_bytes = records * TABLE_BYTES_PER_RECORD + (512 << 20);
+    let server = session.maker_with(JOURNAL_BYTES_IN_TABLES, table_bytes, limits)?.make()?;
+    let mix = with_history(session, &server)?;
+    let loaded = settle(&connect(&server)?)?;
+    if loaded.flushes == 0 {
+        return Err(BenchError::Peer("the records fit the memtables; ask for more --records".to_owned()));
+    }
+    Ok((server, mix))
+}
+
+/// Bounds of a store for [`loaded_in_tables`].
+pub(super) fn in_tables(records: u64) -> Limits {
+    let part = usize::try_from(records * RECORD_BYTES / 64).expect("records of a bench fit memory");
+    let rows = usize::try_from(records).expect("as above") / 4;
+    let limits = Limits::default();
+    Limits {
+        memtable_bytes: part.clamp(24 << 20, limits.memtable_bytes),
+        block_cache_bytes: part.max(1 << 20),
+        sealed_cache_bytes: part.max(1 << 20),
+        version_row_count: (2 * rows).next_power_of_two(),
+        ..limits
+    }
+}
+
+fn with_history(session: &mut Session<'_>, server: &Server) -> Result<Timeline, BenchError> {
+    let mix = Timeline::new(session.args.records, session.args.seed, session.client());
     let history = mix.history(session.client());
     session.preload(OWN, server.target(), |_| ThermoclineWire::new(CLIENT, 4), history)?;
-    Ok((server, mix))
+    Ok(mix)
 }
 
 /// Capacity first, then latency at half of it.

@@ -43,6 +43,7 @@ pub struct Meter {
     /// Records in the answers to scans and heads.
     received_bytes: u64,
     sent_bytes: u64,
+    retries: u64,
 }
 
 impl Meter {
@@ -57,12 +58,24 @@ impl Meter {
             answered: 0,
             received_bytes: 0,
             sent_bytes: 0,
+            retries: 0,
         }
     }
 
     /// Begin or end the measured window.
     pub fn switch(&mut self, on: bool) {
         self.on = on;
+    }
+
+    /// So many requests were asked again because the server was busy.
+    pub fn again(&mut self, count: usize) {
+        self.retries += count as u64;
+    }
+
+    /// Requests that were asked again, also outside of the window.
+    #[must_use]
+    pub fn retry_count(&self) -> u64 {
+        self.retries
     }
 
     /// A request of `operation` was answered `latency_ns` after it should have started.
@@ -117,6 +130,7 @@ impl Meter {
         }
         self.answered += other.answered;
         self.received_bytes += other.received_bytes;
+        self.retries += other.retries;
         self.sent_bytes += other.sent_bytes;
     }
 

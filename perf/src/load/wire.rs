@@ -19,6 +19,8 @@ pub struct Answered {
     pub heard: Heard,
     /// Log time of the tablet; 0 where there is none.
     pub log_time: LogTime,
+    /// Of `Busy`: when to come again, in milliseconds; else 0.
+    pub hint_ms: u32,
 }
 
 /// What stands at the front of the bytes received.

@@ -4,7 +4,7 @@ use super::{Case, Run, Summary};
 use std::fmt::Write;
 
 /// Figures that everybody wants to see, in this order; the JSON has all.
-const SHOWN: [(&str, &str); 25] = [
+const SHOWN: [(&str, &str); 28] = [
     ("per_second", "per second"),
     ("per_server_cpu_second", "per CPU-second of the server"),
     ("records_per_second", "records per second"),
@@ -21,6 +21,9 @@ const SHOWN: [(&str, &str); 25] = [
     ("shared_percent", "gets that shared a question %"),
     ("keys_per_batch", "keys per batch to the store"),
     ("cache_busy", "gets refused by the cache"),
+    ("store_not_modified_by_cell_percent", "of the gets of the store, by the version cell alone %"),
+    ("store_gets_from_disk_percent", "of the gets of the store, from its disk %"),
+    ("store_disk_reads", "disk reads of the store, warm-up included"),
     ("store_cpu_s", "CPU seconds of the store, warm-up included"),
     ("cache_cpu_s", "CPU seconds of the cache, warm-up included"),
     ("merges", "merges"),

@@ -53,6 +53,6 @@ impl Wire for EchoWire {
         }
         let tag = u32::from_le_bytes(message[..4].try_into().expect("4 bytes"));
         let heard = Heard::Outcome(OutcomeCode::Ok);
-        Ok(Next::Answer(Answered { tag, heard, log_time: LogTime(0) }, self.message_bytes))
+        Ok(Next::Answer(Answered { tag, heard, log_time: LogTime(0), hint_ms: 0 }, self.message_bytes))
     }
 }

@@ -189,7 +189,7 @@ impl Wire for EtcdWire {
             return Ok(Next::Part(bytes));
         }
         let heard = if self.has_message { Heard::Outcome(OutcomeCode::Ok) } else { Heard::Failure };
-        Ok(Next::Answer(Answered { tag: self.tag, heard, log_time: LogTime(0) }, bytes))
+        Ok(Next::Answer(Answered { tag: self.tag, heard, log_time: LogTime(0), hint_ms: 0 }, bytes))
     }
 }
 
@@ -245,7 +245,8 @@ mod tests {
         assert_eq!(wire.next(&ok[9..20]), Ok(Next::Need(16)));
         assert_eq!(wire.next(&ok[9..]), Ok(Next::Part(16)));
         let end = [0, 0, 0, HEADERS, END_HEADERS | END_STREAM, 0, 0, 0, 1];
-        let answer = |heard| Ok(Next::Answer(Answered { tag: 0, heard, log_time: LogTime(0) }, 9));
+        let answer =
+            |heard| Ok(Next::Answer(Answered { tag: 0, heard, log_time: LogTime(0), hint_ms: 0 }, 9));
         assert_eq!(wire.next(&end), answer(Heard::Outcome(OutcomeCode::Ok)));
         let mut wire = EtcdWire::default();
         assert_eq!(wire.next(&end), answer(Heard::Failure), "an end alone is a failure");

@@ -48,7 +48,7 @@ impl RedisWire {
             return Ok(Next::Part(bytes));
         }
         let (tag, _, heard) = self.waiting.pop_front().expect("it was looked at above");
-        Ok(Next::Answer(Answered { tag, heard, log_time: LogTime(0) }, bytes))
+        Ok(Next::Answer(Answered { tag, heard, log_time: LogTime(0), hint_ms: 0 }, bytes))
     }
 }
 

@@ -104,7 +104,10 @@ impl Wire for ThermoclineWire {
             .ok_or_else(|| WireError(format!("outcome {} is unknown", body[0])))?;
         let log_time = u64::from_le_bytes(body[8..16].try_into().expect("8 bytes"));
         let tag = (header.request & u64::from(u32::MAX)) as u32;
-        let answered = Answered { tag, heard: Heard::Outcome(outcome), log_time: LogTime(log_time) };
+        let detail = u32::from_le_bytes(body[4..8].try_into().expect("4 bytes"));
+        let hint_ms = if outcome == OutcomeCode::Busy { detail.max(1) } else { 0 };
+        let heard = Heard::Outcome(outcome);
+        let answered = Answered { tag, heard, log_time: LogTime(log_time), hint_ms };
         Ok(Next::Answer(answered, bytes))
     }
 }
