@@ -1,8 +1,6 @@
 //! A load that insists is done whole, however small the server's memory: what was answered `Busy` is asked again when the server
 //! said, and nothing else is. One that does not insist is told so.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use perf::load::wire::thermocline::ThermoclineWire;
 use perf::load::{Mode, Plan, run};
 use perf::target::{InProcess, NodePlan};
