@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::Args;
 use layout::units::{STREAM_BYTES_MAX, Space};
-use net::client::blocking::Client;
+use net::client::blocking::{Client, status_without_map};
 use net::client::{ClientConfig, ClientError};
+use net::outcome::Outcome;
 
 use crate::failure::{Exit, Failure};
 use crate::input::time;
@@ -68,8 +69,28 @@ impl Endpoint {
     /// # Errors
     /// No node answers there.
     pub(crate) fn connect_with(&self, config: ClientConfig) -> Result<Client, Failure> {
-        let endpoints: Vec<&str> = self.endpoint.split(',').map(str::trim).collect();
-        Client::connect(&endpoints, config).map_err(|error| failure(&error))
+        Client::connect(&self.each(), config).map_err(|error| failure(&error))
+    }
+
+    /// The counters of a node as JSON, of one that knows no cluster map, too.
+    ///
+    /// # Errors
+    /// No node answers there.
+    pub(crate) fn status(&self) -> Result<String, Failure> {
+        let config = ClientConfig::default();
+        let asked = match Client::connect(&self.each(), config.clone()) {
+            // A cold node says so to whoever asks it for a map.
+            Err(ClientError::Answer { outcome: Outcome::WrongGroup { .. }, .. }) => {
+                status_without_map(&self.each(), &config)
+            }
+            Err(error) => Err(error),
+            Ok(client) => client.status(),
+        };
+        asked.map_err(|error| failure(&error))
+    }
+
+    fn each(&self) -> Vec<&str> {
+        self.endpoint.split(',').map(str::trim).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 mod bench;
 mod cache;
 mod client;
+mod cold;
 mod config;
 mod del;
 mod dev;

@@ -12,9 +12,11 @@ use ioengine::sync::{Either, race};
 use ioengine::uring::Runtime;
 use ioengine::{CoreConfig, LaunchError, Launcher};
 use shard::cache::{CacheNode, start_cache};
+use shard::cold::{ColdConfig, ColdNode, start_cold};
 use shard::node::{Event, Listener, Node, NodeConfig, start};
 
 use crate::cache;
+use crate::cold;
 use crate::config::{Role, Settings};
 use crate::disk;
 use crate::failure::{Exit, Failure};
@@ -37,19 +39,19 @@ pub(crate) fn run(
     when_ready: impl FnOnce(&str),
 ) -> Result<Exit, Failure> {
     let failed = |what: String| Failure::failed(what, "");
-    let configs = nodes.iter().map(|settings| config(settings, without)).collect::<Result<Vec<_>, _>>()?;
+    let plans = nodes.iter().map(|settings| plan(settings, without)).collect::<Result<Vec<_>, _>>()?;
     let runtime = Runtime::new(CoreConfig::small("main", 0)).map_err(|error| failed(error.to_string()))?;
     // Before any core starts, so that no thread takes a signal for itself.
     let signals = runtime.io().signals();
     let heard: Heard = Arc::default();
     let mut running = Vec::new();
     let mut started = Ok(());
-    for (place, config) in configs.iter().enumerate() {
+    for (place, plan) in plans.iter().enumerate() {
         let tell = Arc::clone(&heard);
         let listener: Listener = Arc::new(move |event| {
             tell.lock().expect("nothing panics while holding it").push((place, event));
         });
-        match launch(&runtime, &signals, config.as_ref(), &nodes[place], listener) {
+        match launch(&runtime, &signals, plan, &nodes[place], listener) {
             Ok(Some(node)) => running.push(node),
             Ok(None) => return end(running, Ok(())),
             Err(failure) => {
@@ -85,6 +87,15 @@ pub(crate) fn run(
 enum Running {
     Store(Node),
     Cache(CacheNode),
+    Cold(ColdNode),
+}
+
+/// What to start, as its disks are cut.
+enum Plan {
+    Store(Box<NodeConfig>),
+    Cold(Box<ColdConfig>),
+    /// Has no disk: what it is it hears from the store.
+    Cache,
 }
 
 /// Let all of them drain, and wait for their end.
@@ -94,12 +105,14 @@ fn end(running: Vec<Running>, ended: Result<(), Failure>) -> Result<Exit, Failur
         match node {
             Running::Store(node) => node.drain(),
             Running::Cache(node) => node.drain(),
+            Running::Cold(node) => node.drain(),
         }
     }
     for node in running {
         match node {
             Running::Store(node) => node.join(),
             Running::Cache(node) => node.join(),
+            Running::Cold(node) => node.join(),
         }
     }
     ended.map(|()| Exit::Done)
@@ -109,15 +122,23 @@ fn end(running: Vec<Running>, ended: Result<(), Failure>) -> Result<Exit, Failur
 fn launch(
     runtime: &Runtime,
     signals: &Signals,
-    config: Option<&NodeConfig>,
+    plan: &Plan,
     settings: &Settings,
     listener: Listener,
 ) -> Result<Option<Running>, Failure> {
     let failed = |error: LaunchError| Failure::failed(error.to_string(), "");
-    if let Some(config) = config {
-        return start(&Launcher::Threads, config, listener)
-            .map(|node| Some(Running::Store(node)))
-            .map_err(failed);
+    match plan {
+        Plan::Store(config) => {
+            return start(&Launcher::Threads, config, listener)
+                .map(|node| Some(Running::Store(node)))
+                .map_err(failed);
+        }
+        Plan::Cold(config) => {
+            return start_cold(&Launcher::Threads, config, listener)
+                .map(|node| Some(Running::Cold(node)))
+                .map_err(failed);
+        }
+        Plan::Cache => {}
     }
     let asked = if settings.disk_path.is_empty() {
         runtime.block_on(race(cache::config(runtime.io(), settings), signals.next()))
@@ -133,13 +154,15 @@ fn launch(
     }
 }
 
-/// What to start for these settings, as its disk is cut; `None` for a cache, which has none.
-fn config(settings: &Settings, without: &[u32]) -> Result<Option<NodeConfig>, Failure> {
-    if settings.role == Role::Cache {
-        return Ok(None);
+/// What to start for these settings.
+fn plan(settings: &Settings, without: &[u32]) -> Result<Plan, Failure> {
+    match settings.role {
+        Role::Cache => return Ok(Plan::Cache),
+        Role::Cold => return Ok(Plan::Cold(Box::new(cold::config(settings)?))),
+        Role::Store => {}
     }
     let superblock = disk::superblock(&settings.disk_path)?;
-    Ok(Some(NodeConfig {
+    Ok(Plan::Store(Box::new(NodeConfig {
         disk: settings.disk_path.clone(),
         listen: settings.listen,
         advertise: settings.advertise,
@@ -151,7 +174,7 @@ fn config(settings: &Settings, without: &[u32]) -> Result<Option<NodeConfig>, Fa
         pin: settings.pin,
         spin_us: u64::try_from(settings.spin.as_micros()).unwrap_or(u64::MAX),
         limits: settings.limits.clone(),
-    }))
+    })))
 }
 
 /// Which nodes serve, and who waits for all of them.

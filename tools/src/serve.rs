@@ -35,6 +35,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
             let mend = "say --without to a node of the group whose tablets do not vote";
             return Err(Failure::wrong_use("a cache has no vote to give nodes up for", mend));
         }
+    } else if settings.role == Role::Cold {
+        if !args.without.is_empty() {
+            let mend = "say --without to a node of the group whose tablets do not vote";
+            return Err(Failure::wrong_use("a cold node has no vote to give nodes up for", mend));
+        }
     } else if settings.disk_path.is_empty() {
         let mend =
             "set path in [disk] of the config file, or --set disk.path=DISK; for a trial: thermocline dev";

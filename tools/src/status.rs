@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value};
 
-use crate::client::{Endpoint, failure};
+use crate::client::Endpoint;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::units::size_text;
@@ -20,7 +20,7 @@ pub(crate) struct StatusArgs {
 /// # Errors
 /// The node cannot be asked.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
-    let text = args.endpoint.connect()?.status().map_err(|error| failure(&error))?;
+    let text = args.endpoint.status()?;
     if args.endpoint.json {
         output::line(&text)?;
         return Ok(Exit::Done);
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     })?;
     let mut out = Output::new();
     for (name, value) in
-        status.iter().filter(|(name, _)| !["cores", "cache_cores", "nodes"].contains(&name.as_str()))
+        status.iter().filter(|(name, _)| !["cores", "cache_cores", "nodes", "disks"].contains(&name.as_str()))
     {
         out.line(&format!("{name:<28} {}", plain(value)))?;
     }
@@ -48,8 +48,35 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
             out.line(&line)?;
         }
     }
+    for line in disks(&status) {
+        out.line(&line)?;
+    }
     out.finish()?;
     Ok(Exit::Done)
+}
+
+/// A line per disk of a cold node, then a line per counter; nothing for any other node.
+fn disks(status: &Map<String, Value>) -> Vec<String> {
+    let Some(disks) = status.get("disks").and_then(Value::as_object) else { return Vec::new() };
+    // By number, not by the text of it.
+    let mut disks: Vec<(u64, &Value)> =
+        disks.iter().filter_map(|(number, disk)| Some((number.parse().ok()?, disk))).collect();
+    disks.sort_unstable_by_key(|(number, _)| *number);
+    let mut lines = Vec::new();
+    for (number, disk) in &disks {
+        let name = disk.get("name").and_then(Value::as_str).unwrap_or("?");
+        let core = disk.get("core").and_then(Value::as_u64).unwrap_or(0);
+        let counter = |name: &str| disk.get("counters").and_then(|all| all.get(name)?.as_u64()).unwrap_or(0);
+        let failed = if counter("failed") > 0 { ", FAILED" } else { "" };
+        let damaged = match counter("repair_queue") {
+            0 => String::new(),
+            count => format!(", {count} damaged places wait for repair"),
+        };
+        lines.push(format!("  disk {number:<6} {name:<40} core {core}{failed}{damaged}"));
+    }
+    let counters: Vec<Value> = disks.iter().filter_map(|(_, disk)| disk.get("counters").cloned()).collect();
+    lines.extend(table_of("disk", &counters).into_iter().filter(|line| !line.starts_with("disk ")));
+    lines
 }
 
 fn plain(value: &Value) -> String {
@@ -109,8 +136,15 @@ fn ahead(cores: &[Value]) -> Option<String> {
 
 /// A line per counter: its name, its sum, and each core's.
 fn table(cores: &[Value]) -> Vec<String> {
+    table_of("core", cores)
+}
+
+/// The same for cores or disks. A disk knows its own number.
+fn table_of(what: &str, cores: &[Value]) -> Vec<String> {
     let Some(names) = cores.first().and_then(Value::as_object) else { return Vec::new() };
-    let heads = (0..cores.len()).map(|core| format!("{:>12}", format!("core {core}")));
+    let number = |place: usize, one: &Value| one.get(what).and_then(Value::as_u64).unwrap_or(place as u64);
+    let heads = cores.iter().enumerate().map(|(place, one)| number(place, one));
+    let heads = heads.map(|number| format!("{:>12}", format!("{what} {number}")));
     let mut lines = vec![format!("{:<28} {:>12} {}", "", "node", heads.collect::<Vec<_>>().join(" "))];
     for name in names.iter().filter(|(_, value)| value.is_number()).map(|(name, _)| name) {
         let of = |core: &Value| core.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -143,6 +177,25 @@ mod tests {
         let told = |ahead: u64| ahead_of(&[1, ahead, 0]);
         assert_eq!(told(999_999), None);
         assert!(told(7_200_000_000).unwrap().contains("7200 s ahead"));
+    }
+
+    #[test]
+    fn disks_of_a_cold_node_stand_in_the_order_of_their_numbers() {
+        let disk = |number: u64, failed: u64| {
+            serde_json::json!({"name": format!("/dev/{number}"), "core": 0,
+            "counters": {"disk": number, "reads": number + 1, "failed": failed, "repair_queue": 3 * failed}})
+        };
+        let status = serde_json::json!({"disks": {"10": disk(10, 1), "9": disk(9, 0)}});
+        let lines = disks(status.as_object().unwrap());
+        let words: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], ["disk", "9", "/dev/9", "core", "0"]);
+        assert!(
+            lines[1].contains("/dev/10") && lines[1].ends_with("FAILED, 3 damaged places wait for repair")
+        );
+        assert_eq!(words[2], ["node", "disk", "9", "disk", "10"]);
+        assert_eq!(words.iter().find(|line| line[0] == "reads").unwrap()[..], ["reads", "21", "10", "11"]);
+        assert!(!words.iter().skip(3).any(|line| line[0] == "disk"), "its number is no counter");
+        assert_eq!(disks(&Map::new()), Vec::<String>::new());
     }
 
     #[test]

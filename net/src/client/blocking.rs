@@ -10,13 +10,14 @@ use ioengine::uring::Runtime;
 use layout::key::Key;
 use layout::units::{Space, TabletIndex, Version};
 
-use super::ClientConfig;
 use super::bulk::{self, Done, Work};
 use super::error::ClientError;
 use super::pages::{Page, ScanRange, ScanRecord, StreamPage};
 use super::verbs::{BatchWritten, Compared, Found, Newer};
+use super::{ClientConfig, ColdNode};
+use crate::operation::Operation;
 use crate::outcome::Outcome;
-use crate::reply::Written;
+use crate::reply::{Answer, Written};
 use crate::request::BatchBody;
 use crate::route::ClusterMap;
 
@@ -27,21 +28,57 @@ pub struct Client {
     runtime: Runtime,
 }
 
+/// The addresses of `endpoints`, each HOST:PORT.
+fn addresses(endpoints: &[&str]) -> Result<Vec<SocketAddr>, ClientError> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for endpoint in endpoints {
+        let wrong = |cause: String| ClientError::Input {
+            what: format!("{endpoint} is no address: {cause}; write HOST:PORT").into(),
+        };
+        addresses.extend(endpoint.to_socket_addrs().map_err(|error| wrong(error.to_string()))?);
+    }
+    Ok(addresses)
+}
+
+fn runtime() -> Result<Runtime, ClientError> {
+    Runtime::new(CoreConfig::small("client", 0))
+        .map_err(|error| ClientError::Launch { what: error.to_string().into() })
+}
+
+/// The counters of the first of `endpoints` that answers, as JSON, though it has no cluster map to give: those of a cold node.
+///
+/// # Errors
+/// Why the last one did not.
+pub fn status_without_map(endpoints: &[&str], config: &ClientConfig) -> Result<String, ClientError> {
+    let (addresses, runtime) = (addresses(endpoints)?, runtime()?);
+    let mut last = ClientError::Input { what: "no endpoint was given; name one with --endpoint".into() };
+    for address in addresses {
+        let node = ColdNode::new(runtime.io(), address, config);
+        let reply = match runtime.block_on(node.status()) {
+            Ok(reply) => reply,
+            Err(error) => {
+                last = error;
+                continue;
+            }
+        };
+        return match reply.answer() {
+            Answer::Status(text) => Ok(text.to_owned()),
+            Answer::Not(outcome) => Err(ClientError::Answer { operation: Operation::Status, outcome }),
+            _ => {
+                Err(ClientError::WrongAnswer { operation: Operation::Status, what: "it is no status".into() })
+            }
+        };
+    }
+    Err(last)
+}
+
 impl Client {
     /// Connects to the first of `endpoints` that answers, each HOST:PORT.
     ///
     /// # Errors
     /// Why the last one could not be used, or why there is no core on this thread.
     pub fn connect(endpoints: &[&str], config: ClientConfig) -> Result<Client, ClientError> {
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for endpoint in endpoints {
-            let wrong = |cause: String| ClientError::Input {
-                what: format!("{endpoint} is no address: {cause}; write HOST:PORT").into(),
-            };
-            addresses.extend(endpoint.to_socket_addrs().map_err(|error| wrong(error.to_string()))?);
-        }
-        let runtime = Runtime::new(CoreConfig::small("client", 0))
-            .map_err(|error| ClientError::Launch { what: error.to_string().into() })?;
+        let (addresses, runtime) = (addresses(endpoints)?, runtime()?);
         let client = runtime.block_on(super::Client::connect(runtime.io(), &addresses, config))?;
         Ok(Client { client, runtime })
     }

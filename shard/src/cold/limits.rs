@@ -97,6 +97,16 @@ impl ColdNodeLimits {
         rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err((*rule).to_owned()))
     }
 
+    /// What a core lays out or may come to hold, bytes, part by part; of a node with so many cores.
+    #[must_use]
+    pub fn memory(&self, core_count: usize) -> Vec<(&'static str, usize)> {
+        vec![
+            ("buffers", self.arena_bytes),
+            ("requests waiting for a disk", self.waiting_bytes_max),
+            ("rings from other cores", self.ring_bytes() * core_count.saturating_sub(1)),
+        ]
+    }
+
     pub(super) fn front(&self) -> FrontLimits {
         FrontLimits {
             connection_count_max: self.connection_count_max,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use super::settings::{Kind, SECTIONS, SETTINGS, Setting, Settings};
+use super::settings::{Kind, Role, SECTIONS, SETTINGS, Setting, Settings};
 use crate::failure::Failure;
 use crate::file;
 
@@ -92,10 +92,15 @@ pub(crate) fn load(
     if let Err(what) = loaded.settings.limits.check() {
         wrong.add("limits", what);
     }
+    for what in loaded.settings.cold.wrong() {
+        wrong.add("cold", what);
+    }
     for what in loaded.settings.cluster.wrong() {
         wrong.add("cluster", what);
     }
-    let told = loaded.settings.advertise.is_some() || !loaded.settings.cluster.nodes.is_empty();
+    let is_cold = loaded.settings.role == Role::Cold;
+    // No map names a cold node yet: who talks to it has its address.
+    let told = is_cold || loaded.settings.advertise.is_some() || !loaded.settings.cluster.nodes.is_empty();
     if loaded.settings.listen.ip().is_unspecified() && !told {
         let what = "listening on all interfaces, clients need one address of them: set network.advertise";
         wrong.add("network.listen", what);
@@ -248,9 +253,7 @@ mod tests {
         let seconds =
             [limits.mark_after, limits.hello_deadline, limits.request_deadline].map(|d| d.as_secs());
         assert_eq!(seconds, [3, 2, 1]);
-        let origin = |key: &str| {
-            loaded.origin(SETTINGS.iter().find(|setting| setting.key == key).unwrap()).to_string()
-        };
+        let origin = |key: &str| loaded.origin(known(&format!("limits.{key}")).unwrap()).to_string();
         assert_eq!(origin("mark_after"), "flag");
         assert_eq!(origin("hello_deadline"), "environment");
         assert_eq!(origin("request_deadline"), "file, line 4");
@@ -261,10 +264,11 @@ mod tests {
     #[test]
     fn all_that_is_wrong_is_named_with_its_line() {
         let text = "[network]\nlisen = \"127.0.0.1:1\"\nlisten = \"here\"\n[limit]\nx = 1\n[limits]\narena_bytes = true\n\
-                    recent_count = \"7\"\nring_bytes = 4096\n[node]\npin = 1\n";
+                    recent_count = \"7\"\nring_bytes = 4096\n[node]\npin = 1\n[cold]\ndisk = [\"x\"]\ndisks = \"x\"\n\
+                    reads_in_flight = 0\n";
         let wrong = read(text, &[("THERMOCLINE_NODE_SPUN", "1 us")], &[("disk.pat", "x")]).unwrap_err();
         let lines: Vec<&str> = wrong.lines().collect();
-        assert_eq!(lines.len(), 9, "{wrong}");
+        assert_eq!(lines.len(), 12, "{wrong}");
         for expected in [
             "F:2: there is no setting network.lisen; did you mean network.listen?",
             "F:3: network.listen: \"here\" is no address",
@@ -275,6 +279,9 @@ mod tests {
             "environment: there is no setting THERMOCLINE_NODE_SPUN; did you mean THERMOCLINE_NODE_SPIN?",
             "--set: there is no setting disk.pat; did you mean disk.path?",
             "limits: ring_bytes must hold",
+            "F:13: there is no setting cold.disk; did you mean cold.disks?",
+            "F:14: cold.disks: write a list",
+            "cold: something may be asked of a disk",
         ] {
             assert!(lines.iter().any(|line| line.starts_with(expected)), "{expected} is not in\n{wrong}");
         }

@@ -1,6 +1,7 @@
 //! `thermocline config print|check`, and the settings of a node for those who start one.
 
 pub(crate) mod cluster;
+pub(crate) mod cold;
 mod load;
 mod settings;
 
@@ -113,7 +114,12 @@ const DICTIONARY_EXTRA_BYTES: usize = 27 << 10;
 fn check(loaded: &Loaded, json: bool) -> Result<Exit, Failure> {
     let settings = &loaded.settings;
     let mut notes = Vec::new();
-    let core_count = if settings.disk_path.is_empty() {
+    let core_count = if settings.role == Role::Cold {
+        if let Err(failure) = crate::cold::config(settings) {
+            notes.push(failure.to_string());
+        }
+        Some(settings.cold.core_count(doctor::processor_count()))
+    } else if settings.disk_path.is_empty() {
         notes.push("disk.path is not set: `serve` needs it".to_owned());
         None
     } else {
@@ -130,13 +136,20 @@ fn check(loaded: &Loaded, json: bool) -> Result<Exit, Failure> {
     };
     let told = core_count.is_some();
     let core_count = core_count.unwrap_or_else(doctor::processor_count);
-    let parts = settings.limits.memory(usize::from(core_count));
+    let parts = match settings.role {
+        Role::Cold => settings.cold.limits.memory(usize::from(core_count)),
+        _ => settings.limits.memory(usize::from(core_count)),
+    };
     let per_core: usize = parts.iter().map(|(_, bytes)| bytes).sum();
     let per_node = per_core * usize::from(core_count);
     if let Some(available) = doctor::memory_available_bytes().filter(|available| *available < per_node as u64)
     {
         let available = size_text(available >> 20 << 20);
-        notes.push(format!("only {available} of memory are available: lower memtable_bytes or arena_bytes"));
+        let lower = match settings.role {
+            Role::Cold => "cold.arena_bytes or cold.waiting_bytes_max",
+            _ => "memtable_bytes or arena_bytes",
+        };
+        notes.push(format!("only {available} of memory are available: lower {lower}"));
     }
     if json {
         let parts: serde_json::Map<String, serde_json::Value> =
@@ -153,10 +166,14 @@ fn check(loaded: &Loaded, json: bool) -> Result<Exit, Failure> {
             out.line(&format!("  {part:<32} {:>12}", mebibytes(bytes)))?;
         }
         out.line(&format!("  {:<32} {:>12}", "one core", mebibytes(per_core)))?;
-        let whose = if told { "as the disk is cut" } else { "as this machine has processors" };
+        let whose = match settings.role {
+            Role::Cold => "as [cold] and its disks say",
+            _ if told => "as the disk is cut",
+            _ => "as this machine has processors",
+        };
         out.line(&format!("  {:<32} {:>12}", format!("{core_count} cores, {whose}"), mebibytes(per_node)))?;
         let dictionary = settings.limits.sealed_dictionary_bytes;
-        if dictionary > 0 {
+        if dictionary > 0 && settings.role != Role::Cold {
             let each = size_text((dictionary + DICTIONARY_EXTRA_BYTES) as u64);
             out.line(&format!(
                 "beside that, each sealed window keeps its dictionary in memory, at most {each}"

@@ -11,6 +11,7 @@ use net::peer::PeerVersions;
 use shard::limits::Limits;
 
 use super::cluster::{self, Cluster};
+use super::cold::{self, Cold};
 use crate::map::{recent_argument, recent_text, share_argument, share_text};
 use crate::units::{duration_argument, duration_text, size_argument, size_text};
 
@@ -26,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) cache_bytes: u64,
     /// Path of the disk; empty = not given.
     pub(crate) disk_path: String,
+    /// Disks of a cold node, and its bounds.
+    pub(crate) cold: Cold,
     /// Where to listen.
     pub(crate) listen: SocketAddr,
     /// What clients are told; none = where it listens.
@@ -50,6 +53,7 @@ impl Default for Settings {
             role: Role::Store,
             cache_bytes: 256 << 20,
             disk_path: String::new(),
+            cold: Cold::default(),
             listen: SocketAddr::from(([127, 0, 0, 1], net::frame::PORT_DEFAULT)),
             advertise: None,
             cluster: Cluster::default(),
@@ -69,6 +73,19 @@ pub(crate) enum Role {
     Store,
     /// Keeps what was read in memory, and asks the store whether it is still the newest.
     Cache,
+    /// Keeps sealed windows on disks of its own.
+    Cold,
+}
+
+impl Role {
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Store => "store",
+            Role::Cache => "cache",
+            Role::Cold => "cold",
+        }
+    }
 }
 
 /// How a value is written in TOML.
@@ -154,16 +171,22 @@ fn host_text(host: HostKind) -> &'static str {
 
 /// A limit whose text is a size.
 macro_rules! size {
+    (cold $key:ident, $reason:literal) => {
+        size!(@ "cold", cold.limits, $key, $reason)
+    };
     ($key:ident, $reason:literal) => {
+        size!(@ "limits", limits, $key, $reason)
+    };
+    (@ $section:literal, $($of:ident).+, $key:ident, $reason:literal) => {
         Setting {
-            section: "limits",
+            section: $section,
             key: stringify!($key),
             kind: Kind::Text,
             reason: $reason,
-            get: |settings| size_text(settings.limits.$key as u64),
+            get: |settings| size_text(settings.$($of).+.$key as u64),
             set: |settings, text| {
                 let too_large = |_| format!("\"{text}\" is more than this setting can hold");
-                settings.limits.$key = size_argument(text)?.try_into().map_err(too_large)?;
+                settings.$($of).+.$key = size_argument(text)?.try_into().map_err(too_large)?;
                 Ok(())
             },
         }
@@ -172,15 +195,21 @@ macro_rules! size {
 
 /// A limit that is counted.
 macro_rules! count {
+    (cold $key:ident, $reason:literal) => {
+        count!(@ "cold", cold.limits, $key, $reason)
+    };
     ($key:ident, $reason:literal) => {
+        count!(@ "limits", limits, $key, $reason)
+    };
+    (@ $section:literal, $($of:ident).+, $key:ident, $reason:literal) => {
         Setting {
-            section: "limits",
+            section: $section,
             key: stringify!($key),
             kind: Kind::Count,
             reason: $reason,
-            get: |settings| settings.limits.$key.to_string(),
+            get: |settings| settings.$($of).+.$key.to_string(),
             set: |settings, text| {
-                settings.limits.$key = count(text)?;
+                settings.$($of).+.$key = count(text)?;
                 Ok(())
             },
         }
@@ -189,15 +218,21 @@ macro_rules! count {
 
 /// A limit of time.
 macro_rules! duration {
+    (cold $key:ident, $reason:literal) => {
+        duration!(@ "cold", cold.limits, $key, $reason)
+    };
     ($key:ident, $reason:literal) => {
+        duration!(@ "limits", limits, $key, $reason)
+    };
+    (@ $section:literal, $($of:ident).+, $key:ident, $reason:literal) => {
         Setting {
-            section: "limits",
+            section: $section,
             key: stringify!($key),
             kind: Kind::Text,
             reason: $reason,
-            get: |settings| duration_text(settings.limits.$key),
+            get: |settings| duration_text(settings.$($of).+.$key),
             set: |settings, text| {
-                settings.limits.$key = duration_argument(text)?;
+                settings.$($of).+.$key = duration_argument(text)?;
                 Ok(())
             },
         }
@@ -210,13 +245,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
         section: "node",
         key: "role",
         kind: Kind::Text,
-        reason: "store: keeps records on its disk. cache: answers gets from memory, after asking the store; needs no disk",
-        get: |settings| if settings.role == Role::Cache { "cache" } else { "store" }.to_owned(),
+        reason: "store: keeps records on its disk. cache: answers gets from memory, after asking the store; needs no disk. \
+                 cold: keeps sealed windows on the disks of [cold]",
+        get: |settings| settings.role.name().to_owned(),
         set: |settings, text| {
             settings.role = match text {
                 "store" => Role::Store,
                 "cache" => Role::Cache,
-                _ => return Err(format!("\"{text}\" is no role: write store or cache")),
+                "cold" => Role::Cold,
+                _ => return Err(format!("\"{text}\" is no role: write store, cache or cold")),
             };
             Ok(())
         },
@@ -342,6 +379,47 @@ pub(crate) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     },
+    Setting {
+        section: "cold",
+        key: "disks",
+        kind: Kind::List,
+        reason: "the disks of a cold node, devices by their stable names (/dev/disk/by-id/...) or files; `disk format --cold` makes them. \
+                 They say which node and which cold group this is",
+        get: |settings| cold::disks_text(&settings.cold.disks),
+        set: |settings, text| {
+            settings.cold.disks = cold::disks(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "cold",
+        key: "cores",
+        kind: Kind::Count,
+        reason: "cores of a cold node, each with its part of the disks. 0: as many as it has disks, and the machine processors",
+        get: |settings| settings.cold.cores.to_string(),
+        set: |settings, text| {
+            settings.cold.cores = count(text)?;
+            Ok(())
+        },
+    },
+    size!(cold arena_bytes, "aligned buffers of a core of a cold node, for reads and writes of its disks and for connections"),
+    count!(cold operation_count_max, "operations of disk and network in flight per core; a connection uses two"),
+    count!(cold connection_count_max, "connections per core; more are turned away"),
+    size!(cold frame_bytes_max, "body of a frame; a larger one writes sections in fewer pieces"),
+    count!(cold in_flight_max, "requests in flight on one connection; more are Busy"),
+    size!(cold outbox_bytes_max, "answers that may wait for one slow reader; then its requests are not read on"),
+    size!(cold waiting_bytes_max, "requests of a core that wait for its disks; more are Busy"),
+    count!(cold read_count_max, "reads that wait for one disk; more are Busy"),
+    count!(cold reads_in_flight, "reads of one disk under way at once: the disk puts them in an order of its own"),
+    count!(cold work_count_max, "reservations, writes, seals and the like that wait for one disk; more are Busy"),
+    duration!(cold work_patience, "how long these wait at most while there are reads"),
+    count!(cold forward_count_max, "requests on their way to one other core; more are Busy"),
+    count!(cold reserved_max, "places of a disk that are reserved and not sealed; more are Busy"),
+    count!(cold repair_count_max, "damaged places of a disk that are remembered for repair"),
+    duration!(cold request_deadline, "longest wait of a request before it is answered Timeout"),
+    duration!(cold reuse_delay, "how long an emptied file stays as it is: longer than any request that may still read it"),
+    duration!(cold hello_deadline, "how long a connection may stay without hello"),
+    duration!(cold drain_deadline, "how long a stop waits for what is in flight"),
     Setting {
         section: "cluster",
         key: "replicas",
@@ -471,7 +549,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
 ];
 
 /// The names of the sections.
-pub(crate) const SECTIONS: [&str; 6] = ["node", "disk", "tier", "network", "cluster", "limits"];
+pub(crate) const SECTIONS: [&str; 7] = ["node", "disk", "tier", "cold", "network", "cluster", "limits"];
 
 #[cfg(test)]
 mod tests {
@@ -484,7 +562,9 @@ mod tests {
 
     #[test]
     fn every_setting_reads_its_own_text_back() {
-        let settings = Settings { disk_path: "/dev/x".to_owned(), ..Settings::default() };
+        let cold = Cold { disks: vec!["/dev/y".to_owned(), "a \"b\", c".to_owned()], ..Cold::default() };
+        let settings =
+            Settings { disk_path: "/dev/x".to_owned(), role: Role::Cold, cold, ..Settings::default() };
         let mut back = Settings::default();
         for setting in SETTINGS {
             assert!(SECTIONS.contains(&setting.section));
@@ -495,8 +575,11 @@ mod tests {
 
     #[test]
     fn every_limit_is_a_setting() {
+        let counted = |section| SETTINGS.iter().filter(|setting| setting.section == section).count();
         let fields = format!("{:?}", Limits::default()).matches(": ").count();
-        assert_eq!(SETTINGS.iter().filter(|setting| setting.section == "limits").count(), fields);
+        assert_eq!(counted("limits"), fields);
+        let fields = format!("{:?}", Cold::default().limits).matches(": ").count();
+        assert_eq!(counted("cold"), fields + 2, "and disks, cores");
     }
 
     #[test]

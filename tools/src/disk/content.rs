@@ -10,8 +10,10 @@ pub(super) const END_BYTES: usize = 1 << 20;
 pub(super) enum Content {
     /// Zeros at both ends.
     Empty,
-    /// At least one superblock copy of ours, good or bad.
-    Ours,
+    /// At least one superblock copy of a store's disk, good or bad.
+    Store,
+    /// At least one superblock copy of a cold disk at its ends, good or bad.
+    Cold,
     /// Something else; its name where it is known.
     Foreign(&'static str),
 }
@@ -37,9 +39,12 @@ const AT_START: [(usize, &[u8], &str); 14] = [
 /// The content, by the bytes of both ends.
 pub(super) fn content(first: &[u8], last: &[u8]) -> Content {
     // Copies of ours stand at the first four blocks; their magic is the first field.
-    let ours = first.chunks(4096).take(4).any(|block| block.starts_with(b"TCLSUPER"));
-    if ours {
-        return Content::Ours;
+    let is_store = first.chunks(4096).take(4).any(|block| block.starts_with(b"TCLSUPER"));
+    // Those of a cold disk at the first and the last whole block; `last` ends with the disk and begins with a block.
+    let ends = [first.chunks(4096).next(), last.chunks_exact(4096).next_back()];
+    let is_cold = ends.into_iter().flatten().any(|block| block.starts_with(b"TCLCOLDS"));
+    if is_store || is_cold {
+        return if is_store { Content::Store } else { Content::Cold };
     }
     let is = |&&(at, bytes, _): &&(usize, &[u8], &str)| {
         first.get(at..).is_some_and(|rest| rest.starts_with(bytes))
@@ -72,8 +77,14 @@ mod tests {
         assert_eq!(content(&zeros, &zeros), Content::Empty);
         assert_eq!(content(&zeros[..512], &zeros[..512]), Content::Empty);
         for copy in [0, 4096, 8192, 12288] {
-            assert_eq!(content(&disk(copy, b"TCLSUPER"), &zeros), Content::Ours);
+            assert_eq!(content(&disk(copy, b"TCLSUPER"), &zeros), Content::Store);
         }
+        let (magic, end) = (b"TCLCOLDS", END_BYTES - 4096);
+        assert_eq!(content(&disk(0, magic), &zeros), Content::Cold);
+        assert_eq!(content(&zeros, &disk(end, magic)), Content::Cold);
+        assert_eq!(content(&zeros, &[&disk(end, magic)[..], &[0; 512]].concat()), Content::Cold);
+        assert!(matches!(content(&disk(4096, magic), &zeros), Content::Foreign(_)));
+        assert!(matches!(content(&zeros, &disk(end - 4096, magic)), Content::Foreign(_)));
         for (at, bytes, name) in AT_START {
             assert_eq!(content(&disk(at, bytes), &zeros), Content::Foreign(name));
         }

@@ -3,6 +3,7 @@
 //! Must never touch a disk that is mounted, partitioned, claimed or holds anything, not even ours, unless told to by
 //! name.
 
+mod cold;
 mod content;
 mod offline;
 
@@ -20,7 +21,8 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::units::{size_argument, size_text};
 use crate::version_caches;
-use content::{Content, END_BYTES, content};
+pub(crate) use cold::{ColdSeen, superblock as cold_superblock};
+use content::Content;
 pub(crate) use offline::{Offline, runtime};
 
 /// Arguments of `disk`.
@@ -102,9 +104,9 @@ fn wipe_disk(args: &WipeArgs) -> Result<Exit, Failure> {
     let path = &args.path;
     let failed = |error: String| Failure::failed(error, "");
     let offline = Offline::open(path, !args.yes)?;
-    let first = offline.read(0, END_BYTES).map_err(|error| failed(error.to_string()))?;
-    match content(&first, &[]) {
-        Content::Ours => {}
+    match offline.content()? {
+        Content::Store => {}
+        Content::Cold => return Err(failed(format!("disk {path} is a cold disk"))),
         Content::Empty => {
             output::line(&format!("{path}: not one of ours, nothing to wipe"))?;
             return Ok(Exit::No);
@@ -234,14 +236,14 @@ pub(crate) fn format_offline(offline: &Offline, plan: &FormatPlan) -> Result<(),
 pub(crate) const SEGMENT_BYTES: u64 = SEGMENT_BYTES_DEFAULT;
 
 fn refuse_content(offline: &Offline, path: &str, anew: bool) -> Result<(), Failure> {
-    let bytes = offline.geometry().bytes;
-    let last = bytes.saturating_sub(END_BYTES as u64) / 4096 * 4096;
-    let end =
-        |offset| offline.read(offset, END_BYTES).map_err(|error| Failure::failed(error.to_string(), ""));
-    match content(&end(0)?, &end(last)?) {
+    match offline.content()? {
         Content::Empty => Ok(()),
-        Content::Ours if anew => Ok(()),
-        Content::Ours => Err(Failure::failed(
+        Content::Cold => Err(Failure::failed(
+            format!("disk {path} is a cold disk"),
+            format!("name another disk; if its data may go, clear it first: thermocline disk wipe {path}"),
+        )),
+        Content::Store if anew => Ok(()),
+        Content::Store => Err(Failure::failed(
             format!("disk {path} is formatted already, or was and is damaged"),
             format!(
                 "look at it with `thermocline inspect superblock {path}`; start with it; or say --anew if its data may go"

@@ -2,7 +2,7 @@
 //!
 //! Owns a core on the calling thread for as long as the disk is open.
 
-use ioengine::disk::{DiskOpen, Geometry};
+use ioengine::disk::{DiskOpen, DiskOpenError, Geometry};
 use ioengine::uring::Runtime;
 use ioengine::{CoreConfig, Disk, DiskError, Io};
 use layout::Corrupt;
@@ -39,12 +39,28 @@ impl Offline {
     /// # Errors
     /// What the system says, and what to do.
     pub(crate) fn open(path: &str, read_only: bool) -> Result<Offline, Failure> {
+        Offline::try_open(path, read_only)?.map_err(|error| Failure::failed(error.to_string(), ""))
+    }
+
+    /// The same, where a disk that cannot be opened is an answer, too.
+    ///
+    /// # Errors
+    /// The machine refuses a core.
+    pub(super) fn try_open(path: &str, read_only: bool) -> Result<Result<Offline, DiskOpenError>, Failure> {
         let runtime = runtime()?;
-        let disk = runtime
-            .io()
-            .open_disk(path, DiskOpen { read_only })
-            .map_err(|error| Failure::failed(error.to_string(), ""))?;
-        Ok(Offline { disk, runtime })
+        let disk = runtime.io().open_disk(path, DiskOpen { read_only });
+        Ok(disk.map(|disk| Offline { disk, runtime }))
+    }
+
+    /// What it holds, by both of its ends.
+    ///
+    /// # Errors
+    /// The device cannot read them.
+    pub(super) fn content(&self) -> Result<Content, Failure> {
+        let last = self.geometry().bytes.saturating_sub(END_BYTES as u64) / 4096 * 4096;
+        let end =
+            |offset| self.read(offset, END_BYTES).map_err(|error| Failure::failed(error.to_string(), ""));
+        Ok(content(&end(0)?, &end(last)?))
     }
 
     /// The disk.
@@ -102,12 +118,16 @@ impl Offline {
 
     fn not_ours(&self, error: &ChooseError) -> Failure {
         let name = self.disk.name();
-        let first = match self.read(0, END_BYTES) {
-            Ok(bytes) => bytes,
-            Err(error) => return Failure::failed(error.to_string(), ""),
+        let content = match self.content() {
+            Ok(content) => content,
+            Err(failure) => return failure,
         };
-        match content(&first, &[]) {
-            Content::Ours => Failure::failed(
+        match content {
+            Content::Cold => Failure::failed(
+                format!("disk {name} is a cold disk, not the disk of a store"),
+                "name it in cold.disks of a node with the role cold, or name another one here",
+            ),
+            Content::Store => Failure::failed(
                 format!("disk {name}: {error}"),
                 format!("see `thermocline inspect superblock {name}`; do not format it if its data matters"),
             ),

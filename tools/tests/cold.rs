@@ -1,0 +1,137 @@
+//! A cold node as people start it: over io_uring, on files, with kill -9.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+
+mod support;
+
+use serde_json::Value;
+use support::cold::{GROUP, core, get_all, list, make_disk, serve, sink, start, way};
+use support::{Folder, Server, run};
+
+fn with_disks(names: &[&str]) -> Folder {
+    let folder = Folder::new();
+    for (disk, name) in (0..).zip(names) {
+        make_disk(&folder, name, 4, disk);
+    }
+    folder
+}
+
+/// A counter of a disk.
+fn counter(status: &Value, disk: u16, name: &str) -> u64 {
+    status["disks"][disk.to_string()]["counters"][name].as_u64().unwrap()
+}
+
+fn status(folder: &Folder, server: &Server) -> Value {
+    server.run(folder, &["status", "--json"]).json()
+}
+
+#[test]
+fn what_is_sealed_is_read_with_one_read_of_the_device_and_outlives_kill_9() {
+    let folder = with_disks(&["cold-0", "cold-1"]);
+    let server = start(&folder, &["cold-0", "cold-1"]);
+    let mut sunk = Vec::new();
+    {
+        let core = core();
+        let way = way(core.io(), &server.endpoint);
+        for disk in 0..2 {
+            sunk.push(core.block_on(sink(&way, disk, 3, 400)));
+            let count = sunk[usize::from(disk)].record_count();
+            assert_eq!(core.block_on(get_all(&way, &sunk[usize::from(disk)])), (count, 0));
+        }
+        let said = status(&folder, &server);
+        assert_eq!((said["role"].as_str(), said["node"].as_u64()), (Some("cold"), Some(4)));
+        assert_eq!(said["group"].as_u64(), Some(u64::from(GROUP)));
+        for disk in 0..2 {
+            let reads = ["reads", "device_reads"].map(|name| counter(&said, disk, name));
+            assert_eq!(reads, [1200, 1200], "a get reads the device once");
+            assert_eq!(counter(&said, disk, "sealed"), 1);
+        }
+        let shown = server.run(&folder, &["status"]).done();
+        assert!(shown.contains("cold-1") && shown.contains("device_reads"), "{shown}");
+    }
+    server.kill();
+
+    let server = start(&folder, &["cold-0", "cold-1"]);
+    let core = core();
+    let way = way(core.io(), &server.endpoint);
+    for (disk, sunk) in (0..).zip(&sunk) {
+        assert_eq!(core.block_on(get_all(&way, sunk)), (1200, 0));
+        let listed = core.block_on(list(&way, disk));
+        let held: Vec<_> =
+            listed.iter().map(|place| (place.whom.bucket, place.offset, place.number)).collect();
+        let known: Vec<_> =
+            sunk.places().map(|place| (place.whom.bucket, place.offset, place.number)).collect();
+        assert_eq!(held, known);
+    }
+    let said = status(&folder, &server);
+    assert_eq!(counter(&said, 1, "device_reads"), 1200);
+    drop(way);
+    // Nobody else can have the disks meanwhile.
+    let arguments = serve(&["cold-0", "cold-1"]);
+    let second = run(&folder, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(second.error(3).contains("none of the disks"));
+    assert_eq!(server.stop(), (String::new(), 0), "it drains and ends");
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_left_out_and_named() {
+    let folder = with_disks(&["cold-0", "cold-1"]);
+    let server = start(&folder, &["gone", "cold-1", "cold-0"]);
+    let core = core();
+    let way = way(core.io(), &server.endpoint);
+    let sunk = core.block_on(sink(&way, 1, 1, 20));
+    assert_eq!(core.block_on(get_all(&way, &sunk)), (20, 0));
+    assert_eq!(status(&folder, &server)["absent_disks"], serde_json::json!(["gone"]));
+    assert!(server.run(&folder, &["status"]).done().contains("gone"));
+    assert!(folder.text("server.log").contains("gone"));
+    drop(way);
+    assert_eq!(server.stop().1, 0);
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_with_what_to_do() {
+    let folder = with_disks(&["cold-0", "cold-1"]);
+    make_disk(&folder, "other", 5, 2);
+    make_disk(&folder, "twin", 4, 1);
+    folder.write("blank", vec![0; 4 << 20]);
+    folder.write("foreign", vec![7; 4 << 20]);
+    let store = "disk format store --create 2MiB --shards 1 --segment 64KiB --journal 256KiB --yes";
+    run(&folder, &store.split(' ').collect::<Vec<_>>()).done();
+    let fails = |disks: &[&str], exit: i32, what: &str| {
+        let arguments = serve(disks);
+        let error = run(&folder, &arguments.iter().map(String::as_str).collect::<Vec<_>>()).error(exit);
+        assert!(error.contains(what), "{disks:?}: {error}");
+    };
+    fails(&[], 2, "set disks in [cold]");
+    fails(&["cold-0", "other"], 2, "name the disks of one node in cold.disks");
+    fails(&["cold-0", "cold-1", "twin"], 3, "both are disk 1 of the group");
+    fails(&["blank"], 3, "thermocline disk format --cold blank --yes");
+    fails(&["cold-0", "foreign"], 3, "data of an unknown kind");
+    fails(&["store"], 3, "the disk of a store");
+    fails(&["gone", "gone too"], 3, "no disk of [cold] answers");
+    fails(&["cold-0", "cold-0"], 2, "has cold-0 twice");
+    let store = run(&folder, &["serve", "--set", "disk.path=cold-0"]).error(3);
+    assert!(store.contains("cold.disks of a node with the role cold"), "{store}");
+    // Not even anew: what a cold disk holds is not a store's to give away.
+    for anew in [&["disk", "format", "cold-0", "--shards", "1", "--yes"][..], &["--anew"]].iter().scan(
+        Vec::new(),
+        |all, more| {
+            all.extend_from_slice(more);
+            Some(all.clone())
+        },
+    ) {
+        assert!(run(&folder, &anew).error(3).contains("cold disk"), "{anew:?}");
+    }
+    folder.write("cold.toml", "[node]\nrole = \"cold\"\n[cold]\ndisk = [\"cold-0\"]\n");
+    let typo = run(&folder, &["serve", "--config", "cold.toml"]).error(2);
+    assert!(typo.contains("cold.toml:4") && typo.contains("did you mean cold.disks?"), "{typo}");
+    folder
+        .write("cold.toml", "[node]\nrole = \"cold\"\n[cold]\ndisks = [\"cold-0\", \"cold-1\"]\ncores = 1\n");
+    let checked = run(&folder, &["config", "check", "--config", "cold.toml"]).done();
+    assert!(
+        checked.contains("1 cores, as [cold] and its disks say") && !checked.contains("note: disk"),
+        "{checked}"
+    );
+    let error = run(&folder, &["serve", "--config", "cold.toml", "--without", "2", "--yes"]).error(2);
+    assert!(error.contains("no vote"), "{error}");
+}

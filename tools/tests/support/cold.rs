@@ -1,0 +1,237 @@
+//! Cold disks and sections for the tests of the binary, and a client that sinks and reads them.
+
+use std::net::SocketAddr;
+
+use ioengine::disk::DiskOpen;
+use ioengine::uring::{Runtime, create_file};
+use ioengine::{CoreConfig, Io};
+use layout::cold_kept::KeptFor;
+use layout::cold_section::{
+    SECTION_HEADER_BYTES, SectionHeader, SectionIdentity, SectionPlace, SectionWriter, open_section_index,
+};
+use layout::key::{Key, bucket_of};
+use layout::table::encode_key;
+use layout::table_seal::Decompressor;
+use layout::units::{Space, Uuid, Version};
+use net::client::{ClientConfig, ColdNode, ColdReply};
+use net::cold::{ColdAnswer, ColdBlocks, ColdKept, ColdPlace, ColdRequest};
+use net::outcome::Outcome;
+use net::reply::Answer;
+use shard::cold::open::{ColdFormat, format};
+
+use super::{Folder, Server};
+
+pub(crate) const CLUSTER: Uuid = Uuid([0xc1; 16]);
+pub(crate) const GROUP: u16 = 3;
+pub(crate) const FILE_BYTES: u64 = 256 << 10;
+const SPACE: Space = Space(2);
+const DAY_US: u64 = 86_400_000_000;
+
+pub(crate) fn core() -> Runtime {
+    Runtime::new(CoreConfig::small("test", 0)).unwrap()
+}
+
+/// Makes a file of 4 MiB and formats it as disk `disk` of node `node`.
+pub(crate) fn make_disk(folder: &Folder, name: &str, node: u32, disk: u16) {
+    let path = folder.path(name);
+    create_file(&path, 4 << 20).unwrap();
+    let core = core();
+    let device = core.io().open_disk(path.to_str().unwrap(), DiskOpen::default()).unwrap();
+    let wanted = ColdFormat {
+        cluster: CLUSTER,
+        node,
+        group: GROUP,
+        disk,
+        file_bytes: FILE_BYTES,
+        file_count_max: u32::MAX,
+        fills: false,
+        anew: false,
+    };
+    core.block_on(format(core.io(), &device, &wanted)).unwrap();
+}
+
+/// `serve` of a cold node on these disks of its folder.
+pub(crate) fn serve(disks: &[&str]) -> Vec<String> {
+    let list =
+        format!("cold.disks=[{}]", disks.iter().map(|disk| format!("\"{disk}\", ")).collect::<String>());
+    let settings = [
+        "node.role=cold",
+        "network.listen=127.0.0.1:0",
+        "cold.arena_bytes=16MiB",
+        "cold.waiting_bytes_max=8MiB",
+    ];
+    let all = settings.iter().map(|setting| (*setting).to_owned()).chain([list]);
+    std::iter::once("serve".to_owned()).chain(all.flat_map(|setting| ["--set".to_owned(), setting])).collect()
+}
+
+pub(crate) fn start(folder: &Folder, disks: &[&str]) -> Server {
+    let arguments = serve(disks);
+    Server::start(folder, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Sections of one run, and how to ask for their records.
+pub(crate) struct Sunk {
+    pub(crate) place: ColdPlace,
+    sections: Vec<Section>,
+}
+
+struct Section {
+    place: ColdPlace,
+    bytes: Vec<u8>,
+    stream: Vec<u8>,
+    /// Time, value.
+    records: Vec<(u64, Vec<u8>)>,
+}
+
+impl Sunk {
+    /// Places of its sections, by themselves.
+    pub(crate) fn places(&self) -> impl Iterator<Item = ColdPlace> {
+        self.sections.iter().map(|section| section.place)
+    }
+
+    /// Records of all its sections.
+    pub(crate) fn record_count(&self) -> usize {
+        self.sections.iter().map(|section| section.records.len()).sum()
+    }
+}
+
+/// A client of the node at `endpoint`.
+pub(crate) fn way(io: &Io, endpoint: &str) -> ColdNode {
+    let address: SocketAddr = endpoint.parse().unwrap();
+    ColdNode::new(io, address, &ClientConfig::default())
+}
+
+async fn ask(way: &ColdNode, request: ColdRequest<'_>) -> ColdReply {
+    way.ask(&request).await.unwrap()
+}
+
+/// Reserves a place for `section_count` sections of `record_count` records each, writes and seals them.
+pub(crate) async fn sink(way: &ColdNode, disk: u16, section_count: u32, record_count: u64) -> Sunk {
+    let window_from = DAY_US * 20_000;
+    let (window_days, window_generation) = (1, 1);
+    let mut made = Vec::new();
+    for number in 0..section_count {
+        let stream = format!("stream-{disk}-{number}").into_bytes();
+        let bucket = bucket_of(SPACE, &stream);
+        let identity =
+            SectionIdentity { cluster: CLUSTER, bucket, window_from, window_days, window_generation };
+        let mut writer = SectionWriter::new(identity, 1);
+        let records: Vec<(u64, Vec<u8>)> = (0..record_count)
+            .map(|at| (window_from + at * 1000, format!("value {number} {}", at * 7919 % 1013).into_bytes()))
+            .collect();
+        for (time, value) in &records {
+            let mut key = Vec::new();
+            encode_key(&mut key, bucket, Key { space: SPACE, stream: &stream, time: *time });
+            writer.push(&key, Version((time - window_from + 1) << 16), 0, Some(value));
+        }
+        made.push((bucket, stream, records, writer.finish()));
+    }
+    made.sort_by_key(|made| made.0);
+    let content_bytes = made.iter().map(|made| made.3.bytes()).sum::<u64>() as u32;
+    let whom = |bucket| KeptFor { tablet_group: 1, bucket, window_from, window_days, window_generation };
+    let wanted = ColdPlace {
+        group: GROUP,
+        disk,
+        whom: whom(made[0].0),
+        file: 0,
+        file_generation: 0,
+        offset: 0,
+        content_bytes,
+        number: 0,
+        section_count,
+    };
+    let reply = ask(way, ColdRequest::Reserve { place: wanted, exactly: false }).await;
+    let Answer::Cold(ColdAnswer::Reserved(ColdKept::New, place)) = reply.answer() else {
+        panic!("{:?}", reply.answer())
+    };
+    let (mut bytes, mut sections) = (Vec::new(), Vec::new());
+    for (number, (bucket, stream, records, mut section)) in (place.number..).zip(made) {
+        let offset = place.offset + bytes.len() as u32;
+        let at = SectionPlace {
+            group: GROUP,
+            disk,
+            file: place.file,
+            file_generation: place.file_generation,
+            offset,
+            number,
+        };
+        let own = section.at(at).to_vec();
+        bytes.extend_from_slice(&own);
+        let content_bytes = own.len() as u32;
+        let place =
+            ColdPlace { whom: whom(bucket), offset, content_bytes, number, section_count: 1, ..place };
+        sections.push(Section { place, bytes: own, stream, records });
+    }
+    for (piece, at) in bytes.chunks(16 << 10).zip((0..).step_by(16 << 10)) {
+        let reply = ask(way, ColdRequest::Write { place, at, bytes: piece }).await;
+        assert!(matches!(reply.answer(), Answer::Cold(ColdAnswer::Written)), "{:?}", reply.answer());
+    }
+    let checksum = layout::checksum::long(&bytes);
+    let reply = ask(way, ColdRequest::Seal { place, checksum }).await;
+    assert!(
+        matches!(reply.answer(), Answer::Cold(ColdAnswer::Sealed(found)) if found == checksum),
+        "{:?}",
+        reply.answer()
+    );
+    Sunk { place, sections }
+}
+
+/// Gets every record of it: how many were as they were sunk, and how many answers were Corrupt. Anything else ends the test.
+pub(crate) async fn get_all(way: &ColdNode, sunk: &Sunk) -> (usize, usize) {
+    let (mut right, mut corrupt) = (0, 0);
+    for section in &sunk.sections {
+        for (time, value) in &section.records {
+            let key = Key { space: SPACE, stream: &section.stream, time: *time };
+            let reply = ask(way, ColdRequest::Get { blocks: block_of(section, key), key }).await;
+            match reply.answer() {
+                Answer::Record { value: found, .. } if found == value => right += 1,
+                Answer::Not(Outcome::Corrupt) => corrupt += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    (right, corrupt)
+}
+
+/// The one block in which the section's index says that a record is: what a store would remember.
+fn block_of(section: &Section, key: Key<'_>) -> ColdBlocks {
+    let ColdPlace { group, disk, whom, file, file_generation, offset, .. } = section.place;
+    let header = section.bytes.first_chunk::<SECTION_HEADER_BYTES>().unwrap();
+    let header = SectionHeader::decode(header, CLUSTER, (group, disk), (file, offset)).unwrap();
+    let stored = &section.bytes[SECTION_HEADER_BYTES + header.data_bytes as usize..];
+    let index =
+        open_section_index(&header.identity.checksum(), &header, stored, &mut Decompressor::new()).unwrap();
+    let mut encoded = Vec::new();
+    encode_key(&mut encoded, whom.bucket, key);
+    let (_, handle) = index.find(&encoded).unwrap();
+    let KeptFor { bucket, window_from, window_days, window_generation, .. } = whom;
+    let (block_offset, block_bytes) = (handle.offset as u32, handle.stored_bytes);
+    ColdBlocks {
+        group,
+        disk,
+        bucket,
+        window_from,
+        window_days,
+        window_generation,
+        file,
+        file_generation,
+        offset,
+        block_offset,
+        block_bytes,
+    }
+}
+
+/// All sections that a disk holds, by its own word.
+pub(crate) async fn list(way: &ColdNode, disk: u16) -> Vec<ColdPlace> {
+    let (mut all, mut from) = (Vec::new(), (0, 0));
+    loop {
+        let request = ColdRequest::List { group: GROUP, disk, file: from.0, offset: from.1, limit: 2 };
+        let reply = ask(way, request).await;
+        let Answer::Cold(ColdAnswer::Listed(listed)) = reply.answer() else { panic!("{:?}", reply.answer()) };
+        all.extend(listed.iter().filter(|(kept, _)| *kept == ColdKept::Sealed).map(|(_, place)| place));
+        match listed.more {
+            Some(more) => from = more,
+            None => return all,
+        }
+    }
+}
