@@ -123,6 +123,15 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
     fs::rename(from, to).and_then(|()| sync_folder(to)).map_err(|error| failure("write", to, &error))
 }
 
+/// The links of a folder, in the order of their names, and what each leads to; none where there is no such folder.
+pub(crate) fn links(path: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut links: Vec<(PathBuf, PathBuf)> =
+        entries.filter_map(|name| fs::canonicalize(&name).ok().map(|target| (name, target))).collect();
+    links.sort();
+    links
+}
+
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()

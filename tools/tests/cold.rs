@@ -105,7 +105,7 @@ fn what_cannot_be_served_is_refused_with_what_to_do() {
     fails(&[], 2, "set disks in [cold]");
     fails(&["cold-0", "other"], 2, "name the disks of one node in cold.disks");
     fails(&["cold-0", "cold-1", "twin"], 3, "both are disk 1 of the group");
-    fails(&["blank"], 3, "thermocline disk format --cold blank --yes");
+    fails(&["blank"], 3, "thermocline disk format blank --cold");
     fails(&["cold-0", "foreign"], 3, "data of an unknown kind");
     fails(&["store"], 3, "the disk of a store");
     fails(&["gone", "gone too"], 3, "no disk of [cold] answers");

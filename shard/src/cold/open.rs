@@ -144,6 +144,75 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &ColdFormat) -> Result<ColdSup
     Ok(superblock)
 }
 
+/// Bytes cleared at either end of a disk that is wiped: where those who make a disk theirs look for what it holds.
+pub const WIPED_END_BYTES: u64 = 1 << 20;
+
+/// Take our mark from a disk: its superblock copies are gone, and what stands at both of its ends, and nobody finds what it held, though
+/// most bytes are still there. How many places of copies were cleared: three, or two of a disk whose copies at both ends are damaged.
+///
+/// # Errors
+/// [`ColdError::Disk`], [`ColdError::Arena`]; the disk may then have lost some of its copies.
+pub async fn wipe(io: &Io, disk: &Disk) -> Result<usize, ColdError> {
+    let copies = read_copies(io, disk).await?;
+    let middles = copies.iter().flatten().map(|copy| copy.geometry.copy_offset(1));
+    // That in the middle first: only the others know where it is.
+    let mut places: Vec<DiskOffset> = middles.collect();
+    places.dedup();
+    places.extend(last_copy_offset(disk.geometry().bytes));
+    places.push(DiskOffset(0));
+    places.retain(|at| at.0 + COLD_SUPERBLOCK_BYTES as u64 <= disk.geometry().bytes);
+    for &offset in &places {
+        zero(io, disk, vec![Range { offset, bytes: COLD_SUPERBLOCK_BYTES as u64 }]).await?;
+    }
+    let whole = disk.geometry().bytes;
+    let bytes = WIPED_END_BYTES.min(whole);
+    let last = (whole - bytes).next_multiple_of(u64::from(disk.geometry().block_bytes));
+    let ends = [(0, bytes), (last, whole - last)].map(|(at, bytes)| Range { offset: DiskOffset(at), bytes });
+    zero(io, disk, ends.to_vec()).await?;
+    Ok(places.len())
+}
+
+/// How full a disk is, by its file table and its kept places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColdOverview {
+    /// Files that were begun.
+    pub file_used_count: u32,
+    /// Entries of files that are torn or damaged: these files were walked.
+    pub file_walked_count: u64,
+    /// Bytes written, also of sections that were freed since.
+    pub head_bytes: u64,
+    /// Sections that count.
+    pub section_count: u64,
+    /// Sections that were freed in files that hold others.
+    pub freed_count: u64,
+    /// Places that are reserved and not sealed.
+    pub reserved_count: usize,
+    /// Pages of kept places that are damaged in both copies.
+    pub kept_lost_count: u32,
+}
+
+/// What is on a disk that is open, without changing anything.
+///
+/// # Errors
+/// [`ColdError::Disk`], [`ColdError::Arena`].
+pub async fn overview(io: &Io, disk: &Disk, superblock: &ColdSuperblock) -> Result<ColdOverview, ColdError> {
+    let (files, file_walked_count) = read_table(io, disk, superblock).await?;
+    let kept = super::kept::KeptPlaces::read(io, disk, superblock).await?;
+    let mut all = ColdOverview {
+        file_walked_count,
+        reserved_count: kept.places().filter(|place| !place.is_sealed).count(),
+        kept_lost_count: kept.lost_count(),
+        ..ColdOverview::default()
+    };
+    for facts in files.iter().filter(|facts| facts.generation > 0) {
+        all.file_used_count += 1;
+        all.head_bytes += u64::from(facts.head);
+        all.freed_count += u64::from(facts.freed_count);
+        all.section_count += u64::from(facts.section_count.saturating_sub(facts.freed_count));
+    }
+    Ok(all)
+}
+
 async fn zero(io: &Io, disk: &Disk, ranges: Vec<Range>) -> Result<(), ColdError> {
     crate::format::zero(io, disk, ranges).await.map_err(|error| match error {
         crate::format::FormatError::Disk(error) => ColdError::Disk(error),

@@ -1,10 +1,11 @@
-//! `thermocline disk format|wipe`: makes a disk ours, or nobody's. Dry runs unless `--yes`.
+//! `thermocline disk list|inspect|format|wipe`: what disks hold; makes a disk ours, or nobody's. Dry runs unless `--yes`.
 //!
 //! Must never touch a disk that is mounted, partitioned, claimed or holds anything, not even ours, unless told to by
 //! name.
 
 mod cold;
 mod content;
+mod list;
 mod offline;
 
 use std::path::Path;
@@ -34,6 +35,10 @@ pub(crate) struct DiskArgs {
 
 #[derive(Debug, Subcommand)]
 enum DiskVerb {
+    /// Disks of this machine, what each holds and who uses it
+    List(list::ListArgs),
+    /// One disk: what it says it is, and how full it is
+    Inspect(list::InspectArgs),
     /// Make a disk ready for a node; says what it would do unless --yes
     Format(FormatArgs),
     /// Take our mark from a disk, and the version caches of its shards from memory; says what it would do unless --yes
@@ -65,7 +70,9 @@ struct FormatArgs {
     /// Journal segment
     #[arg(long, value_name = "SIZE", value_parser = size_argument, default_value = "16 MiB")]
     segment: u64,
-    /// Cluster it will belong to, with --found or --recover [default: a new one]
+    #[command(flatten)]
+    cold: cold::ColdArgs,
+    /// Cluster it will belong to, with --found, --recover or --cold [default: a new one]
     #[arg(long, value_name = "UUID")]
     cluster: Option<Uuid>,
     /// With --cluster: the first disk that this node ever has, in a group that is new; it votes at once
@@ -95,6 +102,9 @@ struct FormatArgs {
 /// The disk is refused, or writing to it failed.
 pub(crate) fn run(args: &DiskArgs) -> Result<Exit, Failure> {
     match &args.verb {
+        DiskVerb::List(args) => list::list(args),
+        DiskVerb::Inspect(args) => list::inspect(args),
+        DiskVerb::Format(args) if args.cold.cold => cold::format(args),
         DiskVerb::Format(args) => format_disk(args),
         DiskVerb::Wipe(args) => wipe_disk(args),
     }
@@ -106,7 +116,7 @@ fn wipe_disk(args: &WipeArgs) -> Result<Exit, Failure> {
     let offline = Offline::open(path, !args.yes)?;
     match offline.content()? {
         Content::Store => {}
-        Content::Cold => return Err(failed(format!("disk {path} is a cold disk"))),
+        Content::Cold => return wipe_cold(args, &offline),
         Content::Empty => {
             output::line(&format!("{path}: not one of ours, nothing to wipe"))?;
             return Ok(Exit::No);
@@ -130,6 +140,25 @@ fn wipe_disk(args: &WipeArgs) -> Result<Exit, Failure> {
     offline.run(wipe(offline.io(), offline.disk())).map_err(|error| failed(error.to_string()))?;
     let (count, bytes) = version_caches::remove(path, &devices)?;
     output::line(&format!("wiped, and {count} version caches with {} removed", size_text(bytes)))?;
+    Ok(Exit::Done)
+}
+
+fn wipe_cold(args: &WipeArgs, offline: &Offline) -> Result<Exit, Failure> {
+    let path = &args.path;
+    let size = size_text(offline.geometry().bytes);
+    output::line(&match cold::seen(offline, path) {
+        Ok((of, _)) => format!(
+            "{path}: {size}, ours, disk {} of cold group {} at node {} of cluster {}, device {}",
+            of.disk, of.group, of.node, of.cluster, of.device
+        ),
+        Err(_) => format!("{path}: {size}, ours, a cold disk whose superblock is damaged"),
+    })?;
+    if !args.yes {
+        output::line("nothing was wiped: say --yes to do it; nobody finds again what it holds then")?;
+        return Ok(Exit::Done);
+    }
+    let count = cold::wipe(offline)?;
+    output::line(&format!("wiped, {count} superblock copies cleared"))?;
     Ok(Exit::Done)
 }
 
@@ -238,6 +267,7 @@ pub(crate) const SEGMENT_BYTES: u64 = SEGMENT_BYTES_DEFAULT;
 fn refuse_content(offline: &Offline, path: &str, anew: bool) -> Result<(), Failure> {
     match offline.content()? {
         Content::Empty => Ok(()),
+        // Not even anew: the node of a cold disk names it elsewhere.
         Content::Cold => Err(Failure::failed(
             format!("disk {path} is a cold disk"),
             format!("name another disk; if its data may go, clear it first: thermocline disk wipe {path}"),
@@ -249,13 +279,17 @@ fn refuse_content(offline: &Offline, path: &str, anew: bool) -> Result<(), Failu
                 "look at it with `thermocline inspect superblock {path}`; start with it; or say --anew if its data may go"
             ),
         )),
-        Content::Foreign(what) => Err(Failure::failed(
-            format!("disk {path} holds {what}"),
-            format!(
-                "name another disk; if its data may go, clear it first: wipefs -a {path} && blkdiscard {path}"
-            ),
-        )),
+        Content::Foreign(what) => Err(refuse_foreign(path, what)),
     }
+}
+
+fn refuse_foreign(path: &str, what: &str) -> Failure {
+    Failure::failed(
+        format!("disk {path} holds {what}"),
+        format!(
+            "name another disk; if its data may go, clear it first: wipefs -a {path} && blkdiscard {path}"
+        ),
+    )
 }
 
 fn say(

@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ioengine::disk::DiskOpen;
-use ioengine::uring::{Runtime, create_file};
+use ioengine::uring::Runtime;
 use ioengine::{CoreConfig, Io};
 use layout::cold_kept::KeptFor;
 use layout::cold_section::{
@@ -17,13 +16,11 @@ use net::client::{ClientConfig, ColdNode, ColdReply};
 use net::cold::{ColdAnswer, ColdBlocks, ColdKept, ColdPlace, ColdRequest};
 use net::outcome::Outcome;
 use net::reply::Answer;
-use shard::cold::open::{ColdFormat, format};
 
-use super::{Folder, Server};
+use super::{Folder, Said, Server, run};
 
 pub(crate) const CLUSTER: Uuid = Uuid([0xc1; 16]);
 pub(crate) const GROUP: u16 = 3;
-pub(crate) const FILE_BYTES: u64 = 256 << 10;
 const SPACE: Space = Space(2);
 const DAY_US: u64 = 86_400_000_000;
 
@@ -31,23 +28,19 @@ pub(crate) fn core() -> Runtime {
     Runtime::new(CoreConfig::small("test", 0)).unwrap()
 }
 
-/// Makes a file of 4 MiB and formats it as disk `disk` of node `node`.
+/// `disk format` of disk `disk` of node `node`, with what else is said.
+pub(crate) fn format(folder: &Folder, name: &str, node: u32, disk: u16, more: &[&str]) -> Said {
+    let [cluster, node, disk] = [CLUSTER.to_string(), node.to_string(), disk.to_string()];
+    let group = GROUP.to_string();
+    let mut arguments = vec!["disk", "format", name, "--cold", "--cluster", &cluster, "--node", &node];
+    arguments.extend(["--group", &group, "--disk", &disk, "--file", "256 KiB"]);
+    arguments.extend(more);
+    run(folder, &arguments)
+}
+
+/// Makes a file of 4 MiB and formats it.
 pub(crate) fn make_disk(folder: &Folder, name: &str, node: u32, disk: u16) {
-    let path = folder.path(name);
-    create_file(&path, 4 << 20).unwrap();
-    let core = core();
-    let device = core.io().open_disk(path.to_str().unwrap(), DiskOpen::default()).unwrap();
-    let wanted = ColdFormat {
-        cluster: CLUSTER,
-        node,
-        group: GROUP,
-        disk,
-        file_bytes: FILE_BYTES,
-        file_count_max: u32::MAX,
-        fills: false,
-        anew: false,
-    };
-    core.block_on(format(core.io(), &device, &wanted)).unwrap();
+    format(folder, name, node, disk, &["--create", "4 MiB", "--yes"]).done();
 }
 
 /// `serve` of a cold node on these disks of its folder.
