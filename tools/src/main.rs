@@ -88,7 +88,8 @@ enum Verb {
     Disk(disk::DiskArgs),
     /// What stands on a disk or in shared memory, on damaged ones too; changes nothing
     Inspect(inspect::InspectArgs),
-    /// Check disks that no node uses: superblock copies, manifests, every block of every table, journals, what each tablet can prove
+    /// Check disks that no node uses: superblock copies, manifests, every block of every table, journals, what each tablet can prove; of
+    /// cold disks every section
     Fsck(fsck::FsckArgs),
     /// A node in simulated worlds drawn from a seed
     Sim(ci::sim_main::SimArgs),

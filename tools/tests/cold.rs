@@ -34,7 +34,7 @@ fn what_is_sealed_is_read_with_one_read_of_the_device_and_outlives_kill_9() {
         let core = core();
         let way = way(core.io(), &server.endpoint);
         for disk in 0..2 {
-            sunk.push(core.block_on(sink(&way, disk, 3, 400)));
+            sunk.push(core.block_on(sink(&way, disk, 1, 3, 400)));
             let count = sunk[usize::from(disk)].record_count();
             assert_eq!(core.block_on(get_all(&way, &sunk[usize::from(disk)])), (count, 0));
         }
@@ -79,7 +79,7 @@ fn a_disk_that_does_not_answer_is_left_out_and_named() {
     let server = start(&folder, &["gone", "cold-1", "cold-0"]);
     let core = core();
     let way = way(core.io(), &server.endpoint);
-    let sunk = core.block_on(sink(&way, 1, 1, 20));
+    let sunk = core.block_on(sink(&way, 1, 1, 1, 20));
     assert_eq!(core.block_on(get_all(&way, &sunk)), (20, 0));
     assert_eq!(status(&folder, &server)["absent_disks"], serde_json::json!(["gone"]));
     assert!(server.run(&folder, &["status"]).done().contains("gone"));

@@ -109,7 +109,7 @@ fn a_wipe_clears_all_copies_and_leaves_a_disk_that_can_be_formatted() {
     {
         let core = core();
         let way = way(core.io(), &server.endpoint);
-        let sunk = core.block_on(sink(&way, 1, 2, 300));
+        let sunk = core.block_on(sink(&way, 1, 1, 2, 300));
         assert_eq!(core.block_on(get_all(&way, &sunk)), (600, 0));
     }
     // While a node has it nobody else may write to it; looking is no harm.

@@ -129,6 +129,12 @@ impl KeptPlaces {
         self.lost_count
     }
 
+    /// Pages that are not on the disk, twice, as they are here: as read, those whose copies differ.
+    #[must_use]
+    pub fn unequal_count(&self) -> usize {
+        self.pages.iter().filter(|page| page.dirty).count()
+    }
+
     /// All that is kept, in no order.
     pub fn places(&self) -> impl Iterator<Item = &KeptPlace> {
         self.pages.iter().flat_map(|page| &page.entries).map(|entry| &entry.place)

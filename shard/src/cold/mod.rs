@@ -10,11 +10,13 @@
 //! | `open` | making a disk ours; finding out what it is and what is in it |
 //! | `disk` | writes, reads and frees on it |
 //! | `walk` | its sections, found by their headers alone |
+//! | `examine` | whether every section that counts is sound |
 //! | `queue`, `serve` | what waits for a disk, and how it is carried out |
 //! | `core`, `node`, `limits` | a core of a cold node; its start and end; every bound |
 
 mod core;
 pub mod disk;
+pub mod examine;
 pub mod kept;
 mod limits;
 mod node;

@@ -57,7 +57,7 @@ async fn read_copy(disk: &Disk, at: DiskOffset, block: Buf) -> (ColdCopy, Buf) {
 ///
 /// # Errors
 /// [`ColdError::Disk`], [`ColdError::Arena`]. A copy that cannot be read by the device counts as damaged.
-async fn read_copies(io: &Io, disk: &Disk) -> Result<Vec<ColdCopy>, ColdError> {
+pub(super) async fn read_copies(io: &Io, disk: &Disk) -> Result<Vec<ColdCopy>, ColdError> {
     let mut block = buffer(io, COLD_SUPERBLOCK_BYTES)?;
     let mut copies = Vec::with_capacity(COLD_COPY_COUNT);
     for at in [Some(DiskOffset(0)), last_copy_offset(disk.geometry().bytes)].into_iter().flatten() {

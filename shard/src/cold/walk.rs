@@ -153,9 +153,17 @@ pub async fn examine(
     let from = u64::from(section.place.offset) - u64::from(section.place.offset) % BLOCK;
     let skip = (u64::from(section.place.offset) - from) as usize;
     let bytes = skip + section.bytes() as usize;
-    let block = buffer(io, bytes.next_multiple_of(BLOCK_BYTES))?;
-    let at = superblock.geometry.file_offset(section.place.file).plus(from).0;
-    let (result, block) = disk.read(block, at, bytes.next_multiple_of(BLOCK_BYTES)).await;
-    result?;
-    Ok(walk_section(section, &block[skip..bytes], |_| {}).err())
+    // A section may be larger than any buffer.
+    let mut read = Vec::with_capacity(bytes);
+    let mut block = buffer(io, WALK_BYTES.min(bytes.next_multiple_of(BLOCK_BYTES)))?;
+    let at = superblock.geometry.file_offset(section.place.file).plus(from);
+    while read.len() < bytes {
+        let count = (bytes - read.len()).min(WALK_BYTES);
+        let (result, back) =
+            disk.read(block, at.plus(read.len() as u64).0, count.next_multiple_of(BLOCK_BYTES)).await;
+        block = back;
+        result?;
+        read.extend_from_slice(&block[..count]);
+    }
+    Ok(walk_section(section, &read[skip..], |_| {}).err())
 }

@@ -200,7 +200,7 @@ pub(crate) fn superblock(path: &str) -> Result<ColdSeen, Failure> {
 }
 
 /// Why a disk is not taken for a cold one.
-pub(super) fn not_ours(offline: &Offline, path: &str, error: &ColdError) -> Failure {
+pub(crate) fn not_ours(offline: &Offline, path: &str, error: &ColdError) -> Failure {
     let ColdError::Superblock { .. } = error else { return Failure::failed(error.to_string(), "") };
     let content = match offline.content() {
         Ok(content) => content,

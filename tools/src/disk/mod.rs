@@ -22,7 +22,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::units::{size_argument, size_text};
 use crate::version_caches;
-pub(crate) use cold::{ColdSeen, superblock as cold_superblock};
+pub(crate) use cold::{ColdSeen, not_ours as not_cold, superblock as cold_superblock};
 use content::Content;
 pub(crate) use offline::{Offline, runtime};
 

@@ -63,6 +63,14 @@ impl Offline {
         Ok(content(&end(0)?, &end(last)?))
     }
 
+    /// Is it a cold disk of ours, sound or damaged?
+    ///
+    /// # Errors
+    /// The device cannot read its ends.
+    pub(crate) fn is_cold(&self) -> Result<bool, Failure> {
+        Ok(self.content()? == Content::Cold)
+    }
+
     /// The disk.
     pub(crate) fn disk(&self) -> &Disk {
         &self.disk

@@ -1,8 +1,9 @@
 //! `thermocline fsck`: are disks that no node uses sound? Reads only.
 //!
 //! Reads every manifest and walks every journal as a start does, by the same code and the same rule of proof, and beyond
-//! that every block of every table. What shared memory knows beyond the disk is left to the start itself.
+//! that every block of every table; of a cold disk every section. What shared memory knows beyond the disk is left to the start itself.
 
+mod cold;
 mod report;
 
 use clap::Args;
@@ -54,6 +55,9 @@ pub(crate) fn run(args: &FsckArgs) -> Result<Exit, Failure> {
 fn check(disk: &str, titled: bool, report: &mut Report) -> Result<(), Failure> {
     // Opened for writing, though nothing is written: that claims it, so that no node changes it meanwhile.
     let offline = Offline::open(disk, false)?;
+    if offline.is_cold()? {
+        return cold::check(&offline, disk, titled, report);
+    }
     let copies = offline.copies();
     let superblock = offline.superblock()?;
     let good = copies.iter().filter(|copy| copy.as_ref() == Ok(&superblock)).count();

@@ -54,6 +54,20 @@ impl Report {
         Report { out: Output::new(), json, disk: Sum::default(), all: Sum::default() }
     }
 
+    /// A line as it is.
+    pub(super) fn line(&mut self, line: &str) -> Result<(), Failure> {
+        self.out.line(line)
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Counts a finding of a cold disk.
+    pub(super) fn count_cold(&mut self, is_damage: bool) {
+        *(if is_damage { &mut self.disk.damage_count } else { &mut self.disk.warning_count }) += 1;
+    }
+
     /// The next disk.
     pub(super) fn begin(&mut self, disk: &str, titled: bool) -> Result<(), Failure> {
         self.disk = Sum::default();

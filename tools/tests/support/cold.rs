@@ -33,9 +33,17 @@ pub(crate) fn format(folder: &Folder, name: &str, node: u32, disk: u16, more: &[
     let [cluster, node, disk] = [CLUSTER.to_string(), node.to_string(), disk.to_string()];
     let group = GROUP.to_string();
     let mut arguments = vec!["disk", "format", name, "--cold", "--cluster", &cluster, "--node", &node];
-    arguments.extend(["--group", &group, "--disk", &disk, "--file", "256 KiB"]);
+    arguments.extend(["--group", &group, "--disk", &disk]);
+    if !more.contains(&"--file") {
+        arguments.extend(["--file", "256 KiB"]);
+    }
     arguments.extend(more);
     run(folder, &arguments)
+}
+
+/// A disk of 80 MiB with files of 32 MiB.
+pub(crate) fn make_large_disk(folder: &Folder, name: &str) {
+    format(folder, name, 4, 1, &["--file", "32 MiB", "--create", "80 MiB", "--yes"]).done();
 }
 
 /// Makes a file of 4 MiB and formats it.
@@ -98,10 +106,35 @@ async fn ask(way: &ColdNode, request: ColdRequest<'_>) -> ColdReply {
     way.ask(&request).await.unwrap()
 }
 
+/// One section of records whose values do not compress.
+pub(crate) async fn sink_large(way: &ColdNode, disk: u16, record_count: u64, value_bytes: usize) -> Sunk {
+    sink_of(way, disk, (1, 1, record_count), value_bytes).await
+}
+
 /// Reserves a place for `section_count` sections of `record_count` records each, writes and seals them.
-pub(crate) async fn sink(way: &ColdNode, disk: u16, section_count: u32, record_count: u64) -> Sunk {
+pub(crate) async fn sink(
+    way: &ColdNode,
+    disk: u16,
+    window_generation: u32,
+    section_count: u32,
+    record_count: u64,
+) -> Sunk {
+    sink_of(way, disk, (window_generation, section_count, record_count), 0).await
+}
+
+async fn sink_of(
+    way: &ColdNode,
+    disk: u16,
+    (window_generation, section_count, record_count): (u32, u32, u64),
+    more_bytes: usize,
+) -> Sunk {
+    let mut random = 0x9e37_79b9_u64;
+    let mut next = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as u8
+    };
     let window_from = DAY_US * 20_000;
-    let (window_days, window_generation) = (1, 1);
+    let window_days = 1;
     let mut made = Vec::new();
     for number in 0..section_count {
         let stream = format!("stream-{disk}-{number}").into_bytes();
@@ -110,7 +143,11 @@ pub(crate) async fn sink(way: &ColdNode, disk: u16, section_count: u32, record_c
             SectionIdentity { cluster: CLUSTER, bucket, window_from, window_days, window_generation };
         let mut writer = SectionWriter::new(identity, 1);
         let records: Vec<(u64, Vec<u8>)> = (0..record_count)
-            .map(|at| (window_from + at * 1000, format!("value {number} {}", at * 7919 % 1013).into_bytes()))
+            .map(|at| {
+                let mut value = format!("value {number} {}", at * 7919 % 1013).into_bytes();
+                value.extend((0..more_bytes).map(|_| next()));
+                (window_from + at * 1000, value)
+            })
             .collect();
         for (time, value) in &records {
             let mut key = Vec::new();
@@ -155,7 +192,7 @@ pub(crate) async fn sink(way: &ColdNode, disk: u16, section_count: u32, record_c
             ColdPlace { whom: whom(bucket), offset, content_bytes, number, section_count: 1, ..place };
         sections.push(Section { place, bytes: own, stream, records });
     }
-    for (piece, at) in bytes.chunks(16 << 10).zip((0..).step_by(16 << 10)) {
+    for (piece, at) in bytes.chunks(64 << 10).zip((0..).step_by(64 << 10)) {
         let reply = ask(way, ColdRequest::Write { place, at, bytes: piece }).await;
         assert!(matches!(reply.answer(), Answer::Cold(ColdAnswer::Written)), "{:?}", reply.answer());
     }
