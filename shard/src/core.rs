@@ -3,7 +3,7 @@
 
 use crate::apply::State;
 use crate::budget::Budget;
-use crate::cluster::{Disks, Group, Links, Maps};
+use crate::cluster::{Calls, Disks, Group, Links, Maps};
 use crate::connection::Connections;
 use crate::counters::Counters;
 use crate::gather::Gathers;
@@ -41,6 +41,8 @@ pub(crate) struct NodeFacts {
     pub(crate) group: Group,
     /// What it says of its own disk, and which disks the other nodes have.
     pub(crate) disks: Disks,
+    /// How often the other nodes have called.
+    pub(crate) calls: Calls,
     /// The cluster map as replies carry it; begun before anyone listens, because it names the port.
     pub(crate) maps: Maps,
     /// Counters of each core, by its index.

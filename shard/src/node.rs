@@ -4,7 +4,7 @@
 //! recovers its shard; when all are ready, all listen. Nothing is served before everything is recovered.
 
 use crate::budget::Budget;
-use crate::cluster::{self, Disks, Group, Links, Maps};
+use crate::cluster::{self, Calls, Disks, Group, Links, Maps};
 use crate::commit;
 use crate::connection;
 use crate::core::{NodeFacts, Phase, Shard};
@@ -253,6 +253,7 @@ async fn open(io: &Io, disk: &Disk, config: &NodeConfig, boot: &Boot) -> Result<
         core_count: superblock.shard_count,
         settings_epoch: group.map().map_or(MAP_EPOCH, |map| map.epoch),
         versions: config.versions,
+        calls: Calls::new(group.peers()),
         group,
         disks: Disks::new(format::introduction(&superblock), superblock.peers),
         maps: Maps::new(Reads::from_stored(&superblock.reads)),

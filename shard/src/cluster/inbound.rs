@@ -55,6 +55,7 @@ pub(crate) fn greet(shard: &Rc<Shard>, connection: &Connection, hello: &PeerHell
         tracing::warn!(node, %cluster, map_epoch = hello.map_epoch, ?refusal, "a node that called was refused");
         return None;
     }
+    shard.facts.calls.add(hello.node);
     tracing::debug!(node = hello.node, incarnation = comes.incarnation.0, "a node called");
     told.then(|| PeerSession::new(hello.node, agreed, shard.turn_us.get()))
 }

@@ -23,6 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Waits before the next try: doubled from the first to the last, half of each drawn.
@@ -72,6 +73,33 @@ struct Link {
     spoken: Cell<u8>,
     /// Number of the last question, and when it was asked if it is not answered.
     asked: Cell<(u64, Option<Instant>)>,
+}
+
+/// How often each other node has called and was let in, whatever core it came to. Who calls can be called: without it a node that comes
+/// back waits for whoever tries it once a second, and what it asks meanwhile is answered on a link that is not there.
+pub(crate) struct Calls(Vec<(u32, AtomicU64)>);
+
+impl Calls {
+    /// Of these nodes; none has called.
+    pub(crate) fn new(peers: &[Peer]) -> Calls {
+        Calls(peers.iter().map(|peer| (peer.node, AtomicU64::new(0))).collect())
+    }
+
+    fn of(&self, node: u32) -> Option<&AtomicU64> {
+        self.0.iter().find(|(peer, _)| *peer == node).map(|(_, count)| count)
+    }
+
+    /// It has called.
+    pub(super) fn add(&self, node: u32) {
+        if let Some(count) = self.of(node) {
+            // Only a number: nothing else is read by it.
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, node: u32) -> u64 {
+        self.of(node).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
 }
 
 /// The links of a core.
@@ -168,6 +196,7 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
     }
     let mut down_since = shard.io.now();
     loop {
+        let calls = shard.facts.calls.count(node);
         let trouble = match dial(&shard, &link.peer).await {
             Ok((stream, reply)) => {
                 tracing::info!(node, incarnation = reply.introduction.incarnation.0, "link up");
@@ -197,8 +226,28 @@ pub(crate) async fn run(shard: Rc<Shard>, place: usize) {
             told = text;
         }
         let half = wait.as_micros() as u64 / 2;
-        shard.io.sleep(Duration::from_micros(half + shard.io.random() % half)).await;
-        wait = (2 * wait).min(WAIT_LAST);
+        let drawn = Duration::from_micros(half + shard.io.random() % half);
+        wait = if called_within(&shard, node, calls, drawn).await {
+            ioengine::sometimes!("a node is called because it has called");
+            WAIT_FIRST
+        } else {
+            (2 * wait).min(WAIT_LAST)
+        };
+    }
+}
+
+/// Wait for so long, or until the node has called more often than `calls` times: then true.
+async fn called_within(shard: &Shard, node: u32, calls: u64, wait: Duration) -> bool {
+    let by = shard.io.now().after(wait);
+    loop {
+        let now = shard.io.now();
+        if now >= by {
+            return false;
+        }
+        shard.io.sleep(by.since(now).min(WAIT_FIRST)).await;
+        if shard.facts.calls.count(node) != calls {
+            return true;
+        }
     }
 }
 

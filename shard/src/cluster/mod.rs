@@ -20,7 +20,7 @@ mod tests;
 pub(crate) use birth::birth;
 pub(crate) use disks::Disks;
 pub(crate) use inbound::{deliver, greet, walk};
-pub(crate) use links::{Links, run};
+pub(crate) use links::{Calls, Links, run};
 pub(crate) use maps::{Maps, hear as hear_map, tell_all};
 #[cfg(test)]
 pub(crate) use tests::started;

@@ -114,8 +114,8 @@ pub(crate) async fn check_manifest(keeper: &Keeper, buffer: Buf) -> Result<Manif
     }
     let mut taken = keeper.take_manifest().await;
     let read = manifest::read(keeper.zone.disk(), taken.zones(), buffer).await;
-    let (reading, _) = match read {
-        Ok(read) => read,
+    let reading = match read {
+        Ok(reading) => reading,
         Err(error) => {
             keeper.give_manifest(taken);
             return Err(error);

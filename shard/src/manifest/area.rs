@@ -4,6 +4,7 @@
 //! copy 0: | half 0 | half 1 |        copy 1: | half 0 | half 1 |        a record stands at one position of both copies
 //! ```
 
+use ioengine::sync::join;
 use ioengine::{Buf, Disk};
 use layout::journal_record::{FRAME_BYTES, FRAME_PAYLOAD_BYTES, Frame, FrameChecksum, JournalIdentity};
 use layout::manifest_record::ManifestHeader;
@@ -120,10 +121,32 @@ impl Area {
     }
 }
 
-/// Read all four parts. Blocks that cannot be read are so marked, they are no errors. The buffer comes back.
-pub(super) async fn load(disk: &Disk, zones: &ManifestZones, mut buffer: Buf) -> (Areas, Buf) {
-    let mut areas = Vec::with_capacity(4);
-    for (half, copy) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+/// Buffers to read with: with the second both copies are read at once.
+pub(super) type Buffers = (Buf, Option<Buf>);
+
+/// Read all four parts. Blocks that cannot be read are so marked, they are no errors. The buffers come back.
+pub(super) async fn load(disk: &Disk, zones: &ManifestZones, buffers: Buffers) -> (Areas, Buffers) {
+    let (first, second) = buffers;
+    let (copies, buffers) = match second {
+        Some(second) => {
+            let both = join(load_copy(disk, zones, 0, first), load_copy(disk, zones, 1, second)).await;
+            let ((zero, first), (one, second)) = both;
+            ([zero, one], (first, Some(second)))
+        }
+        None => {
+            let (zero, buffer) = load_copy(disk, zones, 0, first).await;
+            let (one, buffer) = load_copy(disk, zones, 1, buffer).await;
+            ([zero, one], (buffer, None))
+        }
+    };
+    let [[a, b], [c, d]] = copies;
+    ([[a, c], [b, d]], buffers)
+}
+
+/// Both halves of a copy.
+async fn load_copy(disk: &Disk, zones: &ManifestZones, copy: usize, mut buffer: Buf) -> ([Area; 2], Buf) {
+    let mut halves = Vec::with_capacity(2);
+    for half in 0..2 {
         let mut bytes = vec![0; zones.half_bytes() as usize];
         let mut unreadable = vec![false; bytes.len() / BLOCK_BYTES];
         let step = buffer.len() / BLOCK_BYTES * BLOCK_BYTES;
@@ -133,11 +156,11 @@ pub(super) async fn load(disk: &Disk, zones: &ManifestZones, mut buffer: Buf) ->
             let offset = zones.offset(copy, half, at as u64);
             buffer = read_piece(disk, offset, piece, unreadable, buffer).await;
         }
-        areas.push(Area::sort(zones, copy, half, bytes, &unreadable));
+        halves.push(Area::sort(zones, copy, half, bytes, &unreadable));
     }
-    let mut areas = areas.into_iter();
-    let mut next = || areas.next().expect("four parts were read");
-    ([[next(), next()], [next(), next()]], buffer)
+    let mut halves = halves.into_iter();
+    let mut next = || halves.next().expect("two halves were read");
+    ([next(), next()], buffer)
 }
 
 async fn read_piece(

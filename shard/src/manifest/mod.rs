@@ -66,16 +66,28 @@ pub struct Opened {
     pub reading: Reading,
 }
 
-/// Read a manifest, changing nothing. `buffer` is at least one block and comes back.
+/// Bytes of a read of a start, if there is memory for two of them: a manifest of tens of MiB is read in tens of reads of each copy.
+const LOAD_BYTES: usize = 1 << 20;
+
+/// Read a manifest, changing nothing. `buffer` is at least one block.
 ///
 /// The device is flushed once before anything is believed: what a killed process left in the device's cache can be
 /// read, and is lost by the next power cut unless it is flushed.
 ///
 /// # Errors
 /// [`DiskError`] when the flush fails. What cannot be read is damage, not an error.
-pub async fn read(disk: &Disk, zones: &ManifestZones, buffer: Buf) -> Result<(Reading, Buf), DiskError> {
+pub async fn read(disk: &Disk, zones: &ManifestZones, buffer: Buf) -> Result<Reading, DiskError> {
+    let (reading, _) = read_with(disk, zones, (buffer, None)).await?;
+    Ok(reading)
+}
+
+async fn read_with(
+    disk: &Disk,
+    zones: &ManifestZones,
+    buffers: area::Buffers,
+) -> Result<(Reading, area::Buffers), DiskError> {
     disk.flush().await?;
-    let (areas, buffer) = area::load(disk, zones, buffer).await;
+    let (areas, buffers) = area::load(disk, zones, buffers).await;
     let reading = read::judge(&areas);
     match reading.verdict {
         Verdict::Damaged { what, at } => tracing::error!(what, %at, "the manifest is damaged"),
@@ -84,7 +96,7 @@ pub async fn read(disk: &Disk, zones: &ManifestZones, buffer: Buf) -> Result<(Re
         }
         Verdict::Whole | Verdict::Fresh => {}
     }
-    Ok((reading, buffer))
+    Ok((reading, buffers))
 }
 
 /// What the bytes of the halves say, by copy, then by half: for checkers that have an image of a device.
@@ -131,7 +143,14 @@ impl Manifest {
         let record_bytes_max = first.len() as u64;
         assert_eq!(first.len(), second.len(), "a record goes to both copies");
         assert!(zones.half_bytes() >= 2 * record_bytes_max, "a half holds a snapshot and an edit");
-        let (mut reading, first) = read(disk, &zones, first).await?;
+        let wide = || io.buffer(LOAD_BYTES);
+        let (mut reading, first, second) = match (wide(), wide()) {
+            (Some(one), two @ Some(_)) => (read_with(disk, &zones, (one, two)).await?.0, first, second),
+            _ => {
+                let (reading, (first, _)) = read_with(disk, &zones, (first, None)).await?;
+                (reading, first, second)
+            }
+        };
         reading.judge_start(&zones, incarnation);
         let damaged = matches!(reading.verdict, Verdict::Damaged { .. });
         let manifest = (!damaged).then(|| Manifest {

@@ -118,7 +118,7 @@ pub async fn examine(
     let zone = ground.zone(io, disk)?;
     let buffer_bytes = ground.record_bytes();
     let buffer = io.buffer(buffer_bytes).ok_or(OpenError::Arena { bytes: buffer_bytes as u64 })?;
-    let (mut reading, _) = manifest::read(disk, &ground.manifest, buffer).await?;
+    let mut reading = manifest::read(disk, &ground.manifest, buffer).await?;
     reading.judge_start(&ground.manifest, next);
     let halves_bytes = 4 * ground.manifest.half_bytes();
     let coverage = Coverage {
