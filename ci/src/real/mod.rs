@@ -163,6 +163,7 @@ async fn play(io: &Io, options: &Options) -> Result<Report, RealError> {
         history,
         device_failed: Cell::new(0),
         may_be_corrupt: options.damage,
+        may_begin_late: Cell::new(true),
         stop: Cell::new(false),
         busy: Cell::new(0),
     });

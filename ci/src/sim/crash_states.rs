@@ -226,6 +226,7 @@ fn client(io: &Io, address: SocketAddr, history: &Rc<RefCell<History>>) -> Rc<Cl
         history: Rc::clone(history),
         device_failed: Cell::new(0),
         may_be_corrupt: false,
+        may_begin_late: Cell::new(false),
         stop: Cell::new(false),
         busy: Cell::new(0),
     });

@@ -66,6 +66,7 @@ impl<'a> Run<'a> {
             history: Rc::clone(&scene.history),
             device_failed: Cell::new(0),
             may_be_corrupt: plan.mode == Mode::Lying,
+            may_begin_late: Cell::new(false),
             stop: Cell::new(false),
             busy: Cell::new(0),
         });
@@ -107,6 +108,7 @@ impl<'a> Run<'a> {
         faults.lies_within.push(zones);
         self.scene.disk.set_faults(faults);
         self.sum.formats += 1;
+        self.shared.may_begin_late.set(true);
         let formatted = self.scene.format_anew(super::scene::format_plan(self.plan, true));
         self.scene.disk.set_faults(self.plan.disk.faults.clone());
         if !formatted {

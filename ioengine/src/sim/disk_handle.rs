@@ -148,6 +148,12 @@ impl DiskHandle {
         self.with(|disk| disk.counts)
     }
 
+    /// Whether a flush or a durable write has failed, so that the process that has it open gets no more of it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.with(|disk| disk.ended)
+    }
+
     /// Operations in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {

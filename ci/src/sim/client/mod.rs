@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) device_failed: Cell<u64>,
     /// `Corrupt` is an answer that this world may give.
     pub(crate) may_be_corrupt: bool,
+    /// Log time may begin at a clock that is far behind the times of records: in a group, and on a disk that is not the first.
+    pub(crate) may_begin_late: Cell<bool>,
     /// No new operations.
     pub(crate) stop: Cell<bool>,
     /// Clients at work.
@@ -373,7 +375,7 @@ impl Client {
             Outcome::Corrupt => self.shared.may_be_corrupt,
             Outcome::TooLarge { .. } => true,
             // Too far ahead of a log time that began while the clock was far behind.
-            Outcome::BadRequest { why: Why::Time, .. } => self.is_replicated(),
+            Outcome::BadRequest { why: Why::Time, .. } => self.shared.may_begin_late.get(),
             _ => false,
         };
         if !fine {

@@ -2,7 +2,8 @@
 //! two are swapped, an old image is brought back. And who mends it.
 //!
 //! Owns the atlas: what a group must survive, whatever else goes on. Fewer than a majority's number of nodes may be without their
-//! memory at once, counted until each of their tablets votes again; and an old image only where everybody else has met a later life. Without
+//! memory at once, counted until each of their tablets votes again; an old image only where everybody else has met a later life, and no disk
+//! in its first life while one is there: it would take the old one for the right one, and refuse that when it is back. Without
 //! the atlas (mode `cluster-unsafe`) anything may happen to anybody, and only what was chosen must stay so.
 
 use super::plan::Plan;
@@ -163,6 +164,10 @@ impl<'a> Disks<'a> {
 
     /// The disk dies, and a new one takes its place.
     fn replace(&mut self, scene: &Scene, store: usize, now: Instant) {
+        let is_old = |harm: &Harm| matches!(harm, Harm::Old { .. });
+        if self.plan.is_safe() && self.harms.iter().flatten().any(is_old) {
+            return;
+        }
         self.format_count += 1;
         let seed = Random::new(self.plan.seed).fork("format again", self.format_count).bits();
         let image = formatted(seed, &self.plan.disk, self.plan.format_plan(store, true));

@@ -60,6 +60,7 @@ impl<'a> Run<'a> {
             history: Rc::clone(&scene.history),
             device_failed: Cell::new(0),
             may_be_corrupt: plan.disk_trouble_every.is_some(),
+            may_begin_late: Cell::new(true),
             stop: Cell::new(false),
             busy: Cell::new(0),
         });

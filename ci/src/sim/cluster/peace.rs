@@ -109,7 +109,7 @@ impl Run<'_> {
         })
     }
 
-    /// Nodes that say that their device has failed.
+    /// Nodes that say that their device has failed, and those that will say so as soon as a core looks.
     fn with_failed_device(&self) -> Vec<usize> {
         let count = self.scene.stores.len();
         let said = self.at_peace(999, 0, move |client, _| async move {
@@ -128,7 +128,7 @@ impl Run<'_> {
         });
         let failed =
             |status: &Option<String>| status.as_ref().is_some_and(|text| text.contains("\"device_ended\":1"));
-        (0..count).filter(|&node| failed(&said[node])).collect()
+        (0..count).filter(|&node| failed(&said[node]) || self.scene.stores[node].disk.has_ended()).collect()
     }
 
     /// Do something on a machine of a client, to its end.
