@@ -66,8 +66,9 @@ pub struct Opened {
     pub reading: Reading,
 }
 
-/// Bytes of a read of a start, if there is memory for two of them: a manifest of tens of MiB is read in tens of reads of each copy.
-const LOAD_BYTES: usize = 1 << 20;
+/// Bytes of a read of a start, if there is memory for two of them, one for each copy: less than what tables may take of an arena, who take
+/// nothing yet.
+const LOAD_BYTES: usize = 512 << 10;
 
 /// Read a manifest, changing nothing. `buffer` is at least one block.
 ///

@@ -420,6 +420,8 @@ fn fresh_image() -> DiskImage {
 #[derive(Default)]
 struct Model {
     incarnation: u32,
+    /// The last life that got as far as to write both copies anew.
+    mended: u32,
     says: Says,
     /// A change that was begun and not answered.
     begun: Option<Says>,
@@ -447,6 +449,7 @@ async fn live(io: Io, model: Rc<RefCell<Model>>, seed: u64) {
     if now.is_empty() {
         model.borrow_mut().says = vec![Vec::new()];
     }
+    model.borrow_mut().mended = incarnation;
     loop {
         let mut next = model.borrow().says.clone();
         let number = model.borrow().changes as usize;
@@ -519,8 +522,10 @@ fn over_many_lives_with_ends_and_rot_nothing_is_lost() {
                 node.power_cut()
             }
             torn += u64::from(model.borrow().begun.is_some());
-            if model.borrow().begun.is_none() && model.borrow().incarnation > 0 {
-                // Anything in one copy, at most: a start has mended what came before.
+            let is_mended =
+                model.borrow().incarnation > 0 && model.borrow().mended == model.borrow().incarnation;
+            if model.borrow().begun.is_none() && is_mended {
+                // Anything in one copy, at most: this start has mended what came before.
                 let copy = random.index(2);
                 for _ in 0..random.below(40) {
                     let at = random.below(HALF / SECTOR) * SECTOR;

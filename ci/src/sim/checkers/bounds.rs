@@ -12,6 +12,9 @@ const CONNECTION_BYTES: u64 = 128 << 10;
 /// The largest record of a manifest.
 const MANIFEST_BYTES: u64 = 64 << 10;
 
+/// What a core hears answers of other nodes in: 8 KiB a link, of at most eight in these worlds.
+const LINKS_BYTES: u64 = 8 * (8 << 10);
+
 /// What a flush, a merge or a reader has in flight at most.
 const BACKGROUND_BYTES: u64 = 256 << 10;
 
@@ -32,7 +35,10 @@ pub fn check(status: &str, limits: &Limits, memtables_grew: bool) -> Vec<Violati
         // The buffers of the journal's and the manifest's records, those of connections, and what flushes, merges and
         // readers have in flight.
         let background = 2 * MANIFEST_BYTES + (2 + limits.reader_count as u64) * BACKGROUND_BYTES;
-        let arena = limits.record_bytes_max.next_power_of_two() + connections * CONNECTION_BYTES + background;
+        let arena = limits.record_bytes_max.next_power_of_two()
+            + connections * CONNECTION_BYTES
+            + LINKS_BYTES
+            + background;
         let grown = if memtables_grew { GROWN } else { 1 };
         let bounds = [
             ("arena_used_bytes", arena.min(limits.arena_bytes as u64)),
