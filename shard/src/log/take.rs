@@ -220,13 +220,14 @@ async fn take_files(
         }
     }
     for file in list {
-        if let Some(table) = held(shard, session.tablet, file.checksum)
-            && lsm::is_whole(&table).await.is_ok_and(|is_whole| is_whole)
-        {
-            ioengine::sometimes!("a sealed table is here already");
-            shard.counters.files_kept.add(1);
-            files.kept.push(table);
-            continue;
+        if let Some(table) = held(shard, session.tablet, file.checksum) {
+            if lsm::is_whole(&table).await.is_ok_and(|is_whole| is_whole) {
+                ioengine::sometimes!("a sealed table is here already");
+                shard.counters.files_kept.add(1);
+                files.kept.push(table);
+                continue;
+            }
+            ioengine::sometimes!("a sealed table that is here is not whole");
         }
         if let Some(made) = lsm::take_file(shard, logs, session.tablet, &file).await? {
             ioengine::sometimes!("a sealed table is taken as a file");
