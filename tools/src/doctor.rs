@@ -4,7 +4,7 @@ use clap::Args;
 use ioengine::uring::{Finding, Verdict, probe, probe_disk};
 use serde_json::json;
 
-use crate::config::Sources;
+use crate::config::{Role, Sources};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::units::size_text;
@@ -16,7 +16,7 @@ const MEMORY_BYTES_MIN: u64 = 2 << 30;
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Disks to ask about, beside the one of the config
+    /// Disks to ask about, beside those of the config
     disks: Vec<String>,
     #[command(flatten)]
     sources: Sources,
@@ -33,7 +33,10 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let settings = args.sources.load()?.settings;
     let mut found = probe();
     found.push(memory(memory_available_bytes()));
-    let of_config = (!settings.disk_path.is_empty()).then_some(settings.disk_path);
+    let of_config: Vec<String> = match settings.role {
+        Role::Cold => settings.cold.disks,
+        _ => (!settings.disk_path.is_empty()).then_some(settings.disk_path).into_iter().collect(),
+    };
     let seen: Vec<String> =
         of_config.iter().chain(&args.disks).cloned().chain(version_caches::block_devices()).collect();
     found.extend(version_caches::findings(&seen));
@@ -95,6 +98,17 @@ fn memory(available: Option<u64>) -> Finding {
 /// What is to say of a disk's format; nothing when it cannot be opened, which was said already.
 fn format_of(path: &str) -> Option<Finding> {
     let topic = format!("{path}: format");
+    if disk::Offline::open(path, true).and_then(|offline| offline.is_cold()) == Ok(true) {
+        let (verdict, what, mend) = match disk::cold_superblock(path) {
+            Ok(disk::ColdSeen::Is(of)) => {
+                let what = format!("ours, disk {} of cold group {} at node {}", of.disk, of.group, of.node);
+                (Verdict::Good, what, String::new())
+            }
+            Ok(disk::ColdSeen::Silent(_)) => return None,
+            Err(failure) => (Verdict::Refused, failure.what, failure.mend),
+        };
+        return Some(Finding { topic, verdict, what, mend });
+    }
     match disk::superblock(path).map(|superblock| superblock.shard_count) {
         Ok(count) => Some(Finding {
             topic,

@@ -63,6 +63,12 @@ fn a_disk_is_formatted_only_when_told_to_and_never_over_what_it_holds() {
     let of = run(&folder, &["disk", "inspect", "a", "--json"]).json();
     assert_eq!((of["number"].as_u64(), of["state"].as_str()), (Some(2), Some("filling")));
 
+    let config = ["--set", "node.role=cold", "--set", "cold.disks=[\"a\"]"];
+    let said = run(&folder, &[&["doctor", "--json"][..], &config].concat()).json();
+    let format_of = said.as_array().unwrap().iter().find(|finding| finding["topic"] == "a: format").unwrap();
+    assert_eq!(format_of["verdict"], "good", "{said}");
+    assert!(format_of["what"].as_str().unwrap().contains("disk 2 of cold group 3"), "{said}");
+
     // One end alone says what it is, and that is enough to leave it alone.
     for (name, at) in [("first", 0), ("last", BYTES - 4096)] {
         make_disk(&folder, name, 4, 1);
