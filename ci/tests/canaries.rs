@@ -13,7 +13,7 @@ const SEEDS: u64 = 120;
 /// finds space. So is the fourth (`shard/tests/group.rs`): a disk that was rolled back is refused by the logs as well, as a former life, until
 /// it was started more often than the others know of. The fifth by a test of the proofs: one damaged group has shown it. The last one showed itself
 /// in one of some thousand clusters, as long as their messages took the time that they took then.
-const FOUND_ELSEWHERE: [&str; 12] = [
+const FOUND_ELSEWHERE: [&str; 14] = [
     "manifest_one_copy",
     "manifest_in_force_before_flush",
     "forget_freezes",
@@ -26,6 +26,8 @@ const FOUND_ELSEWHERE: [&str; 12] = [
     "refuse_ahead_for_ever",
     "keep_what_may_be_rotten",
     "overlook_an_ended_disk",
+    "take_any_table",
+    "share_a_fetch_that_has_left",
 ];
 
 #[test]

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use ioengine::sim::{DiskConfig, NodeConfig as SimNode, NodeHandle, World, WorldConfig};
-use ioengine::{HostKind, Io, Launcher, Queue};
+use ioengine::{CoreConfig, HostKind, Io, Launcher, Queue};
 use layout::key::Key;
 use layout::units::{Space, Uuid, Version};
 use layout::value_ring::RingGeometry;
@@ -43,7 +43,13 @@ impl Scene {
 
     /// With a cache of so many cores, each of which asks the store for so many values at a time.
     fn bounded(seed: u64, miss_count_max: usize, core_count: u16) -> Scene {
-        let world = World::new(seed, WorldConfig::default());
+        Scene::planted(seed, miss_count_max, core_count, &[])
+    }
+
+    /// And with these planted bugs.
+    fn planted(seed: u64, miss_count_max: usize, core_count: u16, canaries: &[&str]) -> Scene {
+        let canaries = canaries.iter().map(|name| (*name).to_owned()).collect();
+        let world = World::new(seed, WorldConfig { canaries, ..WorldConfig::default() });
         let [store, cache, clients] = [1, 9, 20].map(|number| world.add_node(SimNode::numbered(number)));
         let _disk = world.add_disk(&store, "ssd", DiskConfig::new(64 << 20));
         world.block_on(&store, DAY, move |io: Io| async move {
@@ -139,6 +145,22 @@ impl Scene {
         })
     }
 
+    /// Begin to get a key through the cache from a machine of its own: the value, as soon as it is there.
+    fn get_from(&self, machine: u16) -> Arc<Mutex<Option<Vec<u8>>>> {
+        let (got, node) = (Arc::new(Mutex::new(None)), self.world.add_node(SimNode::numbered(machine)));
+        let (told, address) = (Arc::clone(&got), at(&self.cache));
+        node.launch(CoreConfig::small("asks", 0), move |io| async move {
+            let map = ClusterMap::single(CLUSTER, 9, address, 1);
+            let client =
+                Client::of_map(&io, map, ClientConfig { frame_bytes: 256 << 10, ..ClientConfig::default() });
+            let found = client.unwrap().get(key(1)).await.unwrap().unwrap();
+            *told.lock().unwrap() = Some(found.value);
+        })
+        .unwrap();
+        self.world.run_for(Duration::from_millis(200));
+        got
+    }
+
     /// A counter of the cache.
     fn count(&self, name: &'static str) -> u64 {
         let text = self.with(|_, cache| async move { cache.status().await.unwrap() });
@@ -175,6 +197,32 @@ fn a_get_through_a_cache_is_what_the_store_has() {
         assert_eq!(cache.get_if_newer(key(1), second).await.unwrap(), Newer::Absent);
     });
     assert_eq!((scene.count("newer"), scene.count("not_modified"), scene.count("absent")), (2, 3, 4));
+}
+
+/// A question to the store that has left is of no use to a get that comes later: between the two a write may have been acknowledged.
+#[test]
+fn a_get_is_not_answered_by_a_question_that_had_left_before() {
+    let second_of = |canaries: &[&str]| {
+        let scene = Scene::planted(10, CacheLimits::default().miss_count_max, 1, canaries);
+        scene.with(|store, cache| async move {
+            store.put(key(1), 0, b"first").await.unwrap();
+            assert_eq!(cache.get(key(1)).await.unwrap().unwrap().value, b"first");
+        });
+        // The store's answers are held up on their way.
+        scene.world.partition_one_way(&scene.store, &scene.cache);
+        let one = scene.get_from(21);
+        scene.with(|store, _| async move {
+            store.put(key(1), 0, b"second").await.unwrap();
+        });
+        let other = scene.get_from(22);
+        assert_eq!((one.lock().unwrap().clone(), other.lock().unwrap().clone()), (None, None));
+        scene.world.heal_all();
+        scene.world.run_for(Duration::from_secs(20));
+        assert!(one.lock().unwrap().is_some(), "who came first is answered, with one or the other");
+        other.lock().unwrap().clone().unwrap()
+    };
+    assert_eq!(second_of(&[]), b"second");
+    assert_eq!(second_of(&["share_a_fetch_that_has_left"]), b"first", "the planted bug is not seen");
 }
 
 /// What expires is gone, also if the store has not been asked for the value again.
