@@ -412,83 +412,16 @@ impl<'a> ColdRequest<'a> {
     pub(crate) fn decode(operation: Operation, body: &mut Body<'a>) -> Result<ColdRequest<'a>, RequestError> {
         let unknown = body.bad(Why::UnknownOperation, 0);
         Ok(match operation {
-            Operation::ColdReserve => {
-                let fixed = body.head::<{ reserve::BYTES }>()?;
-                let flags = fixed.u8(reserve::FLAGS);
-                if flags & !FLAG_EXACTLY != 0 {
-                    return Err(body.bad(Why::Flags, reserve::FLAGS.offset));
-                }
-                if !fixed.is_zero(reserve::RESERVED) {
-                    return Err(body.bad(Why::Reserved, reserve::RESERVED.offset));
-                }
-                body.skip(reserve::BYTES);
-                let exactly = flags & FLAG_EXACTLY != 0;
-                ColdRequest::Reserve { place: ColdPlace::decode(body, exactly)?, exactly }
-            }
-            Operation::ColdWrite => {
-                let fixed = body.head::<{ write::BYTES }>()?;
-                if !fixed.is_zero(write::RESERVED) {
-                    return Err(body.bad(Why::Reserved, write::RESERVED.offset));
-                }
-                let at = fixed.u32(write::AT);
-                let wrong_at = body.bad(Why::Place, write::AT.offset);
-                body.skip(write::BYTES);
-                let place = ColdPlace::decode(body, true)?;
-                let bytes = body.rest();
-                let end = u64::from(at) + bytes.len() as u64;
-                let content = u64::from(place.content_bytes);
-                let is_whole = bytes.len().is_multiple_of(BLOCK_BYTES) || end == content;
-                if !at.is_multiple_of(BLOCK_BYTES as u32) || bytes.is_empty() || end > content || !is_whole {
-                    return Err(wrong_at);
-                }
-                body.skip(bytes.len());
-                ColdRequest::Write { place, at, bytes }
-            }
+            Operation::ColdReserve => ColdRequest::decode_reserve(body)?,
+            Operation::ColdWrite => ColdRequest::decode_write(body)?,
             Operation::ColdSeal => {
                 let checksum = u128::from_le_bytes(body.head::<{ seal::BYTES }>()?.bytes(seal::CHECKSUM));
                 body.skip(seal::BYTES);
                 ColdRequest::Seal { place: ColdPlace::decode(body, true)?, checksum }
             }
             Operation::ColdFree => ColdRequest::Free { place: ColdPlace::decode(body, true)? },
-            Operation::ColdGet => {
-                let fixed = body.head::<{ get::BYTES }>()?;
-                if !fixed.is_zero(get::RESERVED) {
-                    return Err(body.bad(Why::Reserved, get::RESERVED.offset));
-                }
-                body.skip(get::BYTES);
-                let blocks = ColdBlocks::decode(body, true)?;
-                let before = get::BYTES + block::BYTES - get::STREAM_BYTES.offset;
-                let stream = body.stream(fixed.u8(get::STREAM_BYTES), before)?;
-                ColdRequest::Get { blocks, key: key_of(fixed.u16(get::SPACE), stream, fixed.u64(get::TIME)) }
-            }
-            Operation::ColdScan => {
-                let fixed = body.head::<{ scan::BYTES }>()?;
-                let flags = fixed.u8(scan::FLAGS);
-                if flags & !FLAG_BACKWARD != 0 {
-                    return Err(body.bad(Why::Flags, scan::FLAGS.offset));
-                }
-                if !fixed.is_zero(scan::RESERVED) {
-                    return Err(body.bad(Why::Reserved, scan::RESERVED.offset));
-                }
-                let (from, to) = (fixed.u64(scan::FROM), fixed.u64(scan::TO));
-                if from > to {
-                    return Err(body.bad(Why::Range, scan::FROM.offset));
-                }
-                body.skip(scan::BYTES);
-                let blocks = ColdBlocks::decode(body, true)?;
-                let before = scan::BYTES + block::BYTES - scan::STREAM_BYTES.offset;
-                let stream = body.stream(fixed.u8(scan::STREAM_BYTES), before)?;
-                ColdRequest::Scan(ColdScan {
-                    blocks,
-                    space: Space(fixed.u16(scan::SPACE)),
-                    stream,
-                    from,
-                    to,
-                    backward: flags & FLAG_BACKWARD != 0,
-                    record_limit: fixed.u32(scan::RECORD_LIMIT),
-                    byte_limit: fixed.u32(scan::BYTE_LIMIT),
-                })
-            }
+            Operation::ColdGet => ColdRequest::decode_get(body)?,
+            Operation::ColdScan => ColdRequest::decode_scan(body)?,
             Operation::ColdList => {
                 let fixed = body.head::<{ list::BYTES }>()?;
                 body.skip(list::BYTES);
@@ -503,6 +436,85 @@ impl<'a> ColdRequest<'a> {
             Operation::ColdIndex => ColdRequest::Index { section: ColdBlocks::decode(body, false)? },
             _ => return Err(unknown),
         })
+    }
+
+    /// A place is asked for.
+    fn decode_reserve(body: &mut Body<'a>) -> Result<ColdRequest<'a>, RequestError> {
+        let fixed = body.head::<{ reserve::BYTES }>()?;
+        let flags = fixed.u8(reserve::FLAGS);
+        if flags & !FLAG_EXACTLY != 0 {
+            return Err(body.bad(Why::Flags, reserve::FLAGS.offset));
+        }
+        if !fixed.is_zero(reserve::RESERVED) {
+            return Err(body.bad(Why::Reserved, reserve::RESERVED.offset));
+        }
+        body.skip(reserve::BYTES);
+        let exactly = flags & FLAG_EXACTLY != 0;
+        Ok(ColdRequest::Reserve { place: ColdPlace::decode(body, exactly)?, exactly })
+    }
+
+    /// Bytes come for a place.
+    fn decode_write(body: &mut Body<'a>) -> Result<ColdRequest<'a>, RequestError> {
+        let fixed = body.head::<{ write::BYTES }>()?;
+        if !fixed.is_zero(write::RESERVED) {
+            return Err(body.bad(Why::Reserved, write::RESERVED.offset));
+        }
+        let at = fixed.u32(write::AT);
+        let wrong_at = body.bad(Why::Place, write::AT.offset);
+        body.skip(write::BYTES);
+        let place = ColdPlace::decode(body, true)?;
+        let bytes = body.rest();
+        let end = u64::from(at) + bytes.len() as u64;
+        let content = u64::from(place.content_bytes);
+        let is_whole = bytes.len().is_multiple_of(BLOCK_BYTES) || end == content;
+        if !at.is_multiple_of(BLOCK_BYTES as u32) || bytes.is_empty() || end > content || !is_whole {
+            return Err(wrong_at);
+        }
+        body.skip(bytes.len());
+        Ok(ColdRequest::Write { place, at, bytes })
+    }
+
+    /// A record is asked for.
+    fn decode_get(body: &mut Body<'a>) -> Result<ColdRequest<'a>, RequestError> {
+        let fixed = body.head::<{ get::BYTES }>()?;
+        if !fixed.is_zero(get::RESERVED) {
+            return Err(body.bad(Why::Reserved, get::RESERVED.offset));
+        }
+        body.skip(get::BYTES);
+        let blocks = ColdBlocks::decode(body, true)?;
+        let before = get::BYTES + block::BYTES - get::STREAM_BYTES.offset;
+        let stream = body.stream(fixed.u8(get::STREAM_BYTES), before)?;
+        Ok(ColdRequest::Get { blocks, key: key_of(fixed.u16(get::SPACE), stream, fixed.u64(get::TIME)) })
+    }
+
+    /// A range of records is asked for.
+    fn decode_scan(body: &mut Body<'a>) -> Result<ColdRequest<'a>, RequestError> {
+        let fixed = body.head::<{ scan::BYTES }>()?;
+        let flags = fixed.u8(scan::FLAGS);
+        if flags & !FLAG_BACKWARD != 0 {
+            return Err(body.bad(Why::Flags, scan::FLAGS.offset));
+        }
+        if !fixed.is_zero(scan::RESERVED) {
+            return Err(body.bad(Why::Reserved, scan::RESERVED.offset));
+        }
+        let (from, to) = (fixed.u64(scan::FROM), fixed.u64(scan::TO));
+        if from > to {
+            return Err(body.bad(Why::Range, scan::FROM.offset));
+        }
+        body.skip(scan::BYTES);
+        let blocks = ColdBlocks::decode(body, true)?;
+        let before = scan::BYTES + block::BYTES - scan::STREAM_BYTES.offset;
+        let stream = body.stream(fixed.u8(scan::STREAM_BYTES), before)?;
+        Ok(ColdRequest::Scan(ColdScan {
+            blocks,
+            space: Space(fixed.u16(scan::SPACE)),
+            stream,
+            from,
+            to,
+            backward: flags & FLAG_BACKWARD != 0,
+            record_limit: fixed.u32(scan::RECORD_LIMIT),
+            byte_limit: fixed.u32(scan::BYTE_LIMIT),
+        }))
     }
 
     pub(crate) fn encode(&self, out: &mut impl Sink) {
