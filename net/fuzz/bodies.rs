@@ -87,6 +87,7 @@ fn encode(out: &mut [u8], reply: &Reply<'_>) -> usize {
                 ColdAnswer::Freed(count) => encode_freed(out, count),
                 ColdAnswer::Listed(list) => encode_listed(out, &list.iter().collect::<Vec<_>>(), list.more),
                 ColdAnswer::Index(index) => encode_index(out, &index),
+                ColdAnswer::Read(blocks) => net::cold::encode_read(out, blocks),
             };
             put_log_time(out, reply);
             bytes

@@ -1,153 +1,36 @@
-//! What is said to a node with cold disks: reserve, write, seal, free, get, scan, list, index. COLD.md is the document.
+//! What is said to a node with cold disks: reserve, write, seal, free, get, scan, list, index, read. COLD.md is the document.
 //!
 //! Owns the bodies of these requests and of their replies. Must never allocate or copy while decoding, nor believe a count or a length
 //! before the bytes are there. Invariant: a request that decodes names a place that can be; whether it is here is the node's to say.
 
 mod encode;
+mod tables;
 
 pub use encode::{
     FREED_REPLY_BYTES, RESERVED_REPLY_BYTES, SEALED_REPLY_BYTES, encode_freed, encode_index, encode_listed,
-    encode_reserved, encode_sealed, encode_written, index_reply_bytes, listed_reply_bytes,
+    encode_read, encode_reserved, encode_sealed, encode_written, index_reply_bytes, listed_reply_bytes,
+    read_reply_bytes,
 };
+pub(crate) use tables::tables;
 
 use layout::cold_kept::KeptFor;
 use layout::key::Key;
 use layout::units::{BLOCK_BYTES, BucketIndex, Space};
 
-use crate::field::{Read, Sink, Table, Write, wire_table};
+use crate::field::{Read, Sink, Write};
 use crate::operation::Operation;
 use crate::outcome::Why;
 use crate::reply::{ReplyError, Rest};
 use crate::request::{Body, RequestError, key as key_of, stream_bytes};
-
-wire_table! {
-    place = "cold place", 52;
-    GROUP = "group", 0, 2;
-    DISK = "disk", 2, 2;
-    BUCKET = "bucket", 4, 4;
-    WINDOW_FROM = "window_from", 8, 8;
-    WINDOW_DAYS = "window_days", 16, 4;
-    WINDOW_GENERATION = "window_generation", 20, 4;
-    TABLET_GROUP = "tablet_group", 24, 2;
-    RESERVED = "reserved", 26, 2;
-    FILE = "file", 28, 4;
-    FILE_GENERATION = "file_generation", 32, 4;
-    OFFSET = "offset", 36, 4;
-    CONTENT_BYTES = "content_bytes", 40, 4;
-    NUMBER = "number", 44, 4;
-    SECTION_COUNT = "section_count", 48, 4;
-}
-wire_table! {
-    block = "cold block", 48;
-    GROUP = "group", 0, 2;
-    DISK = "disk", 2, 2;
-    BUCKET = "bucket", 4, 4;
-    WINDOW_FROM = "window_from", 8, 8;
-    WINDOW_DAYS = "window_days", 16, 4;
-    WINDOW_GENERATION = "window_generation", 20, 4;
-    FILE = "file", 24, 4;
-    FILE_GENERATION = "file_generation", 28, 4;
-    OFFSET = "offset", 32, 4;
-    BLOCK_OFFSET = "block_offset", 36, 4;
-    BLOCK_BYTES = "block_bytes", 40, 4;
-    RESERVED = "reserved", 44, 4;
-}
-wire_table! {
-    reserve = "ColdReserve", 4;
-    FLAGS = "flags", 0, 1;
-    RESERVED = "reserved", 1, 3;
-}
-wire_table! {
-    write = "ColdWrite", 8;
-    AT = "at", 0, 4;
-    RESERVED = "reserved", 4, 4;
-}
-wire_table! {
-    seal = "ColdSeal", 16;
-    CHECKSUM = "checksum", 0, 16;
-}
-wire_table! {
-    get = "ColdGet", 16;
-    SPACE = "space", 0, 2;
-    STREAM_BYTES = "stream_bytes", 2, 1;
-    RESERVED = "reserved", 3, 5;
-    TIME = "time", 8, 8;
-}
-wire_table! {
-    scan = "ColdScan", 32;
-    SPACE = "space", 0, 2;
-    STREAM_BYTES = "stream_bytes", 2, 1;
-    FLAGS = "flags", 3, 1;
-    RECORD_LIMIT = "record_limit", 4, 4;
-    FROM = "from", 8, 8;
-    TO = "to", 16, 8;
-    BYTE_LIMIT = "byte_limit", 24, 4;
-    RESERVED = "reserved", 28, 4;
-}
-wire_table! {
-    list = "ColdList", 16;
-    GROUP = "group", 0, 2;
-    DISK = "disk", 2, 2;
-    FILE = "file", 4, 4;
-    OFFSET = "offset", 8, 4;
-    LIMIT = "limit", 12, 4;
-}
-wire_table! {
-    reserved = "ColdReserve reply", 4;
-    STATE = "state", 0, 1;
-    RESERVED = "reserved", 1, 3;
-}
-wire_table! {
-    freed = "ColdFree reply", 8;
-    COUNT = "count", 0, 4;
-    RESERVED = "reserved", 4, 4;
-}
-wire_table! {
-    listed = "ColdList reply", 16;
-    COUNT = "count", 0, 4;
-    MORE = "more", 4, 1;
-    RESERVED = "reserved", 5, 3;
-    FILE = "file", 8, 4;
-    OFFSET = "offset", 12, 4;
-}
-wire_table! {
-    item = "ColdList item", 4;
-    STATE = "state", 0, 1;
-    RESERVED = "reserved", 1, 3;
-}
-wire_table! {
-    index = "ColdIndex reply", 32;
-    RECORD_COUNT = "record_count", 0, 4;
-    DATA_BYTES = "data_bytes", 4, 4;
-    INDEX_BYTES = "index_bytes", 8, 4;
-    NUMBER = "number", 12, 4;
-    DIGEST = "digest", 16, 16;
-}
-
-/// The tables of this file for the test that reads the document.
-pub(crate) fn tables() -> [&'static Table; 13] {
-    [
-        &place::TABLE,
-        &block::TABLE,
-        &reserve::TABLE,
-        &write::TABLE,
-        &seal::TABLE,
-        &get::TABLE,
-        &scan::TABLE,
-        &list::TABLE,
-        &reserved::TABLE,
-        &freed::TABLE,
-        &listed::TABLE,
-        &item::TABLE,
-        &index::TABLE,
-    ]
-}
+use tables::{
+    block, freed, get, index, item, list, listed, place, read, reserve, reserved, scan, seal, write,
+};
 
 /// ColdReserve: this place and no other.
 const FLAG_EXACTLY: u8 = 1 << 0;
 /// ColdScan: newest first.
 const FLAG_BACKWARD: u8 = 1 << 1;
-/// Most bytes of the blocks of a ColdScan, and of the block of a ColdGet: what one read of a disk is for.
+/// Most bytes of the blocks of a ColdScan or ColdRead, and of the block of a ColdGet: what one read of a disk is for.
 pub const COLD_READ_BYTES_MAX: u32 = 2 << 20;
 /// Most places of a ColdList reply.
 pub const COLD_LIST_COUNT_MAX: u32 = 4_096;
@@ -406,6 +289,11 @@ pub enum ColdRequest<'a> {
         /// Which; without blocks.
         section: ColdBlocks,
     },
+    /// Blocks as they are stored.
+    Read {
+        /// Which.
+        blocks: ColdBlocks,
+    },
 }
 
 impl<'a> ColdRequest<'a> {
@@ -434,6 +322,7 @@ impl<'a> ColdRequest<'a> {
                 }
             }
             Operation::ColdIndex => ColdRequest::Index { section: ColdBlocks::decode(body, false)? },
+            Operation::ColdRead => ColdRequest::Read { blocks: ColdBlocks::decode(body, true)? },
             _ => return Err(unknown),
         })
     }
@@ -565,7 +454,7 @@ impl<'a> ColdRequest<'a> {
                     .set(list::OFFSET, offset.to_le_bytes())
                     .set(list::LIMIT, limit.to_le_bytes()),
             ),
-            ColdRequest::Index { section } => out.put(&section.bytes()),
+            ColdRequest::Index { section: blocks } | ColdRequest::Read { blocks } => out.put(&blocks.bytes()),
         }
     }
 
@@ -578,7 +467,7 @@ impl<'a> ColdRequest<'a> {
             ColdRequest::Get { key, .. } => get::BYTES + block::BYTES + key.stream.len(),
             ColdRequest::Scan(one) => scan::BYTES + block::BYTES + one.stream.len(),
             ColdRequest::List { .. } => list::BYTES,
-            ColdRequest::Index { .. } => block::BYTES,
+            ColdRequest::Index { .. } | ColdRequest::Read { .. } => block::BYTES,
         }
     }
 
@@ -594,6 +483,7 @@ impl<'a> ColdRequest<'a> {
             ColdRequest::Scan(_) => Operation::ColdScan,
             ColdRequest::List { .. } => Operation::ColdList,
             ColdRequest::Index { .. } => Operation::ColdIndex,
+            ColdRequest::Read { .. } => Operation::ColdRead,
         }
     }
 
@@ -607,7 +497,8 @@ impl<'a> ColdRequest<'a> {
             | ColdRequest::Free { place } => (place.group, place.disk),
             ColdRequest::Get { blocks, .. }
             | ColdRequest::Scan(ColdScan { blocks, .. })
-            | ColdRequest::Index { section: blocks } => (blocks.group, blocks.disk),
+            | ColdRequest::Index { section: blocks }
+            | ColdRequest::Read { blocks } => (blocks.group, blocks.disk),
             ColdRequest::List { group, disk, .. } => (*group, *disk),
         }
     }
@@ -650,6 +541,8 @@ pub enum ColdAnswer<'a> {
     Listed(ColdListed<'a>),
     /// ColdIndex.
     Index(ColdIndex<'a>),
+    /// ColdRead: the blocks as they are stored.
+    Read(&'a [u8]),
 }
 
 /// A page of what a disk keeps and holds.
@@ -758,6 +651,16 @@ pub(crate) fn decode_answer<'a>(rest: &mut Rest<'a>) -> Result<ColdAnswer<'a>, R
             rest.take(index::BYTES)?;
             let index = rest.take(index_bytes)?;
             ColdAnswer::Index(ColdIndex { record_count, data_bytes, number, digest, index })
+        }
+        Operation::ColdRead => {
+            let fixed = rest.head::<{ read::BYTES }>()?;
+            rest.reserved(fixed, read::RESERVED)?;
+            let block_bytes = fixed.u32(read::BLOCK_BYTES);
+            if block_bytes == 0 || block_bytes > COLD_READ_BYTES_MAX {
+                return Err(rest.wrong(read::BLOCK_BYTES));
+            }
+            rest.take(read::BYTES)?;
+            ColdAnswer::Read(rest.take(block_bytes as usize)?)
         }
         _ => unreachable!("only operations of cold disks come here"),
     })

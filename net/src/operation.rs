@@ -58,6 +58,8 @@ pub enum Operation {
     ColdList = 38,
     /// The index of a section.
     ColdIndex = 39,
+    /// Blocks of a section as they are stored.
+    ColdRead = 40,
     /// The first frame between two nodes: who calls.
     PeerHello = 0x40,
     /// Messages between two nodes.
@@ -86,7 +88,7 @@ impl Operation {
     ];
 
     /// Those about cold disks, in the order of their codes.
-    pub const COLD: [Operation; 8] = [
+    pub const COLD: [Operation; 9] = [
         Operation::ColdReserve,
         Operation::ColdWrite,
         Operation::ColdSeal,
@@ -95,6 +97,7 @@ impl Operation {
         Operation::ColdScan,
         Operation::ColdList,
         Operation::ColdIndex,
+        Operation::ColdRead,
     ];
 
     /// The code of a request of this operation.
@@ -108,7 +111,7 @@ impl Operation {
     pub const fn from_code(code: u8) -> Option<Operation> {
         match code {
             1..=16 => Some(Operation::ALL[code as usize - 1]),
-            32..=39 => Some(Operation::COLD[code as usize - 32]),
+            32..=40 => Some(Operation::COLD[code as usize - 32]),
             0x40 => Some(Operation::PeerHello),
             0x41 => Some(Operation::PeerBatch),
             _ => None,
@@ -117,7 +120,7 @@ impl Operation {
 
     /// True when it is about a cold disk.
     pub const fn is_of_cold(self) -> bool {
-        matches!(self as u8, 32..=39)
+        matches!(self as u8, 32..=40)
     }
 
     /// True when only nodes say it, to each other.
@@ -157,6 +160,7 @@ impl Operation {
             Operation::ColdScan => "ColdScan",
             Operation::ColdList => "ColdList",
             Operation::ColdIndex => "ColdIndex",
+            Operation::ColdRead => "ColdRead",
             Operation::PeerHello => "PeerHello",
             Operation::PeerBatch => "PeerBatch",
         }
@@ -184,7 +188,7 @@ mod tests {
     #[test]
     fn codes_and_operations_are_one_to_one() {
         let known: Vec<u8> = (0..=255).filter(|&code| Operation::from_code(code).is_some()).collect();
-        assert_eq!(known, (1..=16).chain(32..=39).chain(0x40..=0x41).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=16).chain(32..=40).chain(0x40..=0x41).collect::<Vec<u8>>());
         for operation in [Operation::PeerHello, Operation::PeerBatch] {
             assert_eq!(Operation::from_code(operation.code()), Some(operation));
         }

@@ -8,7 +8,7 @@ use layout::units::{BucketIndex, LogIndex, LogTime, Space, Version};
 use net::cold::*;
 use net::frame::{BODY_BYTES_MAX, HEADER_BYTES, next_frame, seal};
 use net::operation::{Operation, REPLY_BIT};
-use net::outcome::{Outcome, Why};
+use net::outcome::{Limit, Outcome, Why};
 use net::reply::{Answer, RecordsWriter, Reply, encode_get_ok, encode_outcome};
 use net::request::{Request, RequestError};
 use net::session::append_frame;
@@ -85,6 +85,7 @@ fn requests() -> Vec<(&'static str, ColdRequest<'static>)> {
         ("scan", ColdRequest::Scan(scan)),
         ("list", ColdRequest::List { group: 2, disk: 7, file: 3, offset: 8_192, limit: 100 }),
         ("index", ColdRequest::Index { section: section() }),
+        ("read", ColdRequest::Read { blocks: blocks() }),
     ]
 }
 
@@ -129,6 +130,9 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         ("list-ok", reply_frame(Operation::ColdList, |out| encode_listed(out, &places, Some((4, 4_096))))),
         ("list-end", reply_frame(Operation::ColdList, |out| encode_listed(out, &[], None))),
         ("index-ok", reply_frame(Operation::ColdIndex, |out| encode_index(out, &index))),
+        ("read-ok", reply_frame(Operation::ColdRead, |out| encode_read(out, b"blocks as stored"))),
+        ("read-moved", not(Operation::ColdRead, Outcome::Moved)),
+        ("read-too-large", not(Operation::ColdRead, Outcome::TooLarge { limit: Limit::Frame })),
         ("get-not-found", not(Operation::ColdGet, Outcome::NotFound)),
         ("get-moved", not(Operation::ColdGet, Outcome::Moved)),
         ("get-corrupt", not(Operation::ColdGet, Outcome::Corrupt)),
@@ -261,6 +265,26 @@ fn places_that_cannot_be_are_named() {
     refused(ColdRequest::Get { blocks: large, key }, Why::Place, 56);
     refused(ColdRequest::Get { blocks: section(), key }, Why::Place, 56);
     refused(ColdRequest::Index { section: blocks() }, Why::Place, 36);
+    refused(ColdRequest::Read { blocks: large }, Why::Place, 40);
+    refused(ColdRequest::Read { blocks: section() }, Why::Place, 40);
+    refused(ColdRequest::Read { blocks: ColdBlocks { file_generation: 0, ..blocks() } }, Why::Place, 28);
+}
+
+#[test]
+fn the_longest_blocks_fit_a_reply_and_longer_ones_are_no_reply() {
+    let blocks = vec![0x5a; COLD_READ_BYTES_MAX as usize];
+    let mut out = vec![0; read_reply_bytes(blocks.len() + 1)];
+    let bytes = encode_read(&mut out, &blocks);
+    assert_eq!(bytes, read_reply_bytes(blocks.len()));
+    assert!(bytes <= BODY_BYTES_MAX as usize);
+    let reply = Reply::decode(Operation::ColdRead, &out[..bytes]).expect("what was encoded decodes");
+    assert_eq!(reply.answer, Answer::Cold(ColdAnswer::Read(&blocks)));
+    let field = bytes - blocks.len() - 8;
+    for count in [0, COLD_READ_BYTES_MAX - 1, COLD_READ_BYTES_MAX + 1, u32::MAX] {
+        out[field..field + 4].copy_from_slice(&count.to_le_bytes());
+        assert!(Reply::decode(Operation::ColdRead, &out[..bytes]).is_err(), "{count}");
+        assert!(Reply::decode(Operation::ColdRead, &out).is_err(), "{count}");
+    }
 }
 
 proptest! {

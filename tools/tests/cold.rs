@@ -4,8 +4,14 @@
 
 mod support;
 
+use net::client::{ClientConfig, ColdNode};
+use net::cold::{COLD_READ_BYTES_MAX, ColdAnswer, ColdBlocks};
+use net::outcome::{Limit, Outcome};
+use net::reply::Answer;
 use serde_json::Value;
-use support::cold::{GROUP, core, get_all, list, make_disk, serve, sink, start, way};
+use support::cold::{
+    GROUP, core, format, get_all, list, make_disk, read, runs, serve, sink, sink_large, start, way, way_of,
+};
 use support::{Folder, Server, run};
 
 fn with_disks(names: &[&str]) -> Folder {
@@ -71,6 +77,67 @@ fn what_is_sealed_is_read_with_one_read_of_the_device_and_outlives_kill_9() {
     let second = run(&folder, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(second.error(3).contains("none of the disks"));
     assert_eq!(server.stop(), (String::new(), 0), "it drains and ends");
+}
+
+#[test]
+fn blocks_are_read_as_they_are_stored_with_one_read_of_the_device() {
+    let folder = Folder::new();
+    for (disk, name) in [(0, "cold-0"), (1, "cold-1")] {
+        format(&folder, name, 4, disk, &["--file", "32 MiB", "--create", "80 MiB", "--yes"]).done();
+    }
+    let server = start(&folder, &["cold-0", "cold-1"]);
+    let core = core();
+    let (config, small) = (
+        ClientConfig { frame_bytes: 4 << 20, ..ClientConfig::default() },
+        ClientConfig { frame_bytes: 64 << 10, ..ClientConfig::default() },
+    );
+    let (way, small) =
+        (way_of(core.io(), &server.endpoint, &config), way_of(core.io(), &server.endpoint, &small));
+    // One of the disks may belong to another core than the one that is connected to.
+    for disk in 0..2 {
+        let sunk = core.block_on(sink_large(&way, disk, 1_500, 4_000));
+        let mut asked = 0;
+        for bytes_max in [COLD_READ_BYTES_MAX, 300_000, 1] {
+            let runs = runs(&sunk, bytes_max);
+            assert!(runs.len() > 2, "6 MB are not read at once");
+            for (blocks, written) in runs {
+                let reply = core.block_on(read(&way, blocks));
+                let Answer::Cold(ColdAnswer::Read(found)) = reply.answer() else {
+                    panic!("{:?}", reply.answer())
+                };
+                assert!(found == written, "{blocks:?} has other bytes");
+                asked += 1;
+            }
+        }
+        let counters = || {
+            let said = status(&folder, &server);
+            ["reads", "device_reads", "moved", "corrupt"].map(|name| counter(&said, disk, name))
+        };
+        assert_eq!(counters(), [asked, asked, 0, 0]);
+
+        let (first, _) = runs(&sunk, 300_000)[0];
+        let not = |way: &ColdNode, blocks: ColdBlocks| {
+            let reply = core.block_on(read(way, blocks));
+            let Answer::Not(outcome) = reply.answer() else { panic!("{:?}", reply.answer()) };
+            outcome
+        };
+        // What does not fit, and what is gone, is known before the disk is asked.
+        assert_eq!(not(&small, first), Outcome::TooLarge { limit: Limit::Frame });
+        let gone = ColdBlocks { file_generation: first.file_generation + 1, ..first };
+        assert_eq!(not(&way, gone), Outcome::Moved);
+        assert_eq!(counters(), [asked, asked, 1, 0]);
+        // Of another window, within a block, and cut within the last.
+        for wrong in [
+            ColdBlocks { window_generation: first.window_generation + 1, ..first },
+            ColdBlocks { block_offset: first.block_offset + 1, ..first },
+            ColdBlocks { block_bytes: first.block_bytes - 1, ..first },
+        ] {
+            assert_eq!(not(&way, wrong), Outcome::Corrupt, "{wrong:?}");
+        }
+        assert_eq!(counters(), [asked, asked + 3, 1, 3]);
+    }
+    drop((way, small));
+    assert_eq!(server.stop().1, 0);
 }
 
 #[test]

@@ -4,9 +4,16 @@
 -- does not fit the document is marked with the document's word for it (field thermocline.wrong), and the rest shown
 -- as bytes. Invariant: no bytes, however wrong, raise a Lua error.
 --
--- Install: copy into the folder that Help > About > Folders calls "Personal Lua Plugins", or
+-- What is said to cold nodes is in thermocline_cold.lua beside this file, which loads it.
+--
+-- Install: copy both files into the folder that Help > About > Folders calls "Personal Lua Plugins", or
 --     tshark -X lua_script:tools/wireshark/thermocline.lua -r capture.pcap -Y thermocline
 -- Port 7420 is taken for Thermocline; on other ports a connection is recognised by the magic at a segment's start.
+
+-- Wireshark names the folder of a script that it finds by itself; one that it is told to load knows its own path.
+local folder = __DIR__
+folder = folder and folder .. "/" or debug.getinfo(1, "S").source:match("^@?(.*[/\\])") or ""
+local cold = dofile(folder .. "thermocline_cold.lua")
 
 local protocol = Proto("thermocline", "Thermocline")
 
@@ -25,6 +32,7 @@ local operations = {
   [8] = "Batch", [9] = "Scan", [10] = "Head", [11] = "Streams", [12] = "Map", [13] = "Status",
   [14] = "Verify", [15] = "SetMap", [16] = "Hot", [32] = "ColdReserve", [33] = "ColdWrite", [34] = "ColdSeal",
   [35] = "ColdFree", [36] = "ColdGet", [37] = "ColdScan", [38] = "ColdList", [39] = "ColdIndex",
+  [40] = "ColdRead",
 }
 local outcomes = {
   [1] = "Ok", [2] = "NotFound", [3] = "NotModified", [5] = "Moved", [6] = "VersionMismatch", [7] = "Busy", [8] = "NotCurrent",
@@ -91,12 +99,7 @@ field("uint8", "kind", "Kind", base.DEC, kinds)
 field("uint64", "time", "Time (µs)")
 field("uint64", "expiry", "Expiry (µs)")
 field("uint64", "from", "From (µs)")
-for name, kind in ("disk:uint16 bucket:uint32 window_from:uint64 window_days:uint32 window_generation:uint32 tablet_group:uint16 "
-  .. "file:uint32 file_generation:uint32 offset:uint32 content_bytes:uint32 number:uint32 section_count:uint32 state:uint8 "
-  .. "block_offset:uint32 block_bytes:uint32 record_count:uint32 data_bytes:uint32 index_bytes:uint32 checksum:bytes "
-  .. "digest:bytes content:bytes"):gmatch("(%S+):(%S+)") do
-  field(kind, "cold_" .. name, "Cold " .. name)
-end
+cold.fields(field)
 field("uint64", "to", "To (µs)")
 field("uint64", "if_newer", "If newer than version")
 field("uint64", "expected", "Expected version")
@@ -459,53 +462,6 @@ requests[14] = requests[13]
 requests[16] = requests[13]
 requests[15] = cluster_map
 
--- Cold disks: net/COLD.md ---------------------------------------------------------------------------------------------
-
-local WINDOW = "group:2 cold_disk:2 cold_bucket:4 cold_window_from:8 cold_window_days:4 cold_window_generation:4 "
-
--- Fields of a table, name:bytes each; "-" is reserved.
-local function cold(c, tree, fields)
-  local found = {}
-  for name, count in fields:gmatch("(%S+):(%d+)") do
-    count = tonumber(count)
-    if name == "-" then c:reserved(tree, count) else found[name] = c:number(tree, name, count) end
-  end
-  return found
-end
-
-local function cold_at(fields)
-  return function(c, tree)
-    local found = cold(c, tree, WINDOW .. fields)
-    return string.format(" disk %d, file %d at %d", found.cold_disk, found.cold_file, found.cold_offset)
-  end
-end
-local cold_place = cold_at("cold_tablet_group:2 -:2 cold_file:4 cold_file_generation:4 cold_offset:4 cold_content_bytes:4 "
-  .. "cold_number:4 cold_section_count:4")
-local cold_block = cold_at("cold_file:4 cold_file_generation:4 cold_offset:4 cold_block_offset:4 cold_block_bytes:4 -:4")
-local function cold_read(fields)
-  return function(c, tree)
-    local found = cold(c, tree, "space:2 stream_bytes:1 " .. fields)
-    return cold_block(c, tree) .. " " .. tostring(c:stream(tree, "stream", found.stream_bytes))
-  end
-end
-requests[32] = function(c, tree) return cold(c, tree, "op_flags:1 -:3") and cold_place(c, tree) end
-requests[33] = function(c, tree)
-  local text = cold(c, tree, "at:4 -:4") and cold_place(c, tree)
-  c:bytes(tree, "cold_content", c:left())
-  return text
-end
-requests[34] = function(c, tree)
-  c:bytes(tree, "cold_checksum", 16)
-  return cold_place(c, tree)
-end
-requests[35] = cold_place
-requests[36] = cold_read("-:5 time:8")
-requests[37] = cold_read("op_flags:1 record_limit:4 from:8 to:8 byte_limit:4 -:4")
-requests[38] = function(c, tree)
-  return " disk " .. cold(c, tree, "group:2 cold_disk:2 cold_file:4 cold_offset:4 record_limit:4").cold_disk
-end
-requests[39] = cold_block
-
 -- Replies -----------------------------------------------------------------------------------------------------------
 
 local oks = {}
@@ -593,29 +549,7 @@ end
 oks[14] = oks[13]
 oks[16] = oks[13]
 oks[15] = oks[12]
-oks[32] = function(c, tree) return cold(c, tree, "cold_state:1 -:3") and cold_place(c, tree) end
-oks[33] = function() return "" end
-oks[34] = function(c, tree)
-  c:bytes(tree, "cold_checksum", 16)
-  return ""
-end
-oks[35] = function(c, tree) return " " .. cold(c, tree, "count:4 -:4").count .. " sections" end
-oks[36], oks[37] = oks[3], oks[9]
-oks[38] = function(c, tree)
-  local count = cold(c, tree, "count:4 more:1 -:3 cold_file:4 cold_offset:4").count
-  for index = 0, count - 1 do
-    local branch, finish = c:branch(tree, "Place " .. index)
-    branch:append_text((cold(c, branch, "cold_state:1 -:3") and cold_place(c, branch)))
-    finish()
-  end
-  return " " .. count .. " places"
-end
-oks[39] = function(c, tree)
-  local found = cold(c, tree, "cold_record_count:4 cold_data_bytes:4 cold_index_bytes:4 cold_number:4")
-  c:bytes(tree, "cold_digest", 16)
-  c:bytes(tree, "cold_content", found.cold_index_bytes)
-  return " " .. found.cold_record_count .. " records"
-end
+cold.bodies(requests, oks)
 
 -- The body of a reply, also one inside a MultiGet; gives text for the info column.
 reply_body = function(c, tree, operation)

@@ -1,9 +1,7 @@
 //! Writing the replies of a node with cold disks into the caller's bytes, which has room for what `*_bytes` say.
 
-use super::{
-    COLD_LIST_COUNT_MAX, ColdIndex, ColdKept, ColdPlace, ITEM_BYTES, freed, index, item, listed, place,
-    reserved, seal,
-};
+use super::tables::{freed, index, item, listed, place, read, reserved, seal};
+use super::{COLD_LIST_COUNT_MAX, COLD_READ_BYTES_MAX, ColdIndex, ColdKept, ColdPlace, ITEM_BYTES};
 use crate::field::{Sink, SliceSink, Write};
 use crate::reply::{encode_ok_head, reply_bytes_payload};
 use layout::units::LogTime;
@@ -25,6 +23,12 @@ pub const fn listed_reply_bytes(count: usize) -> usize {
 #[must_use]
 pub const fn index_reply_bytes(index_bytes: usize) -> usize {
     reply_bytes_payload(index::BYTES + index_bytes)
+}
+
+/// Bytes of a reply to ColdRead with blocks of so many.
+#[must_use]
+pub const fn read_reply_bytes(block_bytes: usize) -> usize {
+    reply_bytes_payload(read::BYTES + block_bytes)
 }
 
 fn begun(out: &mut [u8]) -> SliceSink<'_> {
@@ -91,5 +95,14 @@ pub fn encode_index(out: &mut [u8], of: &ColdIndex<'_>) -> usize {
             .set(index::DIGEST, of.digest.to_le_bytes()),
     );
     out.put(of.index);
+    out.used()
+}
+
+/// The reply to ColdRead: blocks as they are stored, at most [`COLD_READ_BYTES_MAX`] bytes of them.
+pub fn encode_read(out: &mut [u8], blocks: &[u8]) -> usize {
+    assert!((1..=COLD_READ_BYTES_MAX as usize).contains(&blocks.len()), "a request names as many");
+    let mut out = begun(out);
+    out.put(&[0; read::BYTES].set(read::BLOCK_BYTES, (blocks.len() as u32).to_le_bytes()));
+    out.put(blocks);
     out.used()
 }

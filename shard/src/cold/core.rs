@@ -244,9 +244,9 @@ impl ColdCore {
         let job = Job { to: *to, body: body.to_vec(), since: self.io.now(), _held: held };
         let mut queue = spindle.queue.borrow_mut();
         let taken = match request {
-            ColdRequest::Get { blocks, .. } | ColdRequest::Index { section: blocks } => {
-                queue.put_read(serve::place_of(&spindle, blocks), job)
-            }
+            ColdRequest::Get { blocks, .. }
+            | ColdRequest::Index { section: blocks }
+            | ColdRequest::Read { blocks } => queue.put_read(serve::place_of(&spindle, blocks), job),
             ColdRequest::Scan(scan) => queue.put_read(serve::place_of(&spindle, &scan.blocks), job),
             _ => queue.put_work(job),
         };

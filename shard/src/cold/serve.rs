@@ -25,7 +25,7 @@ use layout::cold_section::{SECTION_HEADER_BYTES, SectionHeader, SectionIdentity,
 use layout::table::{Block, Cursor, encode_key};
 use layout::table_index::BlockHandle;
 use layout::table_key::{decode_key, encode_stream_prefix};
-use layout::table_seal::{BLOCK_HEADER_BYTES, BlockKind, Decompressor, open_block};
+use layout::table_seal::{BlockChecksum, BlockKind, Decompressor, StoredBlock};
 use layout::units::{BLOCK_BYTES, LogIndex, LogTime, STREAM_BYTES_MAX, Version};
 use net::cold::*;
 use net::outcome::{Limit, Outcome, Why};
@@ -125,6 +125,7 @@ async fn read_one(core: &ColdCore, spindle: &Spindle, job: &Job, unpack: &mut De
         ColdRequest::Get { blocks, key } => get(core, spindle, job, &blocks, key, unpack).await,
         ColdRequest::Scan(scan) => self::scan(core, spindle, job, &scan, unpack).await,
         ColdRequest::Index { section } => index(core, spindle, job, &section).await,
+        ColdRequest::Read { blocks } => read_stored(core, spindle, job, &blocks).await,
         other => panic!("{other:?} is no read"),
     };
     if let Err(outcome) = done {
@@ -217,6 +218,22 @@ struct Found {
     value: Vec<u8>,
 }
 
+/// The block that begins `at` bytes behind the first of those that stand back to back: proven to be of the section that was asked for, and
+/// to lie in its place there.
+fn proven<'a>(
+    checksum: &BlockChecksum,
+    of: &ColdBlocks,
+    stored: &'a [u8],
+    at: usize,
+) -> Result<StoredBlock<'a>, Corrupt> {
+    let offset = u64::from(of.block_offset) + at as u64;
+    let block = StoredBlock::read(checksum, offset, &stored[at..])?;
+    if block.kind != BlockKind::Data {
+        return Err(Corrupt { structure: "cold blocks", field: "kind", at: offset });
+    }
+    Ok(block)
+}
+
 /// The records of a range among blocks that stand back to back, oldest first.
 fn records(
     spindle: &Spindle,
@@ -230,13 +247,10 @@ fn records(
     let (mut found, mut raw, mut name) = (Vec::new(), Vec::new(), [0; STREAM_BYTES_MAX]);
     let mut at = 0;
     while at < stored.len() {
-        let torn = Corrupt { structure: "cold blocks", field: "payload_bytes", at: at as u64 };
-        let head = stored.get(at..at + BLOCK_HEADER_BYTES).ok_or(torn)?;
-        let payload = u32::from_le_bytes(head[8..12].try_into().expect("4 bytes")) as usize;
-        let bytes = stored[at..].get(..BLOCK_HEADER_BYTES.saturating_add(payload)).ok_or(torn)?;
-        let offset = u64::from(scan.blocks.block_offset) + at as u64;
-        open_block(&checksum, offset, BlockKind::Data, bytes, None, unpack, &mut raw)?;
-        at += bytes.len();
+        let block = proven(&checksum, &scan.blocks, stored, at)?;
+        raw.clear();
+        block.unpack(u64::from(scan.blocks.block_offset) + at as u64, None, unpack, &mut raw)?;
+        at += block.stored_bytes();
         let (block, mut cursor) = (Block::parse(&raw)?, Cursor::new());
         let mut goes_on = cursor.seek(&block, &prefix)?;
         while goes_on {
@@ -290,6 +304,29 @@ async fn scan(
         }
         writer.finish(resume)
     });
+    Ok(())
+}
+
+/// Blocks as they are stored. What would not fit the reply costs no read of the device.
+async fn read_stored(
+    core: &ColdCore,
+    spindle: &Spindle,
+    job: &Job,
+    blocks: &ColdBlocks,
+) -> Result<(), Outcome> {
+    let reply_bytes = read_reply_bytes(blocks.block_bytes as usize);
+    if reply_bytes > job.to.frame_bytes as usize {
+        return Err(Outcome::TooLarge { limit: Limit::Frame });
+    }
+    let found = stored(core, spindle, blocks).await?;
+    let (checksum, bytes) = (identity_of(spindle, blocks).checksum(), found.bytes());
+    let mut at = 0;
+    while at < bytes.len() {
+        let block = proven(&checksum, blocks, bytes, at);
+        at += block.map_err(|corrupt| damaged(core, spindle, blocks, &corrupt))?.stored_bytes();
+    }
+    spindle.counters.reads.add(1);
+    core.answer(&job.to, reply_bytes, |out| encode_read(out, bytes));
     Ok(())
 }
 

@@ -229,6 +229,19 @@ class Dissector(unittest.TestCase):
         self.assertEqual(len(found), len(packets))
         self.assertEqual([cells for cells in found[:whole] if cells[0]], [])
         self.assertEqual([number for number, cells in enumerate(found[whole:]) if not cells[0]], [])
+        text = dissect(self.path, "-T", "fields", "-e", "_ws.col.Info")
+        self.assertIn("ColdRead #65536 disk 7, file 9 at 41337", text)
+        self.assertIn("ColdRead #65536 reply: Ok 16 bytes", text)
+
+    def test_wireshark_finds_both_files_in_its_folder_by_itself(self):
+        home = tempfile.TemporaryDirectory()
+        self.addCleanup(home.cleanup)
+        shutil.copytree(os.path.dirname(DISSECTOR), os.path.join(home.name, ".local/lib/wireshark/plugins"))
+        command, environment = [TSHARK, "-G", "fields"], {**os.environ, "HOME": home.name}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        self.assertNotIn("Lua:", done.stderr)
+        self.assertIn("\tthermocline.operation\t", done.stdout)
+        self.assertIn("\tthermocline.cold_block_bytes\t", done.stdout)
 
     def test_cuts_and_changes_never_raise_a_lua_error(self):
         packets: List[Packet] = []

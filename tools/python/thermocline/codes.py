@@ -64,6 +64,7 @@ class ColdOperation(IntEnum):
     ColdScan = 37
     ColdList = 38
     ColdIndex = 39
+    ColdRead = 40
 
 
 WRITES = frozenset({Operation.Put, Operation.Delete, Operation.CompareAndSet, Operation.Batch})

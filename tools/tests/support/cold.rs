@@ -10,6 +10,7 @@ use layout::cold_section::{
 };
 use layout::key::{Key, bucket_of};
 use layout::table::encode_key;
+use layout::table_index::Index;
 use layout::table_seal::Decompressor;
 use layout::units::{Space, Uuid, Version};
 use net::client::{ClientConfig, ColdNode, ColdReply};
@@ -98,8 +99,13 @@ impl Sunk {
 
 /// A client of the node at `endpoint`.
 pub(crate) fn way(io: &Io, endpoint: &str) -> ColdNode {
+    way_of(io, endpoint, &ClientConfig::default())
+}
+
+/// One with other settings.
+pub(crate) fn way_of(io: &Io, endpoint: &str, config: &ClientConfig) -> ColdNode {
     let address: SocketAddr = endpoint.parse().unwrap();
-    ColdNode::new(io, address, &ClientConfig::default())
+    ColdNode::new(io, address, config)
 }
 
 async fn ask(way: &ColdNode, request: ColdRequest<'_>) -> ColdReply {
@@ -225,17 +231,23 @@ pub(crate) async fn get_all(way: &ColdNode, sunk: &Sunk) -> (usize, usize) {
 
 /// The one block in which the section's index says that a record is: what a store would remember.
 fn block_of(section: &Section, key: Key<'_>) -> ColdBlocks {
-    let ColdPlace { group, disk, whom, file, file_generation, offset, .. } = section.place;
+    let mut encoded = Vec::new();
+    encode_key(&mut encoded, section.place.whom.bucket, key);
+    let (_, handle) = index_of(section).find(&encoded).unwrap();
+    blocks_of(section, handle.offset as u32, handle.stored_bytes)
+}
+
+fn index_of(section: &Section) -> Index {
+    let ColdPlace { group, disk, file, offset, .. } = section.place;
     let header = section.bytes.first_chunk::<SECTION_HEADER_BYTES>().unwrap();
     let header = SectionHeader::decode(header, CLUSTER, (group, disk), (file, offset)).unwrap();
     let stored = &section.bytes[SECTION_HEADER_BYTES + header.data_bytes as usize..];
-    let index =
-        open_section_index(&header.identity.checksum(), &header, stored, &mut Decompressor::new()).unwrap();
-    let mut encoded = Vec::new();
-    encode_key(&mut encoded, whom.bucket, key);
-    let (_, handle) = index.find(&encoded).unwrap();
+    open_section_index(&header.identity.checksum(), &header, stored, &mut Decompressor::new()).unwrap()
+}
+
+fn blocks_of(section: &Section, block_offset: u32, block_bytes: u32) -> ColdBlocks {
+    let ColdPlace { group, disk, whom, file, file_generation, offset, .. } = section.place;
     let KeptFor { bucket, window_from, window_days, window_generation, .. } = whom;
-    let (block_offset, block_bytes) = (handle.offset as u32, handle.stored_bytes);
     ColdBlocks {
         group,
         disk,
@@ -249,6 +261,33 @@ fn block_of(section: &Section, key: Key<'_>) -> ColdBlocks {
         block_offset,
         block_bytes,
     }
+}
+
+/// The blocks of its sections in runs of at most `bytes_max` bytes, each with the bytes that were written there.
+pub(crate) fn runs(sunk: &Sunk, bytes_max: u32) -> Vec<(ColdBlocks, &[u8])> {
+    let mut all = Vec::new();
+    for section in &sunk.sections {
+        let index = index_of(section);
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for handle in (0..index.block_count()).map(|number| index.handle(number).unwrap()) {
+            match runs.last_mut() {
+                Some((_, bytes)) if *bytes + handle.stored_bytes <= bytes_max => {
+                    *bytes += handle.stored_bytes
+                }
+                _ => runs.push((handle.offset as u32, handle.stored_bytes)),
+            }
+        }
+        all.extend(runs.into_iter().map(|(at, bytes)| {
+            let from = SECTION_HEADER_BYTES + at as usize;
+            (blocks_of(section, at, bytes), &section.bytes[from..from + bytes as usize])
+        }));
+    }
+    all
+}
+
+/// Asks for blocks as they are stored.
+pub(crate) async fn read(way: &ColdNode, blocks: ColdBlocks) -> ColdReply {
+    ask(way, ColdRequest::Read { blocks }).await
 }
 
 /// All sections that a disk holds, by its own word.

@@ -3,6 +3,8 @@
 //! Knows only what it was told over the wire. Must never take silence for a no: what was asked and not answered may have happened, and is
 //! asked again until it is answered. Invariant: what is in `known` was sealed with equal checksums by all three, and nobody has asked to free it.
 
+mod stored;
+
 use ioengine::sim::Random;
 use ioengine::{Instant, Io};
 use layout::cold_kept::KeptFor;
@@ -10,6 +12,7 @@ use layout::cold_section::{SECTION_HEADER_BYTES, SectionIdentity, SectionPlace, 
 use layout::cold_section::{SectionHeader, open_section_index};
 use layout::key::{Key, bucket_of};
 use layout::table::encode_key;
+use layout::table_index::Index;
 use layout::table_seal::Decompressor;
 use layout::units::{Space, Uuid, Version};
 use net::client::{ClientConfig, ColdNode, ColdReply};
@@ -205,11 +208,15 @@ impl Nodes {
         wrong
     }
 
-    /// A record of each section, and one that is not there: how many were asked for, and what is wrong.
+    /// All blocks of each section as they are stored, some of its records, and one that is not there: how many were asked for, and what is wrong.
     pub(super) async fn read_each(&self, io: &Io, node: usize, all: &[Known]) -> (u64, Vec<String>) {
         let way = self.way(io, node);
         let (mut asked, mut wrong) = (0, Vec::new());
         for known in all {
+            asked += 1;
+            wrong.extend(
+                self.wrong_stored(&way, known).await.map(|what| format!("node {}: {what}", node + 1)),
+            );
             for time in [known.records[0].0, known.records[known.records.len() / 2].0, 3] {
                 let expected = known.records.iter().find(|record| record.0 == time);
                 asked += 1;
@@ -233,15 +240,21 @@ impl Nodes {
         (asked, wrong)
     }
 
-    fn blocks(&self, known: &Known, key: &[u8]) -> Option<ColdBlocks> {
+    /// Header and index of a section, as they were written.
+    fn index(&self, known: &Known) -> Option<(SectionHeader, Index)> {
         let place = known.place;
         let header = known.bytes.first_chunk::<SECTION_HEADER_BYTES>()?;
         let at = ((place.group, place.disk), (place.file, place.offset));
         let header = SectionHeader::decode(header, self.cluster, at.0, at.1).ok()?;
         let stored = &known.bytes[SECTION_HEADER_BYTES + header.data_bytes as usize..];
         let index =
-            open_section_index(&header.identity.checksum(), &header, stored, &mut Decompressor::new())
-                .ok()?;
+            open_section_index(&header.identity.checksum(), &header, stored, &mut Decompressor::new());
+        Some((header, index.ok()?))
+    }
+
+    fn blocks(&self, known: &Known, key: &[u8]) -> Option<ColdBlocks> {
+        let place = known.place;
+        let (_, index) = self.index(known)?;
         // One that the index does not find may be looked for in any block.
         let handle = index.find(key).map(|(_, handle)| handle).or_else(|| index.handle(0))?;
         let KeptFor { bucket, window_from, window_days, window_generation, .. } = place.whom;
@@ -578,6 +591,9 @@ impl Driver {
         if random.chance(200_000) {
             return self.scan(&ways[node], &known, random).await;
         }
+        if random.chance(200_000) {
+            return self.read_stored(&ways[node], &known, is_freed, random).await;
+        }
         let (time, version, value) = random.pick(&known.records).clone();
         let Ok(reply) = self.nodes.get(&ways[node], &known, time).await else { return };
         self.nodes.count("got");
@@ -595,11 +611,7 @@ impl Driver {
     }
 
     async fn scan(&self, way: &ColdNode, known: &Known, random: &mut Random) {
-        let header = known.bytes.first_chunk::<SECTION_HEADER_BYTES>().expect("a header");
-        let at = ((known.place.group, known.place.disk), (known.place.file, known.place.offset));
-        let header = SectionHeader::decode(header, self.nodes.cluster, at.0, at.1).expect("its own");
-        let first = self.nodes.blocks(known, &[]).expect("its index was kept");
-        let blocks = ColdBlocks { block_offset: 0, block_bytes: header.data_bytes, ..first };
+        let blocks = self.nodes.all_blocks(known);
         let (one, two) = (random.pick(&known.records).0, random.pick(&known.records).0);
         let (from, to, backward) = (one.min(two), one.max(two), random.coin());
         let limit = random.below(5) as u32;
@@ -699,7 +711,7 @@ impl Driver {
         let whom = KeptFor { window_generation: known.place.whom.window_generation + 1, ..known.place.whom };
         let forged = ColdPlace { whom, ..known.place };
         *self.doing.borrow_mut() = format!("forge {forged:?}");
-        let request = match random.below(3) {
+        let request = match random.below(4) {
             0 => {
                 let key = Key { space: SPACE, stream: &known.stream, time: known.records[0].0 };
                 let mut encoded = Vec::new();
@@ -712,6 +724,7 @@ impl Driver {
                 let bytes = vec![0x66; 4096.min(forged.content_bytes as usize)];
                 way.ask(&ColdRequest::Write { place: forged, at: 0, bytes: &bytes }).await
             }
+            2 => self.read_forged(way, &known, random).await,
             _ => way.ask(&ColdRequest::Free { place: forged }).await,
         };
         self.nodes.count("refused");

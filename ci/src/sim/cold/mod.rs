@@ -282,7 +282,7 @@ impl Stage {
         }
     }
 
-    /// What a node holds, and that each record of it is shown with one read.
+    /// What a node holds, and that each record of it, and each section as it is stored, is shown with one read.
     fn compare(&mut self, number: usize) {
         for disk in 0..self.machines[number].disks.len() {
             let damaged = self.machines[number].damaged[disk];
@@ -305,7 +305,7 @@ impl Stage {
             let reads = self.machines[number].disks[disk].counts().reads - before;
             if reads != asked {
                 self.wrong.push(format!(
-                    "node {} disk {disk}: {asked} gets read the device {reads} times",
+                    "node {} disk {disk}: {asked} requests read the device {reads} times",
                     number + 1
                 ));
             }
