@@ -11,23 +11,27 @@ pub enum BenchName {
     Timeline,
     /// Puts, then batches, of real data where it is there
     Ingest,
-    /// Gets of records in memory, pipelined and not, beside a bare echo, a frame echo and redis
+    /// Gets of records in memory, pipelined and not, beside a bare echo, a frame echo, redis and memcached
     GetMemory,
     /// Gets through a cache that asks the store about each, beside gets from the store and redis
     GetCache,
-    /// Gets of records that lie in tables: reads of the device per get, and what the records cost on it
+    /// Gets of records that lie in tables: reads of the device per get, what the records cost on it, beside fio and RocksDB
     GetDisk,
     /// Gets from a disk of the cold tier: one read of the device each, beside fio's reads of the same size
     Cold,
-    /// Durable puts of 64 writers with one in flight each, beside fio's write + fdatasync
+    /// Durable puts of 64 writers with one in flight each, beside fio's write + fdatasync, RocksDB and redis
     PutDurable,
     /// Durable puts with three replicas in three processes, beside etcd with three members
     PutCluster,
     /// The worst wait while memtables are flushed, runs merged and windows sealed, beside a node with nothing to do and fio
     Background,
+    /// The core workloads of YCSB, beside redis with its append-only file where it can do the same
+    Ycsb,
+    /// Scans of ranges of a stream, of sealed records, beside fio's reads in a row
+    Scan,
     /// The upper bounds alone: bare echoes of 64 to 256 bytes, and the frame echo
     Limits,
-    /// Others under the same load: redis, fio. Says what is missing and how to get it
+    /// All others in one run: redis, memcached, RocksDB, etcd, fio. Says what is missing and how to get it
     Peers,
     /// The hosts that can run a core's tasks, under the same load
     Hosts,
@@ -58,6 +62,23 @@ pub enum ThroughChoice {
     Store,
     /// Those of the last day to a cache node, as a map would say
     Map,
+}
+
+/// One of the core workloads of YCSB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum YcsbChoice {
+    /// Half reads, half updates
+    A,
+    /// 95 % reads, 5 % updates
+    B,
+    /// Reads
+    C,
+    /// 95 % reads of the latest, 5 % inserts
+    D,
+    /// 95 % short scans, 5 % inserts
+    E,
+    /// Half reads, half read-modify-writes
+    F,
 }
 
 impl std::fmt::Display for ThroughChoice {
@@ -110,6 +131,9 @@ pub struct BenchArgs {
     /// of 16 bytes for each; else it has all in memory
     #[arg(long, requires = "through")]
     pub in_tables: bool,
+    /// With `ycsb`: only these workloads
+    #[arg(long, value_enum)]
+    pub workload: Vec<YcsbChoice>,
     /// Seed of keys, times, values and schedules
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -131,13 +155,19 @@ pub struct BenchArgs {
     /// Only cases whose name has this in it
     #[arg(long, value_name = "PART")]
     pub case: Option<String>,
-    /// Only these sides (thermocline, bare echo, frame echo, redis, fio, glommio)
+    /// Only these sides, by their names in the report (thermocline, bare echo, redis, memcached, rocksdb, etcd, fio, ...)
     #[arg(long, value_name = "NAME")]
     pub side: Vec<String>,
     /// Write the figures here as JSON
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Keep the run in this folder as DATE-HOST-COMMIT/NAME.json and .md
+    /// Write the report here as markdown
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Write the report here as one page of HTML with charts, which needs no network
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Keep the run in this folder as DATE-HOST-COMMIT/NAME.json, .md and .html
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
     /// Few records and short rounds: shows that the benches work, not how fast anything is
@@ -158,7 +188,9 @@ impl BenchArgs {
         if self.smoke {
             self.seconds = self.seconds.min(0.3);
             self.warm_up = self.warm_up.min(0.1);
-            self.rounds = self.rounds.min(2);
+            // All peers together have a minute.
+            let rounds = if self.name == BenchName::Peers { 1 } else { 2 };
+            self.rounds = self.rounds.min(rounds);
             self.records = self.records.min(1 << 14);
         }
         self

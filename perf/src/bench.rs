@@ -10,14 +10,16 @@ mod gets;
 mod hosts;
 mod idle;
 mod puts;
+mod scan;
 mod session;
 mod timeline;
+mod ycsb;
 
 use crate::args::{BenchArgs, BenchName};
 use crate::load::LoadError;
 use crate::machine::Machine;
 use crate::outside::{self, OutsideError};
-use crate::report::{Run, compare, markdown};
+use crate::report::{Run, compare, html, markdown};
 use crate::target::TargetError;
 use crate::workloads::ingest::DataError;
 use ioengine::CoreConfig;
@@ -92,10 +94,17 @@ pub fn bench_main(args: &BenchArgs, out: &mut dyn Write) -> Result<(), BenchErro
     if let Some(file) = &args.out {
         outside::write(file, &json)?;
     }
+    if let Some(file) = &args.markdown {
+        outside::write(file, text.as_bytes())?;
+    }
+    if let Some(file) = &args.html {
+        outside::write(file, html(&run).as_bytes())?;
+    }
     if let Some(folder) = &args.keep {
         let folder = folder.join(folder_name(&run));
         outside::write(&folder.join(format!("{}.json", run.bench)), &json)?;
         outside::write(&folder.join(format!("{}.md", run.bench)), text.as_bytes())?;
+        outside::write(&folder.join(format!("{}.html", run.bench)), html(&run).as_bytes())?;
         writeln!(out, "kept in {}", folder.display())?;
     }
     Ok(())
@@ -117,9 +126,15 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
             None => timeline::timeline(session),
         },
         BenchName::Peers => {
-            gets::redis(session)?;
-            puts::put_durable(session)
+            gets::get_memory(session)?;
+            disk::get_disk_beside_peers(session)?;
+            puts::put_durable(session)?;
+            cluster::put_cluster(session)?;
+            ycsb::ycsb(session, false)?;
+            scan::scan(session)
         }
+        BenchName::Ycsb => ycsb::ycsb(session, true),
+        BenchName::Scan => scan::scan(session),
         BenchName::Hosts => hosts::hosts(session),
         BenchName::Idle => idle::idle(session),
         BenchName::All => {
@@ -132,6 +147,8 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
                 BenchName::PutDurable,
                 BenchName::Ingest,
                 BenchName::Timeline,
+                BenchName::Ycsb,
+                BenchName::Scan,
                 BenchName::Background,
                 BenchName::Hosts,
                 BenchName::Idle,

@@ -3,7 +3,7 @@
 
 use crate::outside;
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::ops::Sub;
@@ -115,18 +115,28 @@ fn ticks_of(folder: &str) -> Option<Cpu> {
     Some(Cpu { total_ns: user_ns + system_ns, user_ns, system_ns })
 }
 
+fn ns(seconds: i64, rest: i64) -> u64 {
+    u64::try_from(seconds * 1_000_000_000 + rest).expect("time used is not negative")
+}
+
+fn of_usage(usage: &Usage) -> (u64, u64) {
+    let (user, system) = (usage.user_time(), usage.system_time());
+    (ns(user.tv_sec(), user.tv_usec() * 1000), ns(system.tv_sec(), system.tv_usec() * 1000))
+}
+
 /// Processor time of the calling thread.
 pub(crate) fn of_this_thread() -> Cpu {
     let total = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock");
     let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("Linux tells a thread its own use");
-    let ns = |seconds: i64, rest: i64| {
-        u64::try_from(seconds * 1_000_000_000 + rest).expect("time used is not negative")
-    };
-    Cpu {
-        total_ns: ns(total.tv_sec(), total.tv_nsec()),
-        user_ns: ns(usage.user_time().tv_sec(), usage.user_time().tv_usec() * 1000),
-        system_ns: ns(usage.system_time().tv_sec(), usage.system_time().tv_usec() * 1000),
-    }
+    let (user_ns, system_ns) = of_usage(&usage);
+    Cpu { total_ns: ns(total.tv_sec(), total.tv_nsec()), user_ns, system_ns }
+}
+
+/// Processor time of all programs that this process started and that have ended.
+pub(crate) fn of_ended_children() -> Cpu {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("Linux tells a process of its children");
+    let (user_ns, system_ns) = of_usage(&usage);
+    Cpu { total_ns: user_ns + system_ns, user_ns, system_ns }
 }
 
 /// Numbers of the threads of this process, without those that the kernel starts on its own account.

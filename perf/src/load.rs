@@ -261,7 +261,7 @@ where
     let mut connections = Vec::with_capacity(plan.connection_count);
     for number in 0..plan.connection_count {
         let deadline = io.now().after(connect_within);
-        connections.push(connect(&io, plan.address, wire(number), deadline).await?);
+        connections.push(connect(&io, plan.address, (number, wire(number)), deadline).await?);
     }
     match plan.mode {
         Mode::Closed { depth } => {

@@ -28,6 +28,12 @@ pub(crate) fn text(path: impl AsRef<Path>) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
+/// Bytes that this process has had read from devices.
+pub(crate) fn device_read_bytes() -> Option<u64> {
+    let text = text("/proc/self/io")?;
+    text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok())
+}
+
 /// A file, whole.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, OutsideError> {
     refused("cannot read", path, std::fs::read(path))

@@ -1,9 +1,12 @@
 //! Others under the same load or on the same file system. Owns starting them, with the whole command and version for
 //! the report. What is not installed is said with the line that installs it; nothing is measured by memory.
 
+pub(crate) mod db_bench;
 pub(crate) mod etcd;
 pub(crate) mod fio;
+pub(crate) mod memcached;
 pub(crate) mod redis;
+mod server;
 
 /// A program that is not here.
 #[derive(Clone, Debug, PartialEq, Eq)]

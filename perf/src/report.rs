@@ -1,16 +1,23 @@
 //! What is kept of a run: every round of every side, the machine, the commands; and what is read off it: medians,
-//! spread, ratios. Owns the JSON and its markdown. Must never drop a round: an outlier is a figure too.
+//! spread, ratios. Owns the JSON, its markdown and its page. Must never drop a round: an outlier is a figure too.
 
+mod chart;
 mod compare;
+mod html;
 mod text;
 
 pub(crate) use compare::compare;
+pub(crate) use html::html;
 pub(crate) use text::{is_failure, markdown, number};
 
 use crate::load::Measured;
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Percentiles of latencies that are kept, with the ends of their names.
+pub(crate) const PERCENTILES: [(&str, f64); 5] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("p9999", 0.9999)];
 
 /// Figures by name; names end in their unit, those without one are counts.
 pub(crate) type Figures = BTreeMap<String, f64>;
@@ -26,6 +33,44 @@ pub(crate) struct Round {
     pub(crate) figures: Figures,
 }
 
+/// What a side is: without it its figures say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct About {
+    /// What it says of itself.
+    pub(crate) version: String,
+    /// The whole command, or how it was laid out where it runs in this process.
+    pub(crate) command: String,
+    /// What of a write is on the disk when it is answered.
+    pub(crate) durability: String,
+}
+
+/// What is aimed for. It is told, and never asserted: machines are shared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Aim {
+    /// The side that own is divided by; own itself: the figure as it is.
+    pub(crate) side: String,
+    /// The figure.
+    pub(crate) figure: String,
+    /// At least this much.
+    #[serde(default)]
+    pub(crate) least: Option<f64>,
+    /// At most this much.
+    #[serde(default)]
+    pub(crate) most: Option<f64>,
+}
+
+impl Aim {
+    /// Own is at least `least` times the side.
+    pub(crate) fn least(side: &str, figure: &str, least: f64) -> Aim {
+        Aim { side: side.to_owned(), figure: figure.to_owned(), least: Some(least), most: None }
+    }
+
+    /// Own is at most `most` times the side.
+    pub(crate) fn most(side: &str, figure: &str, most: f64) -> Aim {
+        Aim { side: side.to_owned(), figure: figure.to_owned(), least: None, most: Some(most) }
+    }
+}
+
 /// Sides under the same load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Case {
@@ -37,6 +82,12 @@ pub(crate) struct Case {
     pub(crate) own: String,
     /// In the order they ran.
     pub(crate) rounds: Vec<Round>,
+    /// What the sides are, by name.
+    #[serde(default)]
+    pub(crate) about: BTreeMap<String, About>,
+    /// What is aimed for.
+    #[serde(default)]
+    pub(crate) aims: Vec<Aim>,
 }
 
 /// A run of one bench.
@@ -112,6 +163,18 @@ impl Case {
             rounds.filter_map(|round| Some(figure_of(&self.own, round)? / figure_of(side, round)?)).collect(),
         )
     }
+
+    /// What an aim is measured by, and whether it is met by the median; `None` when the run does not say.
+    pub(crate) fn verdict(&self, aim: &Aim) -> Option<(Summary, bool)> {
+        let found = if aim.side == self.own {
+            self.summary(&self.own, &aim.figure)?
+        } else {
+            self.ratio(&aim.side, &aim.figure)?
+        };
+        let is_met = aim.least.is_none_or(|least| found.median >= least)
+            && aim.most.is_none_or(|most| found.median <= most);
+        Some((found, is_met))
+    }
 }
 
 /// Figures of a load.
@@ -143,7 +206,7 @@ pub(crate) fn figures_of(measured: &Measured) -> Figures {
         let us = |ns: u64| ns as f64 / 1000.0;
         let name = format!("{operation:?}").to_lowercase();
         set(&format!("{name}_count"), latencies.len() as f64);
-        for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
+        for (label, quantile) in PERCENTILES {
             set(&format!("{name}_latency_us_{label}"), us(latencies.value_at_quantile(quantile)));
         }
         set(&format!("{name}_latency_us_max"), us(latencies.max()));
@@ -168,7 +231,14 @@ pub(crate) mod tests {
                 rounds.push(Round { side: side.to_owned(), round, figures });
             }
         }
-        Case { name: name.to_owned(), load: "gets".to_owned(), own: "own".to_owned(), rounds }
+        Case {
+            name: name.to_owned(),
+            load: "gets".to_owned(),
+            own: "own".to_owned(),
+            rounds,
+            about: BTreeMap::new(),
+            aims: Vec::new(),
+        }
     }
 
     #[test]

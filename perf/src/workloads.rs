@@ -6,7 +6,9 @@ pub mod get_memory;
 pub mod ingest;
 pub mod numbers;
 pub mod put_durable;
+pub mod scans;
 pub mod timeline;
+pub mod ycsb;
 
 use layout::units::{LogTime, TabletIndex};
 use net::{Operation, Request};
@@ -21,6 +23,13 @@ pub trait Workload {
 
     /// The next request; `None` when there are no more.
     fn next(&mut self) -> Option<Request<'_>>;
+
+    /// The next request on a connection, by its number. Of one that has one request in flight at most, what it was asked before was
+    /// answered.
+    fn next_on(&mut self, connection: usize) -> Option<Request<'_>> {
+        let _ = connection;
+        self.next()
+    }
 
     /// The answer to a write told the log time of its tablet: ids of later writes carry it.
     fn learn(&mut self, tablet: TabletIndex, log_time: LogTime) {

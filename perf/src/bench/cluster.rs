@@ -9,11 +9,13 @@ use crate::load::wire::etcd::EtcdWire;
 use crate::load::wire::thermocline::ThermoclineWire;
 use crate::load::{CpuOf, Measured, Mode, Plan, begin};
 use crate::peers::etcd::Etcd;
-use crate::report::figures_of;
+use crate::report::{About, Aim, figures_of};
 use crate::target::TargetError;
 use crate::workloads::put_durable::{PutDurable, VALUE_BYTES};
 use ioengine::CoreConfig;
 use ioengine::uring::Runtime;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,14 +26,15 @@ const REST: Duration = Duration::from_secs(2);
 
 /// See the head of the file.
 pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
+    const NAME: &str = "put-cluster";
+    if !session.wants(NAME) {
+        return Ok(());
+    }
     let etcd = match Etcd::version() {
-        Ok(version) => {
-            session.peer("etcd", version);
-            true
-        }
+        Ok(version) => Some(version),
         Err(missing) => {
             session.note(missing.to_string())?;
-            false
+            None
         }
     };
     let load = format!(
@@ -52,17 +55,19 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
         server,
         cpu: None,
     };
-    let machine = std::cell::RefCell::new(Vec::new());
-    let keep = |name: &str, command: &str| {
-        let mut kept = machine.borrow_mut();
-        if !kept.iter().any(|(known, _)| known == name) {
-            kept.push((name.to_owned(), command.to_owned()));
-        }
+    // What is said of the sides: commands are known once they were started.
+    let abouts = RefCell::new(BTreeMap::new());
+    let own = session.own_about("");
+    let keep = |side: &str, version: &str, command: &str, durability: &str| {
+        let (version, command, durability) = (version.to_owned(), command.to_owned(), durability.to_owned());
+        let about = About { version, command, durability };
+        abouts.borrow_mut().entry(side.to_owned()).or_insert(about);
     };
     let mut sides = vec![Side::new(OWN, |round| {
         let (addresses, clock) = free_addresses::<3>()?;
         let group = Group::start(&dir, &addresses, 1)?;
-        keep("thermocline, each node", group.command());
+        let durability = "each write flushed (fdatasync) by a majority of the three before its answer";
+        keep(OWN, &own.version, &format!("three of: {}", group.command()), durability);
         clock.rest(REST);
         let first = first_replicas(&group.addresses);
         let mut running = Vec::new();
@@ -79,11 +84,13 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
         let parts = parts.collect::<Result<Vec<Measured>, _>>()?;
         Ok(figures_of(&Measured::together(parts).expect("there are three")))
     })];
-    if etcd {
+    if let Some(version) = &etcd {
         sides.push(Side::new("etcd", |round| {
             let (addresses, clock) = free_addresses::<6>()?;
             let etcd = Etcd::start(&dir, &addresses, |wait| clock.rest(wait))?;
-            keep("etcd, each member", etcd.command());
+            let durability =
+                "each write flushed (fsync of its log) by a majority of the three before its answer";
+            keep("etcd", version, &format!("three of: {}", etcd.command()), durability);
             clock.rest(REST);
             let plan = plan(etcd.leader, WRITERS.connection_count, CpuOf::Processes(etcd.pids()));
             let puts = PutDurable::new(seed + u64::from(round), client_of(client, round));
@@ -91,9 +98,12 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
             Ok(figures_of(&measured))
         }));
     }
-    session.alternate("put-cluster", &load, sides)?;
-    for (name, command) in machine.into_inner() {
-        session.peer(&name, command);
+    let put_p99 = "put_latency_us_p99";
+    let aims = vec![Aim::least("etcd", "per_second", 20.0), Aim::most("etcd", put_p99, 1.0)];
+    session.alternate_for(NAME, &load, sides, aims)?;
+    for (side, about) in abouts.into_inner() {
+        session.peer_about(&format!("{side}, {NAME}"), &about);
+        session.tell(NAME, &side, about);
     }
     Ok(())
 }

@@ -123,12 +123,7 @@ pub(super) fn cold(session: &mut Session<'_>) -> Result<(), BenchError> {
                 fio::random_command(&scratch.0, seconds, depth, read_bytes, filled.from..filled.from + data);
             session.peer(&format!("fio {depth}"), format!("{version}; fio {}", command.join(" ")));
             sides.push(Side::new("fio", move |_| {
-                let reads = fio::run_reads(&command).map_err(BenchError::Peer)?;
-                Ok(Figures::from([
-                    ("per_second".to_owned(), reads.per_second),
-                    ("get_latency_us_p50".to_owned(), reads.latency_us_p50),
-                    ("get_latency_us_p99".to_owned(), reads.latency_us_p99),
-                ]))
+                fio::run_reads(&command).map(|reads| reads.figures("get")).map_err(BenchError::Peer)
             }));
         }
         let load = format!(
@@ -247,7 +242,7 @@ fn measure(
             ),
             failed: RefCell::new(None),
         });
-        let (cpu, read, began) = (cpu::of_this_thread(), device_bytes(), runtime.io().now());
+        let (cpu, read, began) = (cpu::of_this_thread(), outside::device_read_bytes(), runtime.io().now());
         runtime.block_on(load(runtime.io(), filled, depth, seed, Duration::from_secs_f64(seconds), &done));
         if let Some(error) = done.failed.take() {
             return Err(BenchError::Peer(error));
@@ -265,18 +260,12 @@ fn measure(
             ("get_latency_us_p50".to_owned(), latency.value_at_quantile(0.5) as f64 / 1e3),
             ("get_latency_us_p99".to_owned(), latency.value_at_quantile(0.99) as f64 / 1e3),
         ]);
-        if let Some((before, after)) = read.zip(device_bytes()) {
+        if let Some((before, after)) = read.zip(outside::device_read_bytes()) {
             let ratio = (after - before) as f64 / done.asked_bytes.get() as f64;
             figures.insert("device_bytes_per_byte_of_one_read".to_owned(), ratio);
         }
     }
     Ok(figures)
-}
-
-/// Bytes that this process has had read from devices.
-fn device_bytes() -> Option<u64> {
-    let text = outside::text("/proc/self/io")?;
-    text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok())
 }
 
 async fn load(io: &Io, filled: &Rc<Filled>, depth: usize, seed: u64, span: Duration, done: &Rc<Done>) {

@@ -1,9 +1,13 @@
-//! Durable puts beside what the file system can flush, and writing real data in.
+//! Durable puts beside what the file system can flush and beside RocksDB and redis, and writing real data in.
 
 use super::BenchError;
 use super::session::{OWN, Session, Shape, Side, measure_and_keep, measure_own};
+use crate::load::run;
+use crate::load::wire::redis::RedisWire;
+use crate::peers::db_bench::{self, DbBench};
 use crate::peers::fio;
-use crate::report::Figures;
+use crate::peers::redis::{Keeps, Redis};
+use crate::report::{Aim, Figures, figures_of};
 use crate::target::limits_for;
 use crate::workloads::ingest::{Grouping, Ingest, Records};
 use crate::workloads::put_durable::{PutDurable, VALUE_BYTES};
@@ -32,43 +36,85 @@ pub(super) fn client_of(client: u64, round: u32) -> u64 {
     client.wrapping_add(u64::from(round + 1) << 32).max(1)
 }
 
-/// 64 writers, beside fio.
+/// 64 writers, beside fio, RocksDB and redis.
 pub(super) fn put_durable(session: &mut Session<'_>) -> Result<(), BenchError> {
-    let fio = match fio::version() {
-        Ok(version) => {
-            let command = fio::command(&session.args.dir, session.args.seconds);
-            session.peer("fio", format!("{version}; fio {}", command.join(" ")));
-            Some(command)
-        }
-        Err(missing) => {
-            session.note(missing.to_string())?;
-            None
-        }
-    };
+    const NAME: &str = "put-durable";
+    if !session.wants(NAME) {
+        return Ok(());
+    }
     let load = format!(
-        "{} writers with one put of {VALUE_BYTES} bytes in flight each, acknowledged when flushed; \
-         fio: 4 KiB written and fdatasync, one at a time, same file system.",
+        "{} writers with one put of {VALUE_BYTES} bytes in flight each, acknowledged when flushed. fio: 4 KiB written and fdatasync, one at a \
+         time, same file system. rocksdb: fillrandom with sync, as many threads, its processor time that of engine and load in one process. \
+         redis: as many connections of the same generator, appendfsync always.",
         WRITERS.connection_count
     );
     let (journal, limits) = sizes(session);
+    let memtables = limits.memtable_bytes >> 20;
     let servers = session.maker(journal, limits)?;
     let (seed, client, plan) = (session.args.seed, session.client(), session.planner(WRITERS));
-    let mut sides = vec![Side::new(OWN, move |round| {
+    let args = session.args;
+    let own = Side::new(OWN, |round| {
         let server = servers.make()?;
         let puts = PutDurable::new(seed + u64::from(round), client_of(client, round));
         measure_own(&plan(server.target()), puts)
-    })];
-    if let Some(command) = &fio {
-        sides.push(Side::new("fio", move |_| {
-            let flushes = fio::run(command).map_err(BenchError::Peer)?;
-            Ok(Figures::from([
-                ("per_second".to_owned(), flushes.per_second),
-                ("flush_latency_us_p50".to_owned(), flushes.latency_us_p50),
-                ("flush_latency_us_p99".to_owned(), flushes.latency_us_p99),
-            ]))
-        }));
+    });
+    let layout =
+        format!("a fresh one in each round, memtables {memtables} MiB, journal {} MiB", journal >> 20);
+    let mut sides = vec![own.about(session.own_about(&layout))];
+    match fio::version() {
+        Ok(_) if !session.wants_side("fio") => {}
+        Ok(version) => {
+            let command = fio::command(&args.dir, args.seconds);
+            let about = fio::about(&version, &command, "fdatasync after each write");
+            session.peer_about("fio", &about);
+            let side = Side::new("fio", move |_| {
+                let flushes = fio::run(&command).map_err(BenchError::Peer)?;
+                Ok(Figures::from([
+                    ("per_second".to_owned(), flushes.per_second),
+                    ("flush_latency_us_p50".to_owned(), flushes.latency_us_p50),
+                    ("flush_latency_us_p99".to_owned(), flushes.latency_us_p99),
+                ]))
+            });
+            sides.push(side.about(about));
+        }
+        Err(missing) => session.note(missing.to_string())?,
     }
-    session.alternate("put-durable", &load, sides)
+    match DbBench::version() {
+        Ok(_) if !session.wants_side("rocksdb") => {}
+        Ok(version) => {
+            let bench = DbBench::new(&args.dir, version, VALUE_BYTES, args.seconds);
+            let command = bench.write_command(WRITERS.connection_count);
+            let about =
+                bench.about(&command, "the log flushed (fdatasync) before each put returns: --sync=1");
+            session.peer_about("rocksdb fillrandom", &about);
+            session.note(db_bench::CAVEAT)?;
+            let side = Side::new("rocksdb", move |_| {
+                bench.clear();
+                bench.run(&command, "put").map_err(BenchError::Peer)
+            });
+            sides.push(side.about(about));
+        }
+        Err(missing) => session.note(missing.to_string())?,
+    }
+    match Redis::version() {
+        Ok(_) if !session.wants_side("redis") => {}
+        Ok(version) => {
+            let cpu = session.processors().1;
+            let start = move || Redis::start(version.clone(), Keeps::Always, &args.dir, cpu);
+            let about = start()?.about();
+            session.peer_about("redis", &about);
+            let plan = &plan;
+            let side = Side::new("redis", move |round| {
+                let redis = start()?;
+                let puts = PutDurable::new(seed + u64::from(round), 1);
+                let (measured, _) = run(&plan(redis.target()), |_| RedisWire::new(WRITERS.depth), puts)?;
+                Ok(figures_of(&measured))
+            });
+            sides.push(side.about(about));
+        }
+        Err(missing) => session.note(missing.to_string())?,
+    }
+    session.alternate_for(NAME, &load, sides, vec![Aim::least("rocksdb", "per_second", 2.0)])
 }
 
 /// Real records, once through: puts, then batches.

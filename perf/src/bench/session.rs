@@ -5,7 +5,7 @@ use crate::args::{BenchArgs, HostChoice};
 use crate::load::wire::Wire;
 use crate::load::wire::thermocline::ThermoclineWire;
 use crate::load::{CpuOf, Mode, Plan, run};
-use crate::report::{Case, Figures, Round, Run, figures_of, is_failure, number};
+use crate::report::{About, Aim, Case, Figures, Round, Run, figures_of, is_failure, number};
 use crate::target::{InProcess, NodePlan, Target};
 use crate::workloads::Workload;
 use ioengine::HostKind;
@@ -32,6 +32,7 @@ pub(super) struct Session<'a> {
 pub(super) struct Side<'a> {
     pub(super) name: String,
     pub(super) measure: Box<dyn FnMut(u32) -> Result<Figures, BenchError> + 'a>,
+    about: Option<About>,
 }
 
 impl<'a> Side<'a> {
@@ -39,7 +40,12 @@ impl<'a> Side<'a> {
         name: impl Into<String>,
         measure: impl FnMut(u32) -> Result<Figures, BenchError> + 'a,
     ) -> Side<'a> {
-        Side { name: name.into(), measure: Box::new(measure) }
+        Side { name: name.into(), measure: Box::new(measure), about: None }
+    }
+
+    /// With what is said of it in the report.
+    pub(super) fn about(self, about: About) -> Side<'a> {
+        Side { about: Some(about), ..self }
     }
 }
 
@@ -117,6 +123,24 @@ impl<'a> Session<'a> {
     /// Keep the version or command of somebody else.
     pub(super) fn peer(&mut self, name: &str, what: String) {
         self.run.peers.insert(name.to_owned(), what);
+    }
+
+    /// Keep what a peer says of itself, and what it makes durable.
+    pub(super) fn peer_about(&mut self, name: &str, about: &About) {
+        self.peer(name, format!("{}; {} ({})", about.version, about.command, about.durability));
+    }
+
+    /// What is said of a node of ours; `layout` says how it is laid out where it is started here.
+    pub(super) fn own_about(&self, layout: &str) -> About {
+        let command = match self.args.endpoint {
+            Some(address) => format!("the node at {address}"),
+            None => format!("a node of one core in the process of the bench; {layout}"),
+        };
+        About {
+            version: format!("thermocline {}, commit {}", env!("CARGO_PKG_VERSION"), self.run.machine.commit),
+            command,
+            durability: "each write in the journal and flushed (fdatasync) before its answer".to_owned(),
+        }
     }
 
     /// Where nodes to measure come from: the endpoint, or started here with these sizes.
@@ -212,8 +236,24 @@ impl<'a> Session<'a> {
 
     /// Keep a case that was not measured in turns.
     pub(super) fn case(&mut self, name: &str, load: &str, rounds: Vec<Round>) {
-        let case = Case { name: name.to_owned(), load: load.to_owned(), own: OWN.to_owned(), rounds };
-        self.run.cases.push(case);
+        self.run.cases.push(Case { rounds, ..empty(name, load) });
+    }
+
+    /// True when the arguments ask for this case.
+    pub(super) fn wants(&self, name: &str) -> bool {
+        self.args.case.as_ref().is_none_or(|part| name.contains(part))
+    }
+
+    /// True when the arguments ask for this side.
+    pub(super) fn wants_side(&self, name: &str) -> bool {
+        self.args.side.is_empty() || self.args.side.iter().any(|side| side == name)
+    }
+
+    /// Say of a side what was not known before it ran.
+    pub(super) fn tell(&mut self, case: &str, side: &str, about: About) {
+        if let Some(case) = self.run.cases.iter_mut().find(|known| known.name == case) {
+            case.about.insert(side.to_owned(), about);
+        }
     }
 
     /// Give each side its turn, round after round; who begins changes from round to round.
@@ -221,28 +261,45 @@ impl<'a> Session<'a> {
         &mut self,
         name: &str,
         load: &str,
-        mut sides: Vec<Side<'_>>,
+        sides: Vec<Side<'_>>,
     ) -> Result<(), BenchError> {
-        let mut case =
-            Case { name: name.to_owned(), load: load.to_owned(), own: OWN.to_owned(), rounds: Vec::new() };
-        if self.args.case.as_ref().is_some_and(|part| !name.contains(part)) {
+        self.alternate_for(name, load, sides, Vec::new())
+    }
+
+    /// As [`Session::alternate`], with what is aimed for.
+    pub(super) fn alternate_for(
+        &mut self,
+        name: &str,
+        load: &str,
+        mut sides: Vec<Side<'_>>,
+        aims: Vec<Aim>,
+    ) -> Result<(), BenchError> {
+        if !self.wants(name) {
             return Ok(());
         }
-        sides.retain(|side| self.args.side.is_empty() || self.args.side.contains(&side.name));
+        sides.retain(|side| self.wants_side(&side.name));
         let count = sides.len();
+        let about = sides.iter().filter_map(|side| Some((side.name.clone(), side.about.clone()?)));
+        let mut case = Case { about: about.collect(), aims, ..empty(name, load) };
         for round in 0..self.args.rounds {
             for turn in 0..count {
                 let side = &mut sides[(turn + round as usize) % count];
                 let figures = (side.measure)(round)?;
-                let rate = |figure: &str| figures.get(figure).copied().map_or_else(|| "-".to_owned(), number);
+                let shown = [
+                    ("per_second", "per second"),
+                    ("per_server_cpu_second", "per CPU-second"),
+                    ("mb_per_second", "MB per second"),
+                ];
+                let shown = shown
+                    .iter()
+                    .filter_map(|(figure, unit)| Some(format!("{} {unit}", number(*figures.get(*figure)?))));
                 writeln!(
                     self.out,
-                    "{name} {}/{} {}: {} per second, {} per CPU-second",
+                    "{name} {}/{} {}: {}",
                     round + 1,
                     self.args.rounds,
                     side.name,
-                    rate("per_second"),
-                    rate("per_server_cpu_second"),
+                    shown.collect::<Vec<String>>().join(", ")
                 )?;
                 self.out.flush()?;
                 case.rounds.push(Round { side: side.name.clone(), round, figures });
@@ -268,6 +325,17 @@ impl<'a> Session<'a> {
             }
         }
         Ok(self.run)
+    }
+}
+
+fn empty(name: &str, load: &str) -> Case {
+    Case {
+        name: name.to_owned(),
+        load: load.to_owned(),
+        own: OWN.to_owned(),
+        rounds: Vec::new(),
+        about: std::collections::BTreeMap::new(),
+        aims: Vec::new(),
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) fn loaded_in_tables(session: &mut Session<'_>) -> Result<(Server, Tim
     let table_bytes = records * TABLE_BYTES_PER_RECORD + (512 << 20);
     let server = session.maker_with(JOURNAL_BYTES_IN_TABLES, table_bytes, limits)?.make()?;
     let mix = with_history(session, &server)?;
-    let loaded = settle(&connect(&server)?)?;
+    let loaded = settle(&connect(&server)?, session.args.smoke)?;
     if loaded.flushes == 0 {
         return Err(BenchError::Peer("the records fit the memtables; ask for more --records".to_owned()));
     }

@@ -31,7 +31,7 @@ pub(super) async fn run<W: Wire, L: Workload>(
     (depth, insists): (usize, bool),
     request_bytes_max: usize,
 ) -> Result<(), LoadError> {
-    let Connection { stream, mut wire, mut inbox } = connection;
+    let Connection { number, stream, mut wire, mut inbox } = connection;
     let io = &ground.io;
     let mut out = buffer(io, depth * request_bytes_max)?;
     let mut slots = vec![Slot::EMPTY; depth];
@@ -42,7 +42,7 @@ pub(super) async fn run<W: Wire, L: Workload>(
         let (mut bytes, mut asked) = (0, 0);
         for (tag, slot) in (0..).zip(&mut slots) {
             let room = &mut out[bytes..];
-            match ground.ask(&mut wire, tag, begun.ns, slot, room) {
+            match ground.ask(&mut wire, (number, tag), begun.ns, slot, room) {
                 0 => break,
                 written => {
                     places[asked] = bytes..bytes + written;

@@ -117,17 +117,19 @@ impl<L: Workload> Ground<L> {
         self.changed.notified()
     }
 
-    /// Write the next request into `out`, if the workload has one and `out` has room for it. Bytes written; 0 when not.
+    /// Write the next request of a connection into `out`, if the workload has one and `out` has room for it. Bytes written; 0 when not.
     pub(super) fn ask<W: Wire>(
         &self,
         wire: &mut W,
-        tag: u32,
+        (connection, tag): (usize, u32),
         begun_ns: u64,
         slot: &mut Slot,
         out: &mut [u8],
     ) -> usize {
         let mut workload = self.workload.borrow_mut();
-        let Some(request) = workload.as_mut().expect("taken only at the end").next() else { return 0 };
+        let Some(request) = workload.as_mut().expect("taken only at the end").next_on(connection) else {
+            return 0;
+        };
         assert!(wire.request_bytes_max(&request) <= out.len(), "a workload keeps to its request_bytes_max");
         let tablet = written_tablet(&request);
         *slot = Slot { operation: request.operation(), tablet, begun_ns };
@@ -166,6 +168,8 @@ fn written_tablet(request: &Request<'_>) -> Option<TabletIndex> {
 
 /// A connection that was opened.
 pub(super) struct Connection<W> {
+    /// From 0.
+    pub(super) number: usize,
     pub(super) stream: Stream,
     pub(super) wire: W,
     pub(super) inbox: Inbox,
@@ -180,7 +184,7 @@ pub(super) fn buffer(io: &Io, bytes: usize) -> Result<Buf, LoadError> {
 pub(super) async fn connect<W: Wire>(
     io: &Io,
     address: SocketAddr,
-    mut wire: W,
+    (number, mut wire): (usize, W),
     deadline: Instant,
 ) -> Result<Connection<W>, LoadError> {
     let stream = loop {
@@ -207,7 +211,7 @@ pub(super) async fn connect<W: Wire>(
             }
         }
     }
-    Ok(Connection { stream, wire, inbox })
+    Ok(Connection { number, stream, wire, inbox })
 }
 
 /// What has arrived and is not looked at yet.

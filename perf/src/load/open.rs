@@ -17,6 +17,8 @@ const AWAKE_NS: u64 = 100_000;
 
 /// One connection as the dispatcher, its writer and its reader see it.
 struct Lane<W> {
+    /// Number of its connection.
+    number: usize,
     stream: Stream,
     wire: RefCell<W>,
     slots: RefCell<Vec<Slot>>,
@@ -53,8 +55,9 @@ pub(super) fn start<W: Wire + 'static, L: Workload + 'static>(
     let mut lanes = Vec::with_capacity(connections.len());
     let mut inboxes = Vec::with_capacity(connections.len());
     let tags = u32::try_from(depth).expect("a depth is small");
-    for Connection { stream, wire, inbox } in connections {
+    for Connection { number, stream, wire, inbox } in connections {
         lanes.push(Rc::new(Lane {
+            number,
             stream,
             wire: RefCell::new(wire),
             slots: RefCell::new(vec![Slot::EMPTY; depth]),
@@ -144,7 +147,8 @@ fn offer<W: Wire, L: Workload>(
         }
         let Some(tag) = lane.free.borrow_mut().pop() else { continue };
         let slot = &mut lane.slots.borrow_mut()[tag as usize];
-        let written = ground.ask(&mut *lane.wire.borrow_mut(), tag, intended, slot, &mut out[bytes..]);
+        let written =
+            ground.ask(&mut *lane.wire.borrow_mut(), (lane.number, tag), intended, slot, &mut out[bytes..]);
         if written == 0 {
             lane.free.borrow_mut().push(tag);
             return Offered::NoMore;

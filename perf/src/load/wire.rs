@@ -3,6 +3,7 @@
 
 pub mod echo;
 pub mod etcd;
+pub mod memcached;
 pub mod redis;
 pub mod thermocline;
 

@@ -3,14 +3,25 @@
 
 use super::Missing;
 use crate::outside;
+use crate::report::{About, Figures, PERCENTILES};
 use serde_json::Value;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const PROGRAM: &str = "fio";
 const GET: &str = "apt-get install fio";
-/// Size of the file that is written over and over.
+/// Size of the file that is written over and over, and of that of a run of less than a second.
 const FILE_SIZE: &str = "256M";
+const FILE_SIZE_SHORT: &str = "16M";
+
+/// What is said of it beside its figures.
+pub(crate) fn about(version: &str, command: &[String], durability: &str) -> About {
+    About {
+        version: version.to_owned(),
+        command: format!("{PROGRAM} {}", command.join(" ")),
+        durability: durability.to_owned(),
+    }
+}
 
 /// Figures of one run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,10 +42,11 @@ pub(crate) fn version() -> Result<String, Missing> {
 /// The command for a file in `dir`.
 pub(crate) fn command(dir: &Path, seconds: f64) -> Vec<String> {
     let file = dir.join(format!("fio-{}.data", std::process::id()));
+    let size = if seconds < 1.0 { FILE_SIZE_SHORT } else { FILE_SIZE };
     [
         "--name=flush",
         &format!("--filename={}", file.display()),
-        &format!("--size={FILE_SIZE}"),
+        &format!("--size={size}"),
         "--rw=write",
         "--bs=4k",
         "--iodepth=1",
@@ -110,15 +122,76 @@ fn worst(text: &str) -> Option<Worst> {
     Some(Worst { read_us: most(read.get("clat_ns")?)?, flush_us: most(write)? + most(sync)? })
 }
 
-/// Figures of random reads.
+/// Figures of reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Reads {
     /// Reads per second.
     pub(crate) per_second: f64,
-    /// Median, microseconds.
-    pub(crate) latency_us_p50: f64,
-    /// 99th percentile, microseconds.
-    pub(crate) latency_us_p99: f64,
+    /// Bytes per second.
+    pub(crate) bytes_per_second: f64,
+    /// Median, 90th, 99th percentile and those of one in a thousand and in ten thousand, microseconds: as in [`PERCENTILES`].
+    pub(crate) latency_us: [f64; PERCENTILES.len()],
+    /// Processor time of fio, in percent of one processor.
+    pub(crate) cpu_percent: f64,
+}
+
+impl Reads {
+    /// As figures of a side; `operation` names the latencies.
+    pub(crate) fn figures(&self, operation: &str) -> Figures {
+        let latencies = PERCENTILES.iter().zip(self.latency_us);
+        let mut figures: Figures =
+            latencies.map(|((name, _), us)| (format!("{operation}_latency_us_{name}"), us)).collect();
+        figures.insert("per_second".to_owned(), self.per_second);
+        figures.insert("mb_per_second".to_owned(), self.bytes_per_second / 1e6);
+        figures.insert("server_cpu_percent".to_owned(), self.cpu_percent);
+        if self.cpu_percent > 0.0 {
+            let rate = 100.0 * self.per_second / self.cpu_percent;
+            figures.insert("per_server_cpu_second".to_owned(), rate);
+        }
+        figures
+    }
+}
+
+/// A file to read, that goes with its owner.
+pub(crate) struct ReadFile {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl ReadFile {
+    /// Of so many bytes below `dir`. It is not there yet.
+    pub(crate) fn of(dir: &Path, bytes: u64) -> ReadFile {
+        let path = dir.join(format!("fio-read-{}.data", std::process::id()));
+        ReadFile { path, bytes: bytes.next_multiple_of(1 << 20) }
+    }
+
+    /// Write it, so that what is read lies on the device.
+    pub(crate) fn make(&self) -> Result<(), String> {
+        let file = format!("--filename={}", self.path.display());
+        let size = format!("--size={}", self.bytes);
+        let words = ["--name=make", &file, &size, "--rw=write", "--bs=1M", "--direct=1", "--end_fsync=1"];
+        outside::ask(PROGRAM, &words).map(drop).ok_or_else(|| format!("{PROGRAM} {} failed", words.join(" ")))
+    }
+
+    /// The command for random reads of `bytes`, `depth` of them in flight.
+    pub(crate) fn random(&self, seconds: f64, depth: usize, bytes: u64) -> Vec<String> {
+        random_command(&self.path, seconds, depth, bytes, 0..self.bytes)
+    }
+
+    /// The command for reads of `bytes` from the first to the last, again and again, `depth` of them in flight.
+    pub(crate) fn sequential(&self, seconds: f64, depth: usize, bytes: u64) -> Vec<String> {
+        let mut words = self.random(seconds, depth, bytes);
+        for word in words.iter_mut().filter(|word| *word == "--rw=randread") {
+            "--rw=read".clone_into(word);
+        }
+        words
+    }
+}
+
+impl Drop for ReadFile {
+    fn drop(&mut self) {
+        outside::remove(&self.path);
+    }
 }
 
 /// The command for random reads of `bytes` from a part of a file that is there, `depth` of them in flight.
@@ -159,13 +232,19 @@ pub(crate) fn run_reads(command: &[String]) -> Result<Reads, String> {
 
 fn reads(text: &str) -> Option<Reads> {
     let all: Value = serde_json::from_str(&text[text.find('{')?..]).ok()?;
-    let read = all.get("jobs")?.get(0)?.get("read")?;
-    let percentile =
-        |which: &str| Some(read.get("clat_ns")?.get("percentile")?.get(which)?.as_f64()? / 1000.0);
+    let job = all.get("jobs")?.get(0)?;
+    let read = job.get("read")?;
+    let percentiles = read.get("clat_ns")?.get("percentile")?;
+    let mut latency_us = [0.0; PERCENTILES.len()];
+    for (found, (_, part)) in latency_us.iter_mut().zip(PERCENTILES) {
+        *found = percentiles.get(format!("{:.6}", part * 100.0))?.as_f64()? / 1000.0;
+    }
+    let cpu = |which: &str| job.get(which).and_then(Value::as_f64).unwrap_or(0.0);
     Some(Reads {
         per_second: read.get("iops")?.as_f64()?,
-        latency_us_p50: percentile("50.000000")?,
-        latency_us_p99: percentile("99.000000")?,
+        bytes_per_second: read.get("bw_bytes")?.as_f64()?,
+        latency_us,
+        cpu_percent: cpu("usr_cpu") + cpu("sys_cpu"),
     })
 }
 
@@ -208,9 +287,22 @@ mod tests {
 
     #[test]
     fn reads_are_those_of_the_first_job() {
-        let text = r#"{"jobs": [{"read": {"iops": 9000.0, "clat_ns": {"percentile": {"50.000000": 90000, "99.000000": 150000}}}}]}"#;
-        let want = Reads { per_second: 9000.0, latency_us_p50: 90.0, latency_us_p99: 150.0 };
-        assert_eq!(reads(text), Some(want));
+        let text = r#"{"jobs": [{"usr_cpu": 5.0, "sys_cpu": 20.0, "read": {"iops": 9000.0, "bw_bytes": 36864000, "clat_ns": {"percentile": {
+            "50.000000": 90000, "90.000000": 110000, "99.000000": 150000, "99.900000": 200000, "99.990000": 300000}}}}]}"#;
+        let read = reads(text).unwrap();
+        let figures = read.figures("get");
+        let want = [
+            ("get_latency_us_p50", 90.0),
+            ("get_latency_us_p90", 110.0),
+            ("get_latency_us_p99", 150.0),
+            ("get_latency_us_p999", 200.0),
+            ("get_latency_us_p9999", 300.0),
+            ("mb_per_second", 36.864),
+            ("per_second", 9000.0),
+            ("per_server_cpu_second", 36_000.0),
+            ("server_cpu_percent", 25.0),
+        ];
+        assert_eq!(figures, Figures::from(want.map(|(name, value)| (name.to_owned(), value))));
         assert_eq!(reads(r#"{"jobs": []}"#), None);
     }
 

@@ -4,11 +4,15 @@ use super::{Case, Run, Summary};
 use std::fmt::Write;
 
 /// Figures that everybody wants to see, in this order; the JSON has all.
-const SHOWN: [(&str, &str); 28] = [
+const SHOWN: [(&str, &str); 33] = [
     ("per_second", "per second"),
     ("per_server_cpu_second", "per CPU-second of the server"),
+    ("mb_per_second", "MB per second"),
+    ("operations_per_second", "operations per second"),
     ("records_per_second", "records per second"),
     ("value_mb_per_second", "MB of values per second"),
+    ("device_mb_per_second", "MB per second read of the device"),
+    ("gets_that_miss_memory_percent", "gets that miss memory %"),
     ("device_reads_per_get_that_misses_memory", "device reads per get that misses memory"),
     ("device_bytes_per_byte_of_one_read", "bytes read of the device per byte of one read"),
     ("cpu_us_per_get", "µs of CPU per get"),
@@ -27,6 +31,7 @@ const SHOWN: [(&str, &str); 28] = [
     ("store_cpu_s", "CPU seconds of the store, warm-up included"),
     ("cache_cpu_s", "CPU seconds of the cache, warm-up included"),
     ("merges", "merges"),
+    ("seals", "seals"),
     ("tables", "tables"),
     ("server_cpu_percent", "server CPU %"),
     ("server_system_share_percent", "kernel's share of it %"),
@@ -35,8 +40,57 @@ const SHOWN: [(&str, &str); 28] = [
     ("stolen_cpu_percent", "stolen CPU %"),
 ];
 /// Figures that ratios are taken of.
-const RATIOS: [(&str, &str); 2] =
-    [("per_second", "per second"), ("per_server_cpu_second", "per CPU-second of the server")];
+pub(super) const RATIOS: [(&str, &str); 3] = [
+    ("per_second", "per second"),
+    ("per_server_cpu_second", "per CPU-second of the server"),
+    ("mb_per_second", "MB per second"),
+];
+
+/// An aim with what came of it, in words.
+pub(super) struct AimLine {
+    pub(super) case: String,
+    pub(super) figure: String,
+    pub(super) side: String,
+    pub(super) aim: String,
+    pub(super) found: String,
+    /// `met` or `missed`; `not measured` where a side is missing.
+    pub(super) verdict: &'static str,
+}
+
+/// All aims of a run.
+pub(super) fn aim_lines(run: &Run) -> Vec<AimLine> {
+    let mut lines = Vec::new();
+    for case in &run.cases {
+        for aim in &case.aims {
+            let bound = |sign: &str, value: Option<f64>| value.map(|value| format!("{sign} {value}"));
+            let bounds = [bound("≥", aim.least), bound("≤", aim.most)];
+            let (found, verdict) = match case.verdict(aim) {
+                Some((found, true)) => (ratio(found), "met"),
+                Some((found, false)) => (ratio(found), "missed"),
+                None => (String::new(), "not measured"),
+            };
+            lines.push(AimLine {
+                case: case.name.clone(),
+                figure: words(&aim.figure),
+                side: if aim.side == case.own { String::new() } else { format!("/ {}", aim.side) },
+                aim: bounds.into_iter().flatten().collect::<Vec<String>>().join(", "),
+                found,
+                verdict,
+            });
+        }
+    }
+    lines
+}
+
+fn ratio(found: Summary) -> String {
+    format!("{:.2} ({:.2}..{:.2})", found.median, found.least, found.most)
+}
+
+/// The name of a figure for people.
+fn words(figure: &str) -> String {
+    let known = SHOWN.iter().find(|(name, _)| *name == figure);
+    known.map_or_else(|| figure.replace("_us_", " µs ").replace('_', " "), |(_, label)| (*label).to_owned())
+}
 
 /// The whole run.
 pub(crate) fn markdown(run: &Run) -> String {
@@ -65,6 +119,14 @@ pub(crate) fn markdown(run: &Run) -> String {
     for note in &run.notes {
         line(format!("- note: {note}"));
     }
+    let aims = aim_lines(run);
+    if !aims.is_empty() {
+        line("\n## Aims\n\n| row | figure | aim | found | |\n|---|---|---|---|---|".to_owned());
+    }
+    for aim in aims {
+        let AimLine { case, figure, side, aim, found, verdict } = aim;
+        line(format!("| {case} | {figure} {side} | {aim} | {found} | {verdict} |"));
+    }
     for case in &run.cases {
         line(String::new());
         line(table(case));
@@ -90,20 +152,24 @@ pub(crate) fn table(case: &Case) -> String {
         let cells: Vec<String> = sides
             .iter()
             .filter(|side| **side != case.own)
-            .filter_map(|side| {
-                let ratio = case.ratio(side, figure)?;
-                Some(format!("{side} {:.2} ({:.2}..{:.2})", ratio.median, ratio.least, ratio.most))
-            })
+            .filter_map(|side| Some(format!("{side} {}", ratio(case.ratio(side, figure)?))))
             .collect();
         if !cells.is_empty() {
             writeln!(out, "\n{} divided by the other, {label}: {}", case.own, cells.join(", ")).expect(fits);
         }
     }
+    if !case.about.is_empty() {
+        out.push('\n');
+    }
+    for (side, about) in &case.about {
+        let version = if about.version.is_empty() { String::new() } else { format!("{}; ", about.version) };
+        writeln!(out, "- {side}: {version}`{}`; {}", about.command, about.durability).expect(fits);
+    }
     out
 }
 
 /// Labels and names of the figures to show: the common ones, latencies, and every outcome that is not Ok.
-fn rows(case: &Case) -> Vec<(String, String)> {
+pub(super) fn rows(case: &Case) -> Vec<(String, String)> {
     let names = case.figure_names();
     let common = SHOWN.iter().filter(|(figure, _)| names.contains(figure));
     let mut rows: Vec<(String, String)> =
@@ -115,7 +181,7 @@ fn rows(case: &Case) -> Vec<(String, String)> {
         let never =
             case.rounds.iter().all(|round| round.figures.get(*name).is_none_or(|value| *value == 0.0));
         if !never {
-            rows.push((name.replace("_us_", " µs ").replace('_', " "), (*name).to_owned()));
+            rows.push((words(name), (*name).to_owned()));
         }
     }
     rows
@@ -126,7 +192,7 @@ pub(crate) fn is_failure(figure: &str) -> bool {
     figure.starts_with("outcome_") && figure != "outcome_Ok"
 }
 
-fn cell(summary: Summary) -> String {
+pub(super) fn cell(summary: Summary) -> String {
     if summary.least == summary.most {
         return number(summary.median);
     }
@@ -151,6 +217,7 @@ pub(crate) fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Aim;
     use crate::report::tests::case;
 
     #[test]
@@ -167,5 +234,21 @@ mod tests {
         let text = table(&case("get", [200.0, 20.0, 220.0], [100.0, 10.0, 100.0]));
         assert!(text.contains("| per second | 200 (20..220) | 100 (10..100) |"), "{text}");
         assert!(text.contains("own divided by the other, per second: peer 2.00 (2.00..2.20)"), "{text}");
+    }
+
+    #[test]
+    fn aims_are_judged_by_medians_and_missing_sides_are_named() {
+        let mut case = case("get", [200.0, 20.0, 220.0], [100.0, 10.0, 100.0]);
+        case.aims = vec![
+            Aim::least("peer", "per_second", 2.0),
+            Aim::least("peer", "per_second", 2.1),
+            Aim::most("own", "per_second", 199.0),
+            Aim::least("absent", "per_second", 1.0),
+        ];
+        let run = Run { cases: vec![case], ..Run::default() };
+        let verdicts: Vec<&str> = aim_lines(&run).iter().map(|line| line.verdict).collect();
+        assert_eq!(verdicts, ["met", "missed", "missed", "not measured"]);
+        let text = markdown(&run);
+        assert!(text.contains("| get | per second / peer | ≥ 2.1 | 2.00 (2.00..2.20) | missed |"), "{text}");
     }
 }
