@@ -88,6 +88,7 @@ impl InProcess {
             pin: false,
             spin_us: plan.spin_us,
             limits: plan.limits.clone(),
+            sink: None,
         };
         let before = cpu::threads();
         let (tell, told) = mpsc::channel();

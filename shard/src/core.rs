@@ -14,6 +14,7 @@ use crate::log::Logs;
 use crate::lsm::Keeper;
 use crate::mesh::Peers;
 use crate::parked::Parking;
+use crate::sink_settings::SinkSettings;
 use crate::staging::Batch;
 use crate::tablet::Tablet;
 use ioengine::Io;
@@ -80,6 +81,8 @@ pub(crate) struct Shard {
     pub(crate) index: u16,
     pub(crate) facts: Arc<NodeFacts>,
     pub(crate) limits: Limits,
+    /// Where sealed windows are sunk to; `None`: they stay.
+    pub(crate) sink: Option<SinkSettings>,
     pub(crate) state: RefCell<State>,
     /// The logs of its tablets among the replicas; `None` for a node that is its own group.
     pub(crate) logs: Option<Logs>,

@@ -39,9 +39,11 @@ pub mod requests;
 mod scan;
 mod scrub;
 mod seals;
+mod sink_settings;
 mod staging;
 mod status;
 mod tablet;
 pub mod versions;
 
 pub use lsm::examine;
+pub use sink_settings::SinkSettings;

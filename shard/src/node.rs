@@ -18,6 +18,7 @@ use crate::mesh::{self, Peers};
 use crate::parked::{self, Parking};
 use crate::recover::{Recovered, Report, Start, recover, region_name};
 use crate::scrub;
+use crate::sink_settings::SinkSettings;
 use crate::staging::Batch;
 use crate::versions::Versions;
 use ioengine::disk::{DiskOpen, DiskShare};
@@ -70,6 +71,8 @@ pub struct NodeConfig {
     pub spin_us: u64,
     /// Bounds of each core.
     pub limits: Limits,
+    /// Where sealed windows are sunk to, the same at all nodes of the group; `None`: they stay.
+    pub sink: Option<SinkSettings>,
 }
 
 /// What a node tells whoever started it.
@@ -333,6 +336,7 @@ async fn start_shard(
         index,
         facts: Arc::clone(&opened.facts),
         limits: limits.clone(),
+        sink: config.sink,
         state: RefCell::new(state),
         logs,
         journal,

@@ -2,6 +2,7 @@
 
 use crate::core::Shard;
 use crate::counters::Counters;
+use crate::sink_settings::SinkSettings;
 use net::route::{ClusterMap, Node, Roles};
 use serde::Serialize;
 use std::sync::Arc;
@@ -18,7 +19,27 @@ struct Status<'a> {
     nodes: Vec<Member>,
     /// Replicas of each tablet.
     replicas: u8,
+    /// Its cold group; left out where nothing is sunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sink: Option<Sink>,
     cores: &'a [Arc<Counters>],
+}
+
+#[derive(Serialize)]
+struct Sink {
+    nodes: [String; 3],
+    group: u16,
+    disk_count: u16,
+    /// Age at which a sealed window is sunk, microseconds.
+    after_us: u64,
+}
+
+impl Sink {
+    fn of(settings: &SinkSettings) -> Sink {
+        let SinkSettings { nodes, group, disk_count, after } = *settings;
+        let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        Sink { nodes: nodes.map(|node| node.to_string()), group, disk_count, after_us }
+    }
 }
 
 #[derive(Serialize)]
@@ -44,6 +65,7 @@ pub(crate) fn text(shard: &Shard) -> String {
         host: shard.io.host_name(),
         nodes: map.map_or_else(Vec::new, nodes),
         replicas: map.and_then(|map| map.groups.first()).map_or(1, |group| group.replicas),
+        sink: shard.sink.as_ref().map(Sink::of),
         cores: &shard.facts.counters,
     };
     serde_json::to_string(&status).expect("numbers and plain strings become JSON")

@@ -106,6 +106,7 @@ impl Scene {
             pin: false,
             spin_us: 0,
             limits: Limits::small(),
+            sink: None,
         };
         let (events, heard) = Scene::listen();
         let _node = start(&Launcher::Simulated(self.store), &config, events).unwrap();

@@ -43,6 +43,7 @@ fn serve(disk: &str) -> (Node, SocketAddr) {
         pin: false,
         spin_us: 0,
         limits: Limits::small(),
+        sink: None,
     };
     let (sender, receiver) = mpsc::channel();
     let node = start(&Launcher::Threads, &config, Arc::new(move |event| drop(sender.send(event)))).unwrap();

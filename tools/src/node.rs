@@ -174,6 +174,7 @@ fn plan(settings: &Settings, without: &[u32]) -> Result<Plan, Failure> {
         pin: settings.pin,
         spin_us: u64::try_from(settings.spin.as_micros()).unwrap_or(u64::MAX),
         limits: settings.limits.clone(),
+        sink: settings.sink.settings(),
     })))
 }
 

@@ -156,6 +156,32 @@ fn a_disk_that_does_not_answer_is_left_out_and_named() {
 }
 
 #[test]
+fn a_store_says_what_its_cold_group_is() {
+    let folder = Folder::new();
+    let format = "disk format store --create 256MiB --shards 1 --yes";
+    run(&folder, &format.split(' ').collect::<Vec<_>>()).done();
+    folder.write(
+        "f.toml",
+        "[disk]\npath = \"store\"\n[network]\nlisten = \"127.0.0.1:0\"\n[sink]\n\
+         nodes = [\"10.0.0.11:7420\", \"10.0.0.12:7420\", \"10.0.0.13:7420\"]\ngroup = 3\ndisks = 12\nafter = \"30 days\"\n",
+    );
+    let server = Server::start(&folder, &["serve", "--config", "f.toml"]);
+    let expected = serde_json::json!({
+        "nodes": ["10.0.0.11:7420", "10.0.0.12:7420", "10.0.0.13:7420"],
+        "group": 3, "disk_count": 12, "after_us": 30 * 86_400_000_000_u64,
+    });
+    assert_eq!(status(&folder, &server)["sink"], expected);
+    assert_eq!(server.stop().1, 0);
+    let other = ["serve", "--config", "f.toml", "--set", "sink.nodes=[\"10.0.0.11:7420\"]"];
+    let error = run(&folder, &other).error(2);
+    assert!(error.contains("sink: nodes has 1 addresses"), "{error}");
+    let without = ["serve", "--config", "f.toml", "--set", "sink.nodes=", "--set", "sink.disks=0"];
+    let server = Server::start(&folder, &without);
+    assert_eq!(status(&folder, &server).get("sink"), None);
+    assert_eq!(server.stop().1, 0);
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_what_to_do() {
     let folder = with_disks(&["cold-0", "cold-1"]);
     make_disk(&folder, "other", 5, 2);

@@ -54,6 +54,7 @@ pub fn serve(path: &str) -> ! {
         pin: false,
         spin_us: 0,
         limits: Limits::small(),
+        sink: None,
     };
     let damaged = AtomicUsize::new(0);
     let listener = move |event| match event {

@@ -142,6 +142,7 @@ impl Stage {
             pin: false,
             spin_us: 0,
             limits: setting.limits.clone(),
+            sink: None,
         };
         Stage { world, store, clients, disk, config, events: Arc::default() }
     }

@@ -122,6 +122,7 @@ impl Scene {
             pin: false,
             spin_us: 0,
             limits: plan.limits.clone(),
+            sink: None,
         };
         let repeats = plan.limits.sealed_dictionary_bytes > 0;
         Scene {

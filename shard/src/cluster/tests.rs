@@ -141,6 +141,7 @@ impl Scene {
             pin: false,
             spin_us: 0,
             limits: self.limits.clone(),
+            sink: None,
         };
         let heard = Arc::clone(&events);
         let listener = Arc::new(move |event| heard.lock().unwrap().push(event));

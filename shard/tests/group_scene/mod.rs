@@ -105,6 +105,7 @@ impl Scene {
                 pin: false,
                 spin_us: 0,
                 limits: limits.clone(),
+                sink: None,
             };
             stores.push(Store { node, disk, config, events: Arc::default() });
         }

@@ -66,6 +66,7 @@ impl Scene {
             pin: false,
             spin_us: 0,
             limits: Limits::small(),
+            sink: None,
         };
         world.block_on(&store, Duration::from_secs(60), move |io: Io| async move {
             let disk = io.open_disk("ssd", ioengine::disk::DiskOpen::default()).unwrap();

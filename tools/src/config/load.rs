@@ -98,6 +98,9 @@ pub(crate) fn load(
     for what in loaded.settings.cluster.wrong() {
         wrong.add("cluster", what);
     }
+    for what in loaded.settings.sink.wrong(loaded.settings.role, &loaded.settings.cluster) {
+        wrong.add("sink", what);
+    }
     let is_cold = loaded.settings.role == Role::Cold;
     // No map names a cold node yet: who talks to it has its address.
     let told = is_cold || loaded.settings.advertise.is_some() || !loaded.settings.cluster.nodes.is_empty();
@@ -288,6 +291,25 @@ mod tests {
         assert!(read("[node\n", &[], &[]).unwrap_err().starts_with("F:1: "));
         assert!(read("node = 1\n", &[], &[]).unwrap_err().contains("[node]"));
         assert!(read("[network]\nlisten = \"0.0.0.0:1\"", &[], &[]).unwrap_err().contains("advertise"));
+    }
+
+    #[test]
+    fn a_cold_group_is_read_from_file_and_environment() {
+        let text = "[sink]\nnodes = [\"10.0.0.1:1\", \"10.0.0.2:1\",\n  \"10.0.0.3:1\"]\ngroup = 7\ndisks = 12\nafter = \"90d\"\n";
+        let found =
+            read(text, &[("THERMOCLINE_SINK_GROUP", "8")], &[]).unwrap().settings.sink.settings().unwrap();
+        assert_eq!(found.nodes.map(|node| node.to_string()), ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]);
+        assert_eq!((found.group, found.disk_count, found.after.as_secs()), (8, 12, 90 * 86_400));
+        assert_eq!(read("", &[], &[]).unwrap().settings.sink.settings(), None);
+        let wrong = |text: &str| read(text, &[], &[]).unwrap_err();
+        assert!(wrong("[sink]\ndisks = 70000\n").contains("F:2: sink.disks: \"70000\" is no count here"));
+        assert!(wrong("[sink]\nafter = \"90\"\n").contains("F:2: sink.after: \"90\" is no duration"));
+        assert!(wrong("[sink]\nnodes = [\"here\"]\n").contains("F:2: sink.nodes: invalid socket address"));
+        assert!(wrong("[sink]\nnodes = \"10.0.0.1:1\"\n").contains("F:2: sink.nodes: write a list"));
+        assert!(wrong("[sink]\nnode = []\n").contains("did you mean sink.nodes?"));
+        let cold = "[node]\nrole = \"cold\"\n[sink]\nnodes = [\"10.0.0.1:1\"]\n";
+        let lines = wrong(cold).lines().filter(|line| line.starts_with("sink: ")).count();
+        assert_eq!(lines, 3, "role, nodes and disks");
     }
 
     proptest! {

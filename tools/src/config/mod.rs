@@ -4,6 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod cold;
 mod load;
 mod settings;
+pub(crate) mod sink;
 
 use std::path::PathBuf;
 

@@ -12,6 +12,7 @@ use shard::limits::Limits;
 
 use super::cluster::{self, Cluster};
 use super::cold::{self, Cold};
+use super::sink::{self, Sink};
 use crate::map::{recent_argument, recent_text, share_argument, share_text};
 use crate::units::{duration_argument, duration_text, size_argument, size_text};
 
@@ -35,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) advertise: Option<SocketAddr>,
     /// The group.
     pub(crate) cluster: Cluster,
+    /// The cold group.
+    pub(crate) sink: Sink,
     /// What it speaks with the other nodes.
     pub(crate) versions: PeerVersions,
     /// Core i runs on processor i only.
@@ -57,6 +60,7 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], net::frame::PORT_DEFAULT)),
             advertise: None,
             cluster: Cluster::default(),
+            sink: Sink::default(),
             versions: PeerVersions::ALL,
             pin: false,
             spin: Duration::ZERO,
@@ -457,6 +461,52 @@ pub(crate) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     },
+    Setting {
+        section: "sink",
+        key: "nodes",
+        kind: Kind::List,
+        reason: "the three nodes of the cold group that sealed windows are sunk to, where they listen, the same list at each node of the \
+                 store; empty = nothing is sunk",
+        get: |settings| sink::nodes_text(&settings.sink.nodes),
+        set: |settings, text| {
+            settings.sink.nodes = sink::nodes(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "sink",
+        key: "group",
+        kind: Kind::Count,
+        reason: "number of the cold group: `disk format --group` of its disks",
+        get: |settings| settings.sink.group.to_string(),
+        set: |settings, text| {
+            settings.sink.group = count(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "sink",
+        key: "disks",
+        kind: Kind::Count,
+        reason: "how many disks each node of the cold group has, with the numbers from 0 on; 0 = not given",
+        get: |settings| settings.sink.disks.to_string(),
+        set: |settings, text| {
+            settings.sink.disks = count(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "sink",
+        key: "after",
+        kind: Kind::Text,
+        reason: "cold age: a sealed window is sunk once its end is older than this, by the time of the log. The last ninety days stay \
+                 on the disk of the node",
+        get: |settings| duration_text(settings.sink.after),
+        set: |settings, text| {
+            settings.sink.after = duration_argument(text)?;
+            Ok(())
+        },
+    },
     size!(arena_bytes, "aligned buffers of a core, for connections and journal records"),
     count!(operation_count_max, "operations of disk and network in flight per core; a connection uses two"),
     size!(memtable_bytes, "the two memtables of a core: while one is written to tables, the other is filled"),
@@ -549,7 +599,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
 ];
 
 /// The names of the sections.
-pub(crate) const SECTIONS: [&str; 7] = ["node", "disk", "tier", "cold", "network", "cluster", "limits"];
+pub(crate) const SECTIONS: [&str; 8] =
+    ["node", "disk", "tier", "cold", "network", "cluster", "sink", "limits"];
 
 #[cfg(test)]
 mod tests {
@@ -563,8 +614,10 @@ mod tests {
     #[test]
     fn every_setting_reads_its_own_text_back() {
         let cold = Cold { disks: vec!["/dev/y".to_owned(), "a \"b\", c".to_owned()], ..Cold::default() };
+        let nodes = [1, 2, 3].map(|last| SocketAddr::from(([10, 0, 0, last], 7420))).to_vec();
+        let sink = Sink { nodes, group: 9, disks: 65_535, after: Duration::from_secs(7) };
         let settings =
-            Settings { disk_path: "/dev/x".to_owned(), role: Role::Cold, cold, ..Settings::default() };
+            Settings { disk_path: "/dev/x".to_owned(), role: Role::Cold, cold, sink, ..Settings::default() };
         let mut back = Settings::default();
         for setting in SETTINGS {
             assert!(SECTIONS.contains(&setting.section));

@@ -155,6 +155,7 @@ impl Scene {
                     pin: false,
                     spin_us: 0,
                     limits: plan.limits.clone(),
+                    sink: None,
                 };
                 Store { node, disk, config, events: Arc::default(), process: None }
             })
