@@ -104,7 +104,7 @@ pub(crate) fn short_text(bytes: &[u8]) -> String {
 }
 
 /// The error of bytes that are shorter than the structure.
-fn short_lines(table: &Table, bytes: &[u8], at: u64) -> Vec<Line> {
+pub(crate) fn short_lines(table: &Table, bytes: &[u8], at: u64) -> Vec<Line> {
     vec![Line {
         at,
         name: table.structure.to_string(),

@@ -20,6 +20,7 @@ pub mod field;
 pub mod format_version;
 pub mod inspect;
 pub mod inspect_manifest;
+pub mod inspect_ring;
 pub mod inspect_section;
 pub mod inspect_table;
 pub mod journal_frame;

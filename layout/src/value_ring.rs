@@ -243,22 +243,8 @@ impl RingHeader {
     /// # Errors
     /// The first field that is wrong.
     pub fn decode(bytes: &[u8; RING_HEADER_BYTES]) -> Result<RingHeader, Corrupt> {
-        let geometry = RingGeometry {
-            chain_count: R_CHAIN_COUNT.u16(bytes),
-            chain_bytes: R_CHAIN_BYTES.u64(bytes),
-            line_count: R_LINE_COUNT.u64(bytes),
-        };
-        let wrong: [(Field, bool); 7] = [
-            (R_MAGIC, R_MAGIC.array(bytes) != MAGIC),
-            (R_RING_VERSION, R_RING_VERSION.u32(bytes) != RING_VERSION),
-            (R_CHECKSUM, R_CHECKSUM.u32(bytes) != checksum(bytes)),
-            (R_CHAIN_COUNT, !geometry.is_valid()),
-            (R_RESERVED, !R_RESERVED.is_zero(bytes)),
-            (R_RESERVED_2, !R_RESERVED_2.is_zero(bytes)),
-            (R_PADDING, !R_PADDING.is_zero(bytes)),
-        ];
-        if let Some((field, _)) = wrong.iter().find(|(_, wrong)| *wrong) {
-            return Err(RING_HEADER_TABLE.corrupt(*field, 0));
+        if let Some(field) = wrong_fields(bytes).next() {
+            return Err(RING_HEADER_TABLE.corrupt(field, 0));
         }
         let mut heads = [0; CHAIN_COUNT_MAX];
         for (head, place) in heads.iter_mut().zip(R_HEADS.slice(bytes).as_chunks::<8>().0) {
@@ -268,11 +254,33 @@ impl RingHeader {
             cluster: Uuid(R_CLUSTER.array(bytes)),
             node: R_NODE.u32(bytes),
             core: R_CORE.u16(bytes),
-            geometry,
+            geometry: geometry(bytes),
             salt: R_SALT.u64(bytes),
             heads,
         })
     }
+}
+
+fn geometry(bytes: &[u8; RING_HEADER_BYTES]) -> RingGeometry {
+    RingGeometry {
+        chain_count: R_CHAIN_COUNT.u16(bytes),
+        chain_bytes: R_CHAIN_BYTES.u64(bytes),
+        line_count: R_LINE_COUNT.u64(bytes),
+    }
+}
+
+/// The fields of a header that cannot be what they are.
+pub(crate) fn wrong_fields(bytes: &[u8; RING_HEADER_BYTES]) -> impl Iterator<Item = Field> {
+    let wrong: [(Field, bool); 7] = [
+        (R_MAGIC, R_MAGIC.array(bytes) != MAGIC),
+        (R_RING_VERSION, R_RING_VERSION.u32(bytes) != RING_VERSION),
+        (R_CHECKSUM, R_CHECKSUM.u32(bytes) != checksum(bytes)),
+        (R_CHAIN_COUNT, !geometry(bytes).is_valid()),
+        (R_RESERVED, !R_RESERVED.is_zero(bytes)),
+        (R_RESERVED_2, !R_RESERVED_2.is_zero(bytes)),
+        (R_PADDING, !R_PADDING.is_zero(bytes)),
+    ];
+    wrong.into_iter().filter_map(|(field, wrong)| wrong.then_some(field))
 }
 
 /// CRC-32 over all bytes before the checksum.

@@ -45,7 +45,7 @@ use crate::outcome::Outcome;
 use crate::reply::{Answer, Reply};
 use crate::request::{AuthMethod, Hello, Map, Request};
 use crate::request_id::RequestIds;
-use crate::route::{ClusterMap, MapWrong, Node, Place, Router};
+use crate::route::{ClusterMap, MapWrong, Node, Place, Roles, Router};
 use caches::Counted;
 use connection::{CallEnd, Connection};
 use hedge::Share;
@@ -192,7 +192,7 @@ impl Client {
                 None => return Err(last.unwrap_or_else(silent)),
             }
         };
-        let map = ask_map(&connection, 0, until).await?.ok_or_else(silent)?;
+        let Asked::Map(map) = ask_map(&connection, 0, until).await? else { return Err(silent()) };
         let router =
             Router::new(map).map_err(|cause| ClientError::WrongMap { address: link.address, cause })?;
         Ok((connection.hello.node, router))
@@ -229,7 +229,7 @@ impl Client {
     }
 
     fn home(&self) -> Rc<Link> {
-        Rc::clone(&self.shared.home.1)
+        self.link_of(self.shared.home.0)
     }
 
     /// Epoch of the cluster map as the client knows it.
@@ -254,7 +254,7 @@ impl Client {
     /// The link of the node with this id; of the first one connected to when the map has no such node.
     fn link_of(&self, id: u32) -> Rc<Link> {
         let router = Rc::clone(&*self.shared.router.borrow());
-        router.map().node(id).map_or_else(|| self.home(), |node| self.link_to(node))
+        router.map().node(id).map_or_else(|| Rc::clone(&self.shared.home.1), |node| self.link_to(node))
     }
 
     /// The link of a node of the map.
@@ -280,32 +280,71 @@ impl Client {
         });
     }
 
+    /// Asks a node of the store, drawn anew, whether it has a newer map, and takes it; when it does not answer, the next one. For who may
+    /// ask nothing else for long. What nobody answers is no news.
+    pub async fn renew_map(&self) {
+        let router = Rc::clone(&*self.shared.router.borrow());
+        let stores: Vec<&Node> =
+            router.map().nodes.iter().filter(|node| node.roles.has(Roles::STORE)).collect();
+        let (before, from) = stores.split_at((self.io().random() % stores.len() as u64) as usize);
+        for node in from.iter().chain(before) {
+            let link = self.link_to(node);
+            let until = self.io().now().after(self.config().patience);
+            if link.is_of_use() && matches!(self.fetch_map(&link, until).await, Ok(Fetched::Heard)) {
+                return;
+            }
+        }
+    }
+
     /// Asks a node for its map and takes it when it is newer. One at a time; the others wait for it.
-    async fn fetch_map(&self, link: &Link, until: Instant) -> Result<(), ClientError> {
+    async fn fetch_map(&self, link: &Link, until: Instant) -> Result<Fetched, ClientError> {
         if self.shared.fetching.get() {
             let fetched = self.shared.fetched.notified();
             race(fetched, self.io().sleep_until(until)).await;
-            return Ok(());
+            return Ok(Fetched::Nothing);
         }
         self.shared.fetching.set(true);
         let _fetching = Fetching(&self.shared);
-        let Some(Ok(connection)) = link.connection(until).await else { return Ok(()) };
-        let Some(map) = ask_map(&connection, self.epoch(), until).await? else { return Ok(()) };
-        if map.epoch <= self.epoch() {
-            return Ok(());
-        }
+        let Some(Ok(connection)) = link.connection(until).await else { return Ok(Fetched::Nothing) };
+        let map = match ask_map(&connection, self.epoch(), until).await? {
+            Asked::Map(map) if map.epoch > self.epoch() => map,
+            Asked::Map(_) | Asked::Known => return Ok(Fetched::Heard),
+            Asked::Silent => return Ok(Fetched::Nothing),
+        };
         let wrong_map = |cause| ClientError::WrongMap { address: link.address, cause };
         if map.cluster != self.shared.router.borrow().map().cluster {
             return Err(wrong_map(MapWrong { what: "it is of another cluster", of: "map", index: 0 }));
         }
         let router = Router::new(map).map_err(wrong_map)?;
         let (home, _) = self.shared.home;
+        let address = |map: &ClusterMap, id| map.node(id).map(|node| node.address);
+        // The address that was given for the first node holds until the map says that it has moved. (Failing history: it held for ever, and
+        // a cache went on to ask for its first replica where nobody was any more.)
+        let has_moved = address(&self.known_map(), home) != address(router.map(), home);
         self.shared.links.borrow_mut().retain(|id, link| {
-            *id == home || router.map().node(*id).is_some_and(|node| node.address == link.address)
+            (*id == home && !has_moved) || address(router.map(), *id) == Some(link.address)
         });
         *self.shared.router.borrow_mut() = Rc::new(router);
-        Ok(())
+        Ok(Fetched::Heard)
     }
+}
+
+/// What came of a fetch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fetched {
+    /// The node has said what it knows, and that was taken if it is newer.
+    Heard,
+    /// It has not, or another fetch was under way.
+    Nothing,
+}
+
+/// What a node says to who asks for its map.
+enum Asked {
+    Map(ClusterMap),
+    /// The one that is known.
+    Known,
+    /// No answer in time.
+    Silent,
 }
 
 /// Clears the mark of a fetch also when whoever made it goes away.
@@ -318,12 +357,11 @@ impl Drop for Fetching<'_> {
     }
 }
 
-/// The node's map; None when it is the known one, or the connection was lost meanwhile.
 async fn ask_map(
     connection: &Rc<Connection>,
     known_epoch: u32,
     until: Instant,
-) -> Result<Option<ClusterMap>, ClientError> {
+) -> Result<Asked, ClientError> {
     let request = Request::Map(Map { known_epoch });
     let address = connection.address;
     match connection.call(&request, known_epoch, until).await {
@@ -332,17 +370,17 @@ async fn ask_map(
                 .expect("the session has decoded it before");
             match reply.answer {
                 Answer::Map(bytes) => match ClusterMap::decode(bytes) {
-                    Ok(map) => Ok(Some(map)),
+                    Ok(map) => Ok(Asked::Map(map)),
                     Err(cause) => Err(ClientError::WrongMap { address, cause }),
                 },
-                Answer::Not(Outcome::NotModified) => Ok(None),
+                Answer::Not(Outcome::NotModified) => Ok(Asked::Known),
                 Answer::Not(outcome) => Err(ClientError::Answer { operation: request.operation(), outcome }),
                 _ => unreachable!("the session has checked that the answer fits the operation"),
             }
         }
         Err(error) => match error.error {
             CallEnd::Lost(lost) => Err(lost),
-            CallEnd::Late | CallEnd::TooLarge => Ok(None),
+            CallEnd::Late | CallEnd::TooLarge => Ok(Asked::Silent),
         },
     }
 }

@@ -64,6 +64,19 @@ pub(crate) fn bytes(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
     up_to(file, bytes_max).map_err(|error| failure("read", path, &error))
 }
 
+/// Bytes of a part of a file, from `offset` on: fewer where it ends before.
+///
+/// # Errors
+/// Reading failed.
+pub(crate) fn part(file: &File, path: &Path, offset: u64, bytes: u64) -> Result<Vec<u8>, Failure> {
+    let failed = |error| failure("read", path, &error);
+    let mut from = file;
+    io::Seek::seek(&mut from, io::SeekFrom::Start(offset)).map_err(failed)?;
+    let mut part = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(from, bytes), &mut part).map_err(failed)?;
+    Ok(part)
+}
+
 /// Everything that `from` gives, at most `bytes_max` bytes.
 ///
 /// # Errors

@@ -130,8 +130,10 @@ impl Client {
             let cached = !round.without_caches && round.number < BUSY_ROUNDS && self.is_for_cache(key);
             if cached { Way::Caches(group) } else { Way::Node(node) }
         };
-        // Who wants its keys asked alone has put those of one node together: one look says where they go.
-        let together = open.first().filter(|_| round.goes_alone).map(|&index| way(&gets[index].key));
+        // Who wants its keys asked alone has put those of one node together: one look says where they go, at first. By a newer map they
+        // may go different ways.
+        let is_together = round.goes_alone && round.number == 0;
+        let together = open.first().filter(|_| is_together).map(|&index| way(&gets[index].key));
         let way = |key: &Key<'_>| together.unwrap_or_else(|| way(key));
         let mut placed: Vec<(Way, usize)> =
             open.iter().map(|&index| (way(&gets[index].key), index)).collect();

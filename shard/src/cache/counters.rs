@@ -55,6 +55,8 @@ pub struct CacheCounters {
     pub ring_given_bytes: Counter,
     /// 1 when the rings of the last process were found.
     pub rings_kept: Counter,
+    /// Epoch of the cluster map that the core knows.
+    pub map_epoch: Counter,
 }
 
 impl CacheCounters {
@@ -72,6 +74,7 @@ impl CacheCounters {
         self.hot_sampled.set(cache.hot.sampled());
         self.hot_first_ppm.set(self.hot.first_ppm());
         self.connections.set(cache.connections.count() as u64);
+        self.map_epoch.set(u64::from(cache.client.epoch()));
         self.waiting.set(cache.fetches.borrow().waiting() as u64);
     }
 }

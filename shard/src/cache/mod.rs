@@ -11,11 +11,12 @@ mod fetch;
 mod get;
 mod limits;
 mod many;
+mod maps;
 mod node;
 mod rings;
 mod status;
 
 pub use counters::CacheCounters;
 pub use limits::CacheLimits;
-pub use node::{CacheConfig, CacheNode, rings_name, start_cache};
+pub use node::{CacheConfig, CacheNode, is_rings_name, rings_name, start_cache};
 pub use rings::{RingCounters, Rings, RingsFound, RingsOwner};

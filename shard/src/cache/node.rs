@@ -8,6 +8,7 @@ use super::fetch::Fetches;
 use super::get;
 use super::limits::CacheLimits;
 use super::many::Manys;
+use super::maps;
 use super::rings::{Rings, RingsFound, RingsOwner};
 use crate::budget::Budget;
 use crate::front::{self, Connections};
@@ -27,6 +28,8 @@ use std::time::Duration;
 
 /// How often a serving core looks whether it shall drain.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
+
+const RINGS_PREFIX: &str = "values-";
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -80,7 +83,13 @@ impl CacheNode {
 /// Name of the region of a core's value rings.
 #[must_use]
 pub fn rings_name(config: &CacheConfig, core: u16) -> String {
-    format!("values-{}-{}-{core}", config.map.cluster, config.node)
+    format!("{RINGS_PREFIX}{}-{}-{core}", config.map.cluster, config.node)
+}
+
+/// Whether this is the name of a region of value rings.
+#[must_use]
+pub fn is_rings_name(name: &str) -> bool {
+    name.starts_with(RINGS_PREFIX)
 }
 
 /// Start a cache node. Returns once its cores are launched; `events` hears the rest.
@@ -196,6 +205,7 @@ fn start_core(io: &Io, config: &CacheConfig, shared: &Shared) -> Result<Rc<Cache
     });
     io.spawn(Queue::Foreground, get::run(Rc::clone(&cache)));
     io.spawn(Queue::Foreground, get::watch(Rc::clone(&cache)));
+    io.spawn(Queue::Foreground, maps::follow(Rc::clone(&cache)));
     Ok(cache)
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
+from .caches import Way
 from .codes import WRITES
 from .errors import ThermoclineError
 from .messages import Request
@@ -31,6 +32,9 @@ class Call:
         self.history = History(request.operation.name, request.operation in WRITES, expected)
         self.replica = 0
         self.answered_by = ""
+        # Of a get, once it was found out where it goes: the caches that are still to be asked, the one asked in front.
+        self.is_placed = False
+        self.way: Optional[Way] = None
         self.reply: Optional[Reply] = None
         self.error: Optional[ThermoclineError] = None
         self._engine = engine

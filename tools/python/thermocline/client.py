@@ -68,7 +68,8 @@ class Client:
 
     `endpoints`: HOST:PORT, several with commas or as a list. `deadline`: seconds for each call that names none.
     `cluster`: the 16 bytes of the cluster that is meant, any by default. `stream_hash`: xxh3-64 (seed 0) of bytes as a
-    number, needed only for clusters of several groups. Streams and values are bytes; text becomes UTF-8.
+    number, needed only for clusters of several groups, or with a map that sends a part of the streams to caches. Recent
+    gets go to caches as the map says, unless `caches` is False. Streams and values are bytes; text becomes UTF-8.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Client:
         cluster: bytes = bytes(16),
         token: Optional[bytes] = None,
         stream_hash: Optional[StreamHash] = None,
+        caches: bool = True,
         rng: Optional[random.Random] = None,
     ) -> None:
         seeds = [part for part in endpoints.split(",") if part] if isinstance(endpoints, str) else list(endpoints)
@@ -91,7 +93,7 @@ class Client:
         hello.encode()  # complains now about what does not fit
         self._deadline = deadline
         self._space = space
-        self._engine = Engine(Router(seeds, stream_hash), hello, ids, rng or random.Random())
+        self._engine = Engine(Router(seeds, stream_hash, caches), hello, ids, rng or random.Random())
 
     def __enter__(self) -> Client:
         return self

@@ -16,6 +16,7 @@ from collections import deque
 from typing import Callable, Deque, Dict, List, Optional, Tuple
 
 from . import errors
+from .caches import Way
 from .call import Call
 from .codes import Limit, Operation, Outcome
 from .connection import Connection, HelloRefused
@@ -28,6 +29,8 @@ from .routing import Router
 
 # A connection on which a request, Hello too, waits this long without a byte from the server is given up.
 SILENCE_S = 5.0
+# The same of a cache: there are others, and the store.
+SILENCE_CACHE_S = 2.0
 # The wait before connecting again after a failure doubles from the first to the last of these.
 RECONNECT_FIRST_S = 0.02
 RECONNECT_MAX_S = 1.0
@@ -35,6 +38,9 @@ RECONNECT_MAX_S = 1.0
 IDLE_SHARE = 0.75
 # How long an internal fetch of the map may take.
 MAP_S = 5.0
+# A map that somebody has named is asked for this long after the last try, where that brought none.
+MAP_AGAIN_S = 0.2
+FINAL = (Outcome.Ok, Outcome.NotFound, Outcome.NotModified)
 # Requests started without anybody waiting that leave together.
 START_TOGETHER = 64
 
@@ -42,8 +48,9 @@ START_TOGETHER = 64
 class Link:
     """An endpoint, its connection if there is one, and what waits to be sent there."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, silence_s: float) -> None:
         self.endpoint = endpoint
+        self.silence_s = silence_s
         self.connection: Optional[Connection] = None
         self.queue: Deque[Call] = deque()
         self.failures = 0
@@ -53,7 +60,7 @@ class Link:
 
 
 class Engine:
-    """Moves calls. `clock` gives monotonic seconds."""
+    """Moves calls. `clock` gives monotonic seconds, `wall` seconds since 1970."""
 
     def __init__(
         self,
@@ -62,10 +69,12 @@ class Engine:
         ids: RequestIds,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.router = router
         self.ids = ids
         self.clock = clock
+        self._wall = wall
         self._hello = hello
         self._rng = rng
         self._links: Dict[str, Link] = {}
@@ -75,6 +84,7 @@ class Engine:
         self._for_map: List[Call] = []
         self._map_call: Optional[Call] = None
         self._map_asked = 0
+        self._map_again_at = 0.0
         self._started = 0
 
     # --- for callers ---
@@ -103,12 +113,18 @@ class Engine:
             self._exchange(max(0.0, self._next_time() - self.clock()))
             self._move()
 
-    def start_answered(self, request: Request, reply: Reply, endpoint: str, timeout_s: float) -> Call:
-        """A request that `endpoint` has answered already, with `reply`, inside another one."""
+    def start_answered(self, request: Request, reply: Reply, inside: Call, timeout_s: float) -> Call:
+        """A request that was answered already, with `reply`, inside another one."""
         call = Call(self, request, self.clock() + timeout_s)
         heapq.heappush(self._deadlines, (call.deadline, next(self._order), call))
-        self._decide(call, reply, endpoint)
+        call.is_placed = True
+        call.way = None if inside.way is None else inside.way.renewed()
+        self._decide(call, reply, inside.answered_by)
         return call
+
+    def wall_us(self) -> int:
+        """Microseconds since 1970."""
+        return int(self._wall() * 1_000_000)
 
     def agreed_frame_bytes(self) -> int:
         """The least body limit agreed on any connection; 0 where none is open."""
@@ -129,7 +145,20 @@ class Engine:
     # --- moving ---
 
     def _dispatch(self, call: Call) -> None:
-        """Puts a call into the queue of the first of its endpoints that is not known to be down."""
+        """Puts a call into the queue of the first of its endpoints that is not known to be down, of caches first."""
+        if not call.is_placed:
+            call.is_placed = True
+            caches = self.router.caches(call.request, self.wall_us())
+            call.way = Way(caches, self._rng) if caches else None
+        while call.way is not None:
+            cache = call.way.endpoint
+            if cache is None:
+                call.way = None
+            elif self._link(cache, SILENCE_CACHE_S).not_before > self.clock():
+                call.way.lost()
+            else:
+                self._link(cache, SILENCE_CACHE_S).queue.append(call)
+                return
         try:
             endpoints = self.router.endpoints(call.request)
         except errors.ThermoclineError as error:
@@ -141,8 +170,8 @@ class Engine:
         up = next((link for link in links if link.not_before <= now), None)
         (up or min(links, key=lambda link: link.not_before)).queue.append(call)
 
-    def _link(self, endpoint: str) -> Link:
-        return self._links.setdefault(endpoint, Link(endpoint))
+    def _link(self, endpoint: str, silence_s: float = SILENCE_S) -> Link:
+        return self._links.setdefault(endpoint, Link(endpoint, silence_s))
 
     def _move(self) -> None:
         now = self.clock()
@@ -165,8 +194,8 @@ class Engine:
     def _serve(self, link: Link, now: float) -> None:
         """Connects where something waits, and sends what the connection has room for."""
         connection = link.connection
-        if connection is not None and connection.silent_for(now) >= SILENCE_S:
-            what = f"nothing was heard for {SILENCE_S:g} s"
+        if connection is not None and connection.silent_for(now) >= link.silence_s:
+            what = f"nothing was heard for {link.silence_s:g} s"
             self._fail(link, errors.ConnectionLost(what, where=link.endpoint))
             return
         while link.queue and link.queue[0].done:
@@ -196,6 +225,10 @@ class Engine:
             body = call.body(self.ids)
         except errors.InvalidArgument as error:
             call.settle(error=error)
+            return
+        if len(body) > connection.agreed.frame_bytes and call.way is not None:
+            call.way.lost()
+            self._dispatch(call)
             return
         if len(body) > connection.agreed.frame_bytes:
             too_large = errors.TooLarge(Limit.Frame, where=f"{call.history.operation} to {connection.endpoint}")
@@ -235,9 +268,11 @@ class Engine:
                 link.failures, link.hellos.busy_count = 0, 0
                 if call is not None and not call.done:
                     self._decide(call, reply, link.endpoint)
-                if map_epoch > max(self.router.epoch, self._map_asked):
+                is_due = map_epoch > self._map_asked or self.clock() >= self._map_again_at
+                if map_epoch > self.router.epoch and is_due:
                     self._map_asked = map_epoch
-                    self._fetch_map()
+                    self._map_again_at = self.clock() + MAP_AGAIN_S
+                    self._fetch_map(link)
         except HelloRefused as refused:
             self._refused(link, refused.reply)
         except errors.ConnectionLost as error:
@@ -252,6 +287,10 @@ class Engine:
 
     def _decide(self, call: Call, reply: Reply, endpoint: str) -> None:
         self._remember_log_time(call, reply)
+        if call.way is not None and reply.outcome not in FINAL:
+            # What a cache cannot say, another one or the store may.
+            self._after(call, call.way.refused(reply))
+            return
         decision = decide(call.history, reply, endpoint, len(self._endpoints(call)), self._rng)
         if isinstance(decision, Done):
             call.answered_by = endpoint
@@ -266,14 +305,18 @@ class Engine:
             call.forget_id()
         if decision.next_replica:
             call.replica += 1
-        if decision.wait_s > 0:
-            heapq.heappush(self._waiting, (self.clock() + decision.wait_s, next(self._order), call))
-        elif decision.fetch_map:
+        if decision.fetch_map and decision.wait_s <= 0:
             self._for_map.append(call)
         else:
-            self._dispatch(call)
+            self._after(call, decision.wait_s)
         if decision.fetch_map:
             self._fetch_map()
+
+    def _after(self, call: Call, wait_s: float) -> None:
+        if wait_s > 0:
+            heapq.heappush(self._waiting, (self.clock() + wait_s, next(self._order), call))
+        else:
+            self._dispatch(call)
 
     def _endpoints(self, call: Call) -> List[str]:
         try:
@@ -290,10 +333,16 @@ class Engine:
                     get = call.request.gets[index]
                     self.ids.saw(get.space, get.stream, item.log_time)
 
-    def _fetch_map(self) -> None:
-        """Asks any node for its map, unless that is under way."""
-        if self._map_call is None or self._map_call.done:
-            self._map_call = self.start(Map(self.router.epoch), MAP_S)
+    def _fetch_map(self, link: Optional[Link] = None) -> None:
+        """Asks a node for its map, the one at `link` before any other, unless that is under way."""
+        if self._map_call is not None and not self._map_call.done:
+            return
+        self._map_call = call = Call(self, Map(self.router.epoch), self.clock() + MAP_S)
+        heapq.heappush(self._deadlines, (call.deadline, next(self._order), call))
+        if link is None:
+            self._dispatch(call)
+        else:
+            link.queue.append(call)
 
     # --- failing ---
 
@@ -312,6 +361,10 @@ class Engine:
         self._back_off(link)
         for call in calls:
             call.history.last = decision.error
+            if call.way is not None:
+                call.way.lost()
+                self._dispatch(call)
+                continue
             call.replica += 1
             # Another endpoint may accept; the last one's word is final.
             if call.replica < len(self._endpoints(call)):
@@ -325,7 +378,10 @@ class Engine:
         self._back_off(link, wait_s)
         for call in calls:
             call.history.last = error
-            call.replica += 1
+            if call.way is not None:
+                call.way.lost()
+            else:
+                call.replica += 1
             self._dispatch(call)
 
     def _drop(self, link: Link) -> List[Call]:
@@ -350,7 +406,10 @@ class Engine:
         for link in self._links.values():
             if link.connection is None:
                 times.extend([link.not_before] if link.queue else [])
+            elif link.queue and link.connection.room > 0:
+                # Came from a link that failed after this one was served: nothing else would wake for it.
+                times.append(self.clock())
             elif link.connection.in_flight:
                 silent_s = link.connection.silent_for(self.clock())
-                times.append(self.clock() + SILENCE_S - silent_s)
+                times.append(self.clock() + link.silence_s - silent_s)
         return min(times, default=self.clock())

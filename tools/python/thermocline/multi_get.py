@@ -47,13 +47,15 @@ def multi_get(engine: Engine, gets: Sequence[Get], frame_bytes: int, timeout_s: 
 
 
 def _parts(engine: Engine, keys: Keys, frame_bytes: int) -> Iterator[Keys]:
-    """Cuts keys so that request and reply fit into a frame, and each part belongs to one group."""
+    """Cuts keys so that request and reply fit into a frame, and each part has one way: to caches, or to one group."""
     limit = frame_bytes or BODY_BYTES_BEFORE_HELLO
     count_max = min(ITEMS_MAX, (limit - REPLY_HEAD_BYTES) // ITEM_BYTES_MIN)
-    by_group: Dict[int, List[Tuple[int, Get]]] = {}
+    by_way: Dict[Tuple[bool, int], List[Tuple[int, Get]]] = {}
+    now_us = engine.wall_us()
     for at, get in keys:
-        by_group.setdefault(engine.router.group_of(get), []).append((at, get))
-    for group in by_group.values():
+        is_for_cache = bool(engine.router.caches(get, now_us))
+        by_way.setdefault((is_for_cache, engine.router.group_of(get)), []).append((at, get))
+    for group in by_way.values():
         part: List[Tuple[int, Get]] = []
         part_bytes = REQUEST_HEAD_BYTES
         for at, get in group:
@@ -96,7 +98,7 @@ def _collect(
             unfit.append((at, get))
         else:
             # As if this Get had been sent by itself: the answer decides what comes next.
-            single[at] = engine.start_answered(get, item, call.answered_by, deadline - engine.clock())
+            single[at] = engine.start_answered(get, item, call, deadline - engine.clock())
     return unfit
 
 

@@ -80,10 +80,7 @@ def decide(history: History, reply: Reply, endpoint: str, replica_count: int, rn
     if outcome in (Outcome.Ok, Outcome.NotFound, Outcome.NotModified):
         return Done(reply)
     if outcome is Outcome.Busy:
-        hint_s = max(HINT_MIN_S, reply.body.hint_ms / 1000)
-        doubled_s = hint_s * 2 ** min(history.busy_count, 16)
-        # Doubling ends at the longest wait; a longer hint is the server's own word.
-        wait_s = min(doubled_s, max(hint_s, WAIT_MAX_S)) * rng.uniform(0.5, 1.5)
+        wait_s = busy_wait_s(reply.body.hint_ms, history.busy_count, rng)
         history.busy_count += 1
         history.last = errors.Busy(reply.body.limit, reply.body.hint_ms, where=where)
         return Again(wait_s)
@@ -121,6 +118,13 @@ def decide(history: History, reply: Reply, endpoint: str, replica_count: int, rn
         return report(history, errors.BadRequest(reply.body.why, reply.body.at, where=where))
     assert outcome is Outcome.Unauthorized, outcome
     return report(history, errors.Unauthorized(where=where))
+
+
+def busy_wait_s(hint_ms: int, count: int, rng: random.Random) -> float:
+    """Seconds to wait after the `count`-th Busy in a row, counted from 0."""
+    hint_s = max(HINT_MIN_S, hint_ms / 1000)
+    # Doubling ends at the longest wait; a longer hint is the server's own word.
+    return min(hint_s * 2 ** min(count, 16), max(hint_s, WAIT_MAX_S)) * rng.uniform(0.5, 1.5)
 
 
 def report(history: History, error: errors.ThermoclineError) -> Report:

@@ -1,7 +1,7 @@
-"""Owns where a request can go: the endpoints that were given, and the cluster map once it was fetched.
+"""Owns where a request can go: the endpoints that were given, the cluster map once it was fetched, its caches for gets.
 
-Never connects. Invariant: with one group any endpoint will do; with several, only members of the group that owns the
-request's bucket are named.
+Never connects. Invariant: with one group any endpoint of the store will do; with several, only members of the group
+that owns the request's bucket are named. Nothing but gets goes to a cache, once it is known to be one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from .requests import Get, MultiGet, Streams
 
 # xxh3-64 with seed 0, for instance `xxhash.xxh3_64_intdigest` of the package xxhash. Not in the standard library.
 StreamHash = Callable[[bytes], int]
+# All streams, as a map counts shares of them.
+SHARE_WHOLE = 10_000
 
 
 class Router:
-    """Endpoints for requests. `stream_hash` is needed only where the map has several groups."""
+    """Endpoints for requests. `stream_hash` is needed only where the map has several groups, or sends a part of the
+    streams to caches. Without `caches` nothing goes there."""
 
-    def __init__(self, seeds: Sequence[str], stream_hash: Optional[StreamHash] = None) -> None:
+    def __init__(self, seeds: Sequence[str], stream_hash: Optional[StreamHash] = None, caches: bool = True) -> None:
         if not seeds:
             raise InvalidArgument("no endpoint", to_do="give at least one HOST:PORT")
         for seed in seeds:
@@ -30,8 +33,12 @@ class Router:
         self._hash = stream_hash
         self._buckets: Optional[BucketMap] = None
         self.map: Optional[ClusterMap] = None
+        self._asks_caches = caches
+        self._caches: List[str] = []
         # Where requests can go that name no stream, or all requests where there is one group and no hash.
         self._anywhere = self._seeds
+        # The same for what no cache can do.
+        self._stores = self._seeds
 
     @property
     def epoch(self) -> int:
@@ -47,18 +54,38 @@ class Router:
             addresses = [node.address for node in new.nodes if node.id in members]
             # What the caller gave comes first: it is known to be in reach.
             self._anywhere = list(dict.fromkeys(self._seeds + addresses))
+            self._caches = [node.address for node in new.caches]
+            self._stores = [endpoint for endpoint in self._anywhere if endpoint not in self._caches]
 
     def endpoints(self, request: Any) -> List[str]:
         """Where `request` can go, first choice first. Errors: WrongGroup where it takes the hash to know."""
         located = None if self.map is None else self._locate(request)
         if self.map is None or located is None:
-            return self._anywhere
+            return self._stores if hasattr(request, "stream") or isinstance(request, MultiGet) else self._anywhere
         group, tablet = located
         zones = [self.map.node(member).zone for member in group.members]
         order = replica_order(zones, group.replicas)[tablet]
         rest = [index for index in range(len(group.members)) if index not in order]
         members = [self.map.node(group.members[index]).address for index in [*order, *rest]]
-        return members if len(self.map.groups) > 1 else list(dict.fromkeys(members + self._seeds))
+        return members if len(self.map.groups) > 1 else list(dict.fromkeys(members + self._stores))
+
+    def caches(self, request: Any, now_us: int) -> List[str]:
+        """The caches that may be asked, in any order; none where the request goes to the store. `now_us`: microseconds
+        since 1970."""
+        gets = request.gets if isinstance(request, MultiGet) else [request]
+        if not (self._asks_caches and self._caches and all(isinstance(get, Get) for get in gets)):
+            return []
+        return self._caches if all(self._is_for_cache(get, now_us) for get in gets) else []
+
+    def _is_for_cache(self, get: Get, now_us: int) -> bool:
+        assert self.map is not None, "who knows caches knows the map"
+        if get.local or self.map.recent_us == 0 or get.time < now_us - self.map.recent_us:
+            return False
+        if self._hash is None:
+            # Which streams belong to a part is not known; all of them is all of them.
+            return self.map.cache_share == SHARE_WHOLE
+        low = self._hash(get.space.to_bytes(2, "little") + get.stream) & 0xFFFFFFFF
+        return low * SHARE_WHOLE >> 32 < self.map.cache_share
 
     def _locate(self, request: Any) -> Optional[Tuple[Group, int]]:
         """The group and the tablet that own what `request` asks for; None where any node, or any member, will do."""

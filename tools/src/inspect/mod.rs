@@ -3,6 +3,7 @@
 //! Must never stop at damage: what is wrong is marked and the rest is shown.
 
 mod tables;
+mod values;
 
 use std::path::Path;
 
@@ -49,6 +50,8 @@ enum What {
     State(tables::StateArgs),
     /// The version caches of a disk's shards in shared memory
     Versions(VersionsArgs),
+    /// The value rings of cache nodes in shared memory: header, what each chain holds, entries; no when a cache would start empty
+    Values(values::ValuesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +97,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<Exit, Failure> {
         What::Section(args) => tables::section(args),
         What::State(args) => tables::state(args),
         What::Versions(args) => versions(args),
+        What::Values(args) => values::values(args),
     }
 }
 
