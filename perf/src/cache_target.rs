@@ -39,7 +39,7 @@ pub(crate) struct Counted {
 }
 
 /// A cache node of one core in this process.
-pub(crate) struct InProcessCache {
+pub struct InProcessCache {
     node: Option<CacheNode>,
     rings: PathBuf,
     target: Target,
@@ -47,11 +47,10 @@ pub(crate) struct InProcessCache {
 
 impl InProcessCache {
     /// Start one before the node of `store`, with room for so many records, on this processor.
-    pub(crate) fn start(
-        store: &Target,
-        records: u64,
-        cpu: Option<usize>,
-    ) -> Result<InProcessCache, TargetError> {
+    ///
+    /// # Errors
+    /// It does not come to serve, and why.
+    pub fn start(store: &Target, records: u64, cpu: Option<usize>) -> Result<InProcessCache, TargetError> {
         let chain_bytes =
             (records * ENTRY_BYTES / u64::from(CHAIN_COUNT)).next_multiple_of(4096).max(1 << 20);
         let line_count = (2 * records / u64::from(CHAIN_COUNT) / LINE_SLOTS as u64).max(64);
@@ -95,7 +94,8 @@ impl InProcessCache {
     }
 
     /// Where it listens, and whose time it uses alone.
-    pub(crate) fn target(&self) -> &Target {
+    #[must_use]
+    pub fn target(&self) -> &Target {
         &self.target
     }
 

@@ -5,7 +5,7 @@
 
 mod args;
 mod bench;
-mod cache_target;
+pub mod cache_target;
 mod cpu;
 mod group;
 mod limits;

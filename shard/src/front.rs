@@ -57,6 +57,12 @@ pub(crate) trait Front: Sized + 'static {
     /// A request and its body, for whose answer a small room is reserved: answered now or later, once.
     fn take(self: &Rc<Self>, to: &ReplyTo, request: &Request<'_>, body: &[u8]);
 
+    /// Bring near what the requests that `input` begins with will read. How many bytes were looked at, at least 1: then it is asked again.
+    /// Nothing is checked yet.
+    fn look_ahead(&self, input: &[u8]) -> usize {
+        input.len().max(1)
+    }
+
     /// A small answer, whose room was reserved with the request.
     fn tell(&self, to: &ReplyTo, encode: impl FnOnce(&mut [u8]) -> usize) {
         tell_sized(self, to, SMALL_REPLY_BYTES - HEADER_BYTES, encode);
@@ -270,8 +276,11 @@ async fn read<F: Front>(front: &Rc<F>, connection: &Rc<Connection>) {
 
 /// Walk through the frames that are there. Bytes taken, and bytes that the next frame needs in all; `None` when the connection ends.
 async fn walk<F: Front>(front: &Rc<F>, connection: &Connection, input: &[u8]) -> Option<(usize, usize)> {
-    let mut at = 0;
+    let (mut at, mut looked) = (0, 0);
     loop {
+        if at >= looked {
+            looked = at + front.look_ahead(&input[at..]);
+        }
         let drained = connection.drained.notified();
         let now_us = front.io().now().ns / 1000;
         let step = connection.session.borrow_mut().next(now_us, front.epoch(), &input[at..]);

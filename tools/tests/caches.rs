@@ -103,6 +103,8 @@ fn value_rings_are_shown_whole_and_damaged_and_left_as_they_are() {
     assert_eq!(run(folder, &["inspect", "values"]).exit, 1, "there are none");
     let (store, cache) = (pair.store(), pair.cache());
     store.run(folder, &["map", "set", "recent=all", "share=100%"]).done();
+    // Who asks the cache where gets go is told by the cache.
+    while cache.run(folder, &["map", "show", "--json"]).json()["revision"] != 1 {}
     for time in 0..RECORDS {
         store.run(folder, &["put", "alice", &time.to_string(), "a value"]).done();
     }

@@ -72,6 +72,8 @@ impl<'a> Watch<'a> {
         set("cache_busy", of(|one| one.busy));
         set("store_cpu_s", store_ns as f64 / 1e9);
         set("cache_cpu_s", cache_ns as f64 / 1e9);
+        set("store_cpu_ns_per_get", store_ns as f64 / gets);
+        set("cache_cpu_ns_per_get", cache_ns as f64 / gets);
         Ok(())
     }
 }
@@ -93,7 +95,7 @@ pub(super) fn get_cache(session: &mut Session<'_>) -> Result<(), BenchError> {
         let through = Plan { server: both(store, cache.target()), ..plan(cache.target()) };
         let of_redis = redis.as_ref().map(|redis| plan(redis.target()));
         let mut sides = vec![
-            Side::new(OWN, |_| measure_own(&own, gets.clone())),
+            Side::new(OWN, |_| measure_own(&own, gets.clone()).map(of_store_alone)),
             Side::new(THROUGH, |_| {
                 let watch = Watch::begin(&cache, store)?;
                 let mut figures = measure_own(&through, gets.clone())?;
@@ -102,7 +104,7 @@ pub(super) fn get_cache(session: &mut Session<'_>) -> Result<(), BenchError> {
             }),
         ];
         if let Some(plan) = &of_redis {
-            sides.push(Side::new("redis", |_| measure_redis(plan, gets.clone())));
+            sides.push(Side::new("redis", |_| measure_redis(plan, gets.clone()).map(of_store_alone)));
         }
         let text = format!(
             "{text} {records} records of {VALUE_BYTES} bytes, uniform keys. Through a cache: all are held there, each get is asked of the store \
@@ -111,6 +113,14 @@ pub(super) fn get_cache(session: &mut Session<'_>) -> Result<(), BenchError> {
         session.alternate(&format!("get-cache {name}"), &text, sides)?;
     }
     Ok(())
+}
+
+/// What one that answers by itself spends on a get, by the name that it has where two do.
+fn of_store_alone(mut figures: Figures) -> Figures {
+    if let Some(per_second) = figures.get("per_server_cpu_second").copied() {
+        figures.insert("store_cpu_ns_per_get".to_owned(), 1e9 / per_second);
+    }
+    figures
 }
 
 /// Have the cache hear of the records.

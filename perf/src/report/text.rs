@@ -4,7 +4,7 @@ use super::{Case, Run, Summary};
 use std::fmt::Write;
 
 /// Figures that everybody wants to see, in this order; the JSON has all.
-const SHOWN: [(&str, &str); 33] = [
+const SHOWN: [(&str, &str); 35] = [
     ("per_second", "per second"),
     ("per_server_cpu_second", "per CPU-second of the server"),
     ("mb_per_second", "MB per second"),
@@ -30,6 +30,8 @@ const SHOWN: [(&str, &str); 33] = [
     ("store_disk_reads", "disk reads of the store, warm-up included"),
     ("store_cpu_s", "CPU seconds of the store, warm-up included"),
     ("cache_cpu_s", "CPU seconds of the cache, warm-up included"),
+    ("store_cpu_ns_per_get", "CPU of the store per get, ns"),
+    ("cache_cpu_ns_per_get", "CPU of the cache per get, ns"),
     ("merges", "merges"),
     ("seals", "seals"),
     ("tables", "tables"),

@@ -7,7 +7,7 @@ use super::get::Shown;
 use super::limits::CacheLimits;
 use super::many::Manys;
 use super::rings::Rings;
-use super::{get, many, status};
+use super::{ahead, get, many, status};
 use crate::budget::Budget;
 use crate::door::payload_bytes_max;
 use crate::front::{Connections, Front, FrontLimits};
@@ -24,7 +24,7 @@ use net::reply::{
 };
 use net::request::Request;
 use net::session::ServerIdentity;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -65,6 +65,8 @@ pub(super) struct Cache {
     pub(super) front: FrontLimits,
     pub(super) rings: RefCell<Rings>,
     pub(super) fetches: RefCell<Fetches<Waiter>>,
+    /// Room for those who are being answered, used again for the next.
+    pub(super) waited: Cell<Vec<Waiter>>,
     /// Something was queued, or a batch has come back.
     pub(super) queued: Notify,
     /// The way to the store.
@@ -168,6 +170,10 @@ impl Front for Cache {
 
     fn take(self: &Rc<Self>, to: &ReplyTo, request: &Request<'_>, _body: &[u8]) {
         take(self, to, request);
+    }
+
+    fn look_ahead(&self, input: &[u8]) -> usize {
+        ahead::look(&self.rings.borrow(), input)
     }
 }
 

@@ -9,13 +9,12 @@
 //! | "not modified": the value held is shown; another version: it is shown and kept; none: that is kept | `hear` |
 
 use super::core::{Cache, Waiter};
-use super::fetch::{Asked, Leaving, Where};
+use super::fetch::{Asked, Batch, Leaving, Where};
 use ioengine::Queue;
 use ioengine::sync::race;
 use layout::key::Key;
 use layout::units::{LogTime, Version};
 use layout::value_entry::Entry;
-use net::client::OwnedKey;
 use net::outcome::{Limit, Outcome};
 use net::reply::{Answer, Reply};
 use net::request::Get;
@@ -62,10 +61,13 @@ pub(super) fn ask(cache: &Rc<Cache>, key: &Key<'_>, waiter: Waiter) {
     {
         return cache.show(&[waiter], LogTime(0), shown(&entry));
     }
-    let held = cache.rings.borrow().peek(key);
+    let (spot, held) = {
+        let rings = cache.rings.borrow();
+        let spot = rings.spot(key);
+        (spot, rings.peek_at(&spot, key))
+    };
     let (group, node) = cache.client.first_node(key);
-    let owned = OwnedKey { space: key.space, stream: key.stream.to_vec(), time: key.time };
-    let asked = cache.fetches.borrow_mut().ask(&owned, Where { group, node }, held, waiter);
+    let asked = cache.fetches.borrow_mut().ask(key, &spot, Where { group, node }, held, waiter);
     match asked {
         Asked::New => cache.queued.notify(),
         Asked::Shared | Asked::Later => cache.counters.shared.add(1),
@@ -94,12 +96,12 @@ pub(super) async fn run(cache: Rc<Cache>) {
         for node in nodes {
             while cache.batches_to(node) < cache.limits.batches_in_flight {
                 let batch = cache.fetches.borrow_mut().take(node, cache.limits.batch_count_max);
-                if batch.is_empty() {
+                if batch.parts.is_empty() {
                     break;
                 }
                 cache.batch_begins(node);
                 cache.counters.batches.add(1);
-                cache.counters.batched_keys.add(batch.len() as u64);
+                cache.counters.batched_keys.add(batch.parts.len() as u64);
                 let cache = Rc::clone(&cache);
                 cache.io.clone().spawn(Queue::Foreground, async move {
                     leave(&cache, batch).await;
@@ -114,29 +116,31 @@ pub(super) async fn run(cache: Rc<Cache>) {
 
 /// A fetch of a batch.
 struct Part {
-    number: u64,
-    key: OwnedKey,
+    leaving: Leaving,
     /// The version that the store is asked about: 0 when nothing is held, or no value can be shown.
     held: Version,
     done: Cell<bool>,
 }
 
 /// Ask the store about a batch, and answer each key as its answer comes.
-async fn leave(cache: &Rc<Cache>, batch: Vec<Leaving>) {
-    let mut parts: Vec<Part> = batch
+async fn leave(cache: &Rc<Cache>, batch: Batch) {
+    let Batch { parts, streams } = batch;
+    let look = |leaving: &Leaving| cache.rings.borrow().peek_at(&leaving.spot, &leaving.key(&streams));
+    let mut parts: Vec<Part> = parts
         .into_iter()
-        .map(|Leaving { number, key, held }| {
-            let look = || cache.rings.borrow().peek(&key.key()).unwrap_or(Version::ABSENT);
-            let held = held.unwrap_or_else(look);
-            Part { number, key, held, done: Cell::new(false) }
+        .map(|leaving| {
+            let held = leaving.held.unwrap_or_else(|| look(&leaving).unwrap_or(Version::ABSENT));
+            Part { leaving, held, done: Cell::new(false) }
         })
         .collect();
     for ask in 0..ASKS_MAX {
         let gets: Vec<Get<'_>> = parts
             .iter()
-            .map(|part| Get { key: part.key.key(), local: false, if_newer: Some(part.held) })
+            .map(|part| Get { key: part.leaving.key(&streams), local: false, if_newer: Some(part.held) })
             .collect();
-        let mut hear_one = |place: usize, reply: &Reply<'_>| hear(cache, &parts[place], reply);
+        let mut hear_one = |place: usize, reply: &Reply<'_>| {
+            hear(cache, gets[place].key, &parts[place], reply);
+        };
         if let Err(error) = cache.client.get_many(&gets, &mut hear_one).await {
             tracing::debug!(%error, keys = gets.len(), "the store does not answer");
             cache.counters.failed_batches.add(1);
@@ -152,20 +156,24 @@ async fn leave(cache: &Rc<Cache>, batch: Vec<Leaving>) {
         parts.iter_mut().for_each(|part| part.held = Version::ABSENT);
     }
     for part in parts.iter().filter(|part| !part.done.get()) {
-        let waiters = cache.fetches.borrow_mut().finish(part.number);
-        cache.show(&waiters, LogTime(0), Shown::Not(Outcome::Timeout));
+        finish(cache, part, LogTime(0), Shown::Not(Outcome::Timeout));
     }
 }
 
+/// Show those who wait for a fetch what became of it.
+fn finish(cache: &Cache, part: &Part, log_time: LogTime, shown: Shown<'_>) {
+    part.done.set(true);
+    let mut waiters = cache.waited.take();
+    cache.fetches.borrow_mut().finish(part.leaving.number, &mut waiters);
+    cache.show(&waiters, log_time, shown);
+    waiters.clear();
+    cache.waited.set(waiters);
+}
+
 /// The store has answered for a key.
-fn hear(cache: &Rc<Cache>, part: &Part, reply: &Reply<'_>) {
-    let key = part.key.key();
+fn hear(cache: &Rc<Cache>, key: Key<'_>, part: &Part, reply: &Reply<'_>) {
     let log_time = reply.log_time;
-    let end = |shown: Shown<'_>| {
-        part.done.set(true);
-        let waiters = cache.fetches.borrow_mut().finish(part.number);
-        cache.show(&waiters, log_time, shown);
-    };
+    let end = |shown: Shown<'_>| finish(cache, part, log_time, shown);
     let absent = Shown::Not(Outcome::NotFound);
     match reply.answer {
         Answer::Record { version, expiry, value } => {
@@ -188,7 +196,7 @@ fn hear(cache: &Rc<Cache>, part: &Part, reply: &Reply<'_>) {
             let mut rings = cache.rings.borrow_mut();
             // Proven only now. What is not the version asked about was put there since, or is gone.
             let entry = rings
-                .get(&key)
+                .get_at(&part.leaving.spot, &key)
                 .filter(|entry| entry.version == part.held || ioengine::canary("believe_a_damaged_value"));
             let Some(entry) = entry else { return };
             cache.counters.not_modified.add(1);

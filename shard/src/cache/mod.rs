@@ -4,6 +4,7 @@
 //! Must never answer without the store's word. Invariant: a value that is shown has the version that the store has named since
 //! the get arrived.
 
+mod ahead;
 mod chain;
 mod core;
 mod counters;

@@ -18,7 +18,7 @@ use ioengine::sync::{Either, Notify, race};
 use ioengine::{CoreConfig, CoreHandle, HostKind, Io, LaunchError, Launcher, Queue};
 use net::client::{Client, ClientConfig, Through};
 use net::route::ClusterMap;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -192,6 +192,7 @@ fn start_core(io: &Io, config: &CacheConfig, shared: &Shared) -> Result<Rc<Cache
         facts: Arc::clone(&shared.facts),
         rings: RefCell::new(rings),
         fetches: RefCell::new(Fetches::new(limits.fetches())),
+        waited: Cell::default(),
         queued: Notify::new(),
         client,
         batches: RefCell::new(BTreeMap::new()),

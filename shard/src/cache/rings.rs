@@ -140,9 +140,13 @@ impl Rings {
 
     /// The record of a key, if there is one; it counts as read. Its version says what it was, not that it is the newest.
     pub fn get(&mut self, key: &Key<'_>) -> Option<Entry<'_>> {
-        let spot = self.geometry.spot(self.salt, key);
-        let seen = self.find(&spot, key)?;
-        self.load(&spot, &seen);
+        self.get_at(&self.spot(key), key)
+    }
+
+    /// The same, by the key's spot.
+    pub(super) fn get_at(&mut self, spot: &Spot, key: &Key<'_>) -> Option<Entry<'_>> {
+        let seen = self.find(spot, key)?;
+        self.load(spot, &seen);
         let bytes = seen.shape.bytes;
         let is_proven = Entry::decode(&self.read[..bytes], self.salt, seen.position).is_ok();
         if !is_proven && !ioengine::canary("believe_a_damaged_value") {
@@ -159,7 +163,34 @@ impl Rings {
 
     /// The version that a record of the key seems to have; [`Rings::get`] proves it.
     pub fn peek(&self, key: &Key<'_>) -> Option<Version> {
-        self.find(&self.geometry.spot(self.salt, key), key).map(|seen| seen.shape.version)
+        self.peek_at(&self.spot(key), key)
+    }
+
+    /// The same, by the key's spot.
+    pub(super) fn peek_at(&self, spot: &Spot, key: &Key<'_>) -> Option<Version> {
+        self.find(spot, key).map(|seen| seen.shape.version)
+    }
+
+    /// Where a key belongs; as long as these rings live.
+    pub(super) fn spot(&self, key: &Key<'_>) -> Spot {
+        self.geometry.spot(self.salt, key)
+    }
+
+    /// Bring the line of slots of a key near. First of two steps of a batch.
+    pub(super) fn prefetch_line(&self, spot: &Spot) {
+        self.region.prefetch(self.line_word(spot));
+    }
+
+    /// Bring the front of what may be the key's entry near, when its line is there.
+    pub(super) fn prefetch_entry(&self, spot: &Spot) {
+        let first = self.line_word(spot);
+        for word in first..first + LINE_SLOTS {
+            let slot = Slot(self.region.load(word));
+            // A word that was damaged may name a place behind the ring.
+            if slot.is_of(spot.tag) && slot.offset() < self.geometry.chain_bytes {
+                self.region.prefetch(self.chains[usize::from(spot.chain)].word(slot.offset()));
+            }
+        }
     }
 
     /// Keep a record; what was known of its key is forgotten. False when it is too large.
