@@ -129,6 +129,9 @@ fn section(case: &Case) -> Markup {
         }
         @if curves.iter().any(|curve| curve.points.len() > 1) {
             h3 { "Latency by percentile" }
+            @if !case.figure_names().contains(&"generator_late_us_p50") {
+                p { "Of a closed loop: what waits for an answer asks for nothing else meanwhile, so these say how the sides compare and promise nothing." }
+            }
             (PreEscaped(chart::latencies(&curves)))
         }
         @if !tiers.is_empty() {
