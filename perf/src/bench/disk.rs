@@ -22,6 +22,7 @@ use std::time::Duration;
 /// So little is kept of blocks that nearly every get reads the device.
 const BLOCK_CACHE_BYTES: usize = 1 << 20;
 const JOURNAL_BYTES: u64 = 2 << 30;
+const JOURNAL_BYTES_SMOKE: u64 = 256 << 20;
 /// Bytes of the table zone for a record: what is merged stands there twice for a while.
 const TABLE_BYTES_PER_RECORD: u64 = 4 * (VALUE_BYTES + NAME_BYTES) as u64;
 /// Bytes of a record that its writer gave: stream, time, value.
@@ -190,7 +191,8 @@ impl Tables {
 
     fn start(&self, session: &mut Session<'_>) -> Result<Server, BenchError> {
         let table_bytes = self.all_records() * TABLE_BYTES_PER_RECORD + (512 << 20);
-        session.maker_with(JOURNAL_BYTES, table_bytes, self.limits())?.make()
+        let journal_bytes = if session.args.smoke { JOURNAL_BYTES_SMOKE } else { JOURNAL_BYTES };
+        session.maker_with(journal_bytes, table_bytes, self.limits())?.make()
     }
 
     fn fill(

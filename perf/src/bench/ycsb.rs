@@ -18,6 +18,7 @@ const CLIENTS: Shape = Shape { connection_count: 64, depth: 1 };
 /// Share of what the closed loop reaches that is asked for in the open one.
 const SHARE: f64 = 0.5;
 const JOURNAL_BYTES: u64 = 2 << 30;
+const JOURNAL_BYTES_SMOKE: u64 = 256 << 20;
 /// Bytes of the table zone for a row: what is merged stands there twice for a while.
 const TABLE_BYTES_PER_ROW: u64 = 4 * ROW_BYTES as u64;
 /// Rows per second that a run may write over, with room for their tables.
@@ -69,7 +70,8 @@ pub(super) fn ycsb(session: &mut Session<'_>, opens: bool) -> Result<(), BenchEr
     let written = (seconds * WRITES_PER_SECOND_MAX * if opens { 2.0 } else { 1.0 }) as u64;
     let table_bytes =
         (512 << 20) + rows.row_count() * TABLE_BYTES_PER_ROW + (written * ROW_BYTES as u64).min(16 << 30);
-    let server = session.maker_with(JOURNAL_BYTES, table_bytes, Limits::default())?.make()?;
+    let journal_bytes = if args.smoke { JOURNAL_BYTES_SMOKE } else { JOURNAL_BYTES };
+    let server = session.maker_with(journal_bytes, table_bytes, Limits::default())?.make()?;
     let history = rows.history(session.client());
     session.preload(OWN, server.target(), |_| ThermoclineWire::new(CLIENT, 4), history)?;
     let defaults = Limits::default();
