@@ -306,6 +306,8 @@ pub(crate) fn state(data: &[u8]) -> usize {
                 StateItem::Request(request) => writer.request(request),
                 StateItem::Recent(recent) => writer.recent(recent),
                 StateItem::Window(window) => writer.window(window),
+                StateItem::Sink(sink) => writer.sink(sink),
+                StateItem::Link(link) => writer.link(link),
                 StateItem::End { .. } => unreachable!("the list has no end"),
             }
         }

@@ -244,6 +244,11 @@ pub struct MadeSection {
     pub index_bytes: u32,
     /// xxh3-128 of the records.
     pub digest: u128,
+    /// Bytes of its data blocks before compression.
+    pub raw_bytes: u64,
+    first_key: Vec<u8>,
+    /// Its blocks, each with what separates it from the next.
+    blocks: Vec<(Vec<u8>, BlockHandle)>,
     /// All of it, the header still empty.
     bytes: Vec<u8>,
 }
@@ -263,6 +268,17 @@ impl MadeSection {
     pub fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
+
+    /// Key of its first record.
+    #[must_use]
+    pub fn first_key(&self) -> &[u8] {
+        &self.first_key
+    }
+
+    /// Its blocks in order, each with what separates it from the next; the last one with the last key.
+    pub fn blocks(&self) -> impl Iterator<Item = (&[u8], &BlockHandle)> {
+        self.blocks.iter().map(|(separator, handle)| (separator.as_slice(), handle))
+    }
 }
 
 /// Makes one section, record by record.
@@ -277,6 +293,9 @@ pub struct SectionWriter {
     sum: SectionSum,
     /// The block before the one that is filled, which waits for what separates the two, and its last key.
     waiting: Option<(BlockHandle, Vec<u8>)>,
+    raw_bytes: u64,
+    first_key: Vec<u8>,
+    blocks: Vec<(Vec<u8>, BlockHandle)>,
     out: Vec<u8>,
 }
 
@@ -294,6 +313,9 @@ impl SectionWriter {
             index: IndexBuilder::default(),
             sum: SectionSum::new(),
             waiting: None,
+            raw_bytes: 0,
+            first_key: Vec::new(),
+            blocks: Vec::new(),
             out: vec![0; SECTION_HEADER_BYTES],
         }
     }
@@ -309,18 +331,27 @@ impl SectionWriter {
         match self.waiting.take() {
             Some((handle, last)) => {
                 assert!(key > &last[..], "the keys of a section ascend");
-                self.index.push(separator(&last, key), handle);
+                self.add_block(separator(&last, key), handle);
             }
-            None if self.block.is_empty() => self.index.first_key(key),
+            None if self.block.is_empty() => {
+                self.index.first_key(key);
+                self.first_key.extend_from_slice(key);
+            }
             None => {}
         }
         self.block.push(key, version, expiry_us, value);
         self.sum.add(key, version, expiry_us, value);
     }
 
+    fn add_block(&mut self, separator: &[u8], handle: BlockHandle) {
+        self.index.push(separator, handle);
+        self.blocks.push((separator.to_vec(), handle));
+    }
+
     fn end_block(&mut self) {
         let (record_count, last) = (self.block.entry_count() as u32, self.block.last_key().to_vec());
         let made = Made::of(self.block.finish(), record_count, Some(&mut self.columns));
+        self.raw_bytes += made.raw_bytes as u64;
         let (codec, payload) = self.compressor.pack(made.bytes, Compression::Level(self.level));
         let offset = (self.out.len() - SECTION_HEADER_BYTES) as u64;
         let packed =
@@ -335,7 +366,7 @@ impl SectionWriter {
     pub fn finish(mut self) -> MadeSection {
         self.end_block();
         let (handle, last) = self.waiting.take().expect("a section has a record");
-        self.index.push(&last, handle);
+        self.add_block(&last, handle);
         let data_bytes = handle.end();
         let index = self.index.finish();
         let (kind, compression) = (BlockKind::Index, Compression::Level(self.level));
@@ -357,6 +388,9 @@ impl SectionWriter {
             data_bytes: small(data_bytes),
             index_bytes: small(index_bytes as u64),
             digest,
+            raw_bytes: self.raw_bytes,
+            first_key: self.first_key,
+            blocks: self.blocks,
             bytes: self.out,
         }
     }

@@ -14,6 +14,7 @@ use crate::journal_record::{
 use crate::log_entry::{Entry, EntryIter, Operation, Write};
 use crate::log_item::{Item, ItemIter};
 use crate::operation::Change;
+use crate::sink_operation::{Sink, SinkBegin};
 use crate::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_TABLE, Superblock};
 use crate::tip::{TIP_BYTES, TipIter};
 use crate::units::{DiskOffset, TABLET_COUNT};
@@ -300,6 +301,21 @@ fn items(body: &[u8]) -> Vec<Line> {
     lines
 }
 
+fn sink_text(sink: &Sink<'_>) -> String {
+    match sink {
+        Sink::Begin(SinkBegin { generation, from, to, seal_generation, checksum, .. }) => {
+            format!(
+                "sink, generation {generation}: {from} to {to}, sealed {seal_generation}, {checksum:032x}"
+            )
+        }
+        Sink::Sunk { generation, checksum, links } => {
+            let count = links.iter().count();
+            format!("sunk, generation {generation}: {checksum:032x}, {count} links")
+        }
+        Sink::GivenUp { generation } => format!("sink given up, generation {generation}"),
+    }
+}
+
 fn operation_text(operation: &Operation<'_>) -> String {
     let Write { key, request, expiry_us, atomic_with_next, change } = match operation {
         Operation::Write(write) => write,
@@ -314,6 +330,7 @@ fn operation_text(operation: &Operation<'_>) -> String {
                 sealed.tables().map(|table| format!("{:032x}", table.checksum)).collect();
             return format!("sealed, generation {}: {}", sealed.generation, tables.join(", "));
         }
+        Operation::Sink(sink) => return sink_text(sink),
     };
     let value_text = |value: Option<&[u8]>| {
         value.map_or("delete".to_string(), |value| format!("value {}", short_text(value)))

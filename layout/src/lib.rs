@@ -33,6 +33,7 @@ pub mod manifest;
 pub mod manifest_record;
 pub mod operation;
 pub mod seal_operation;
+pub mod sink_operation;
 pub mod superblock;
 pub mod superblock_copies;
 pub mod superblock_peers;
@@ -51,6 +52,8 @@ pub mod table_index;
 pub mod table_key;
 pub mod table_seal;
 pub mod table_sections;
+pub mod table_sunk;
+pub mod tablet_sink;
 pub mod tablet_state;
 pub mod tablet_window;
 pub mod tip;
@@ -80,17 +83,20 @@ pub fn byte_tables() -> Vec<field::Table> {
         log_message::TABLES.as_slice(),
         operation::TABLES.as_slice(),
         seal_operation::TABLES.as_slice(),
+        sink_operation::TABLES.as_slice(),
         tip::TABLES.as_slice(),
         table_key::TABLES.as_slice(),
         table_block::TABLES.as_slice(),
         table_seal::TABLES.as_slice(),
         table_sections::TABLES.as_slice(),
+        table_sunk::TABLES.as_slice(),
         table_index::TABLES.as_slice(),
         table_filter::TABLES.as_slice(),
         table_footer::TABLES.as_slice(),
         manifest::TABLES.as_slice(),
         tablet_state::TABLES.as_slice(),
         tablet_window::TABLES.as_slice(),
+        tablet_sink::TABLES.as_slice(),
         version_file::TABLES.as_slice(),
         version_cell::TABLES.as_slice(),
         value_ring::TABLES.as_slice(),

@@ -163,6 +163,8 @@ pub enum TableKind {
     Run,
     /// The whole of a closed window.
     Sealed,
+    /// What stays of a closed window whose records are on cold disks.
+    Sunk,
 }
 
 /// A table joins the set.
@@ -308,7 +310,12 @@ impl AddTable<'_> {
     fn put(&self, body: &mut [u8]) {
         A_TABLE_ID.put(body, self.table.0.to_le_bytes());
         A_TABLET.put(body, [self.tablet.get()]);
-        A_KIND.put(body, [if self.kind == TableKind::Run { 1 } else { 2 }]);
+        let kind = match self.kind {
+            TableKind::Run => 1,
+            TableKind::Sealed => 2,
+            TableKind::Sunk => 3,
+        };
+        A_KIND.put(body, [kind]);
         A_LEVEL.put(body, [self.level]);
         A_WINDOW_GENERATION.put(body, self.window_generation.to_le_bytes());
         A_WINDOW_FROM.put(body, self.window_from.to_le_bytes());
@@ -332,7 +339,8 @@ impl AddTable<'_> {
             (A_TABLE_ID, self.table.0 > 0),
             (A_WINDOW_TO, self.window_from <= self.window_to),
             (A_TABLE_BYTES, self.bytes > 0),
-            (A_DATA_BYTES, self.data_bytes <= self.bytes),
+            // The data of a sunk table is not in it.
+            (A_DATA_BYTES, self.kind == TableKind::Sunk || self.data_bytes <= self.bytes),
             (A_RECORD_COUNT, self.record_count > 0),
             (A_TOMBSTONE_COUNT, self.tombstone_count <= self.record_count),
             (A_TIME_MAX, self.time_min <= self.time_max),
@@ -413,6 +421,7 @@ fn add_table<'a>(body: &[u8], rest: &'a [u8], at: u64) -> Result<AddTable<'a>, C
     let kind = match A_KIND.u8(body) {
         1 => TableKind::Run,
         2 => TableKind::Sealed,
+        3 => TableKind::Sunk,
         _ => return wrong(A_KIND),
     };
     if let Some(field) = [A_RESERVED, A_RESERVED_2].into_iter().find(|field| !field.is_zero(body)) {
@@ -622,7 +631,7 @@ mod tests {
         assert_eq!(changed(1, 99), ("manifest edit", "version", 17));
         assert_eq!(changed(4, 8), ("manifest edit", "bytes", 20));
         assert_eq!(changed(8 + 8, 64), ("add table", "tablet", 32));
-        assert_eq!(changed(8 + 9, 3), ("add table", "table_kind", 33));
+        assert_eq!(changed(8 + 9, 4), ("add table", "table_kind", 33));
         assert_eq!(changed(8 + 11, 3), ("add table", "reserved", 35));
         assert_eq!(changed(8 + 56, 8), ("add table", "tombstone_count", 80));
         assert_eq!(changed(8 + 128, 1), ("add table", "range_count", 152));

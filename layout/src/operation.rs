@@ -11,6 +11,7 @@
 use crate::field::{Corrupt, Field, Table, byte_table};
 use crate::key::Key;
 use crate::seal_operation::{self, KIND_SEAL, KIND_SEALED, Seal, Sealed};
+use crate::sink_operation::{self, KIND_SINK, Sink};
 use crate::units::{
     LogIndex, RequestId, STREAM_BYTES_MAX, STREAM_BYTES_MIN, Space, VALUE_BYTES_MAX, Version,
 };
@@ -65,6 +66,8 @@ pub enum Operation<'a> {
     Seal(Seal<'a>),
     /// Ends it.
     Sealed(Sealed<'a>),
+    /// A sealed window goes to cold disks, step by step.
+    Sink(Sink<'a>),
     /// Changes one record.
     Write(Write<'a>),
 }
@@ -119,6 +122,7 @@ impl<'a> Operation<'a> {
             Operation::Tick | Operation::Verify => FIXED_BYTES,
             Operation::Seal(seal) => seal.encoded_bytes(),
             Operation::Sealed(sealed) => sealed.encoded_bytes(),
+            Operation::Sink(sink) => sink.encoded_bytes(),
             Operation::Write(write) => {
                 let compare = match write.change {
                     Change::CompareAndSet { .. } => COMPARE_BYTES,
@@ -152,6 +156,7 @@ impl<'a> Operation<'a> {
             }
             Operation::Seal(seal) => return seal.encode_into(piece),
             Operation::Sealed(sealed) => return sealed.encode_into(piece),
+            Operation::Sink(sink) => return sink.encode_into(piece),
             Operation::Write(write) => write,
         };
         let stream = write.key.stream;
@@ -208,6 +213,10 @@ impl<'a> Operation<'a> {
             KIND_TICK => return decode_bare(Operation::Tick, bytes, at),
             KIND_VERIFY => return decode_bare(Operation::Verify, bytes, at),
             KIND_SEAL | KIND_SEALED => return decode_seal(bytes, at),
+            KIND_SINK => {
+                let (sink, end) = sink_operation::decode(bytes, at)?;
+                return Ok((Operation::Sink(sink), end));
+            }
             _ => return wrong(O_KIND),
         };
         if flags & !flags_allowed != 0 {

@@ -190,27 +190,7 @@ impl TableWriter {
             index: IndexBuilder::default(),
             filter: FilterBuilder::new(),
             sections: matches!(identity, TableIdentity::Sealed { .. }).then(SectionsBuilder::default),
-            footer: Footer {
-                block_count: 0,
-                block_bytes: options.block_bytes,
-                extent_bytes: options.extent_bytes,
-                record_count: 0,
-                tombstone_count: 0,
-                expiring_count: 0,
-                time_min: u64::MAX,
-                time_max: 0,
-                log_index_min: LogIndex(u64::MAX),
-                log_index_max: LogIndex(0),
-                expiry_min: 0,
-                expiry_max: 0,
-                raw_bytes: 0,
-                data_bytes: 0,
-                sections_bytes: 0,
-                dictionary_bytes: 0,
-                index_bytes: 0,
-                filter_bytes: 0,
-                content_checksum: 0,
-            },
+            footer: Footer::empty(options.block_bytes, options.extent_bytes),
             content: ContentChecksum::new(),
             out: Vec::new(),
             offset: 0,
@@ -279,19 +259,7 @@ impl TableWriter {
         }
         self.block.push(key, version, expiry_us, value);
         self.filter.add(key_hash(key));
-        let (footer, time, log_index) = (&mut self.footer, key_time(key), LogIndex(version.0 >> 16));
-        footer.record_count += 1;
-        footer.tombstone_count += u64::from(value.is_none());
-        footer.time_min = footer.time_min.min(time);
-        footer.time_max = footer.time_max.max(time);
-        footer.log_index_min = footer.log_index_min.min(log_index);
-        footer.log_index_max = footer.log_index_max.max(log_index);
-        if expiry_us > 0 {
-            footer.expiry_min =
-                if footer.expiring_count == 0 { expiry_us } else { footer.expiry_min.min(expiry_us) };
-            footer.expiry_max = footer.expiry_max.max(expiry_us);
-            footer.expiring_count += 1;
-        }
+        self.footer.add(key_time(key), LogIndex(version.0 >> 16), expiry_us, value.is_none());
     }
 
     fn end_block(&mut self) {

@@ -57,6 +57,10 @@ byte_table! {
     F_CHECKSUM = "checksum", 508, 4;
 }
 
+const KIND_RUN: u8 = 1;
+const KIND_SEALED: u8 = 2;
+const KIND_SUNK: u8 = 3;
+
 /// What a table says of itself. Its kind, id and window are those of its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footer {
@@ -98,13 +102,57 @@ pub struct Footer {
     pub filter_bytes: u64,
     /// xxh3-128 of everything before the footer.
     pub content_checksum: u128,
+    /// Its data blocks stand on cold disks, not in the table: of a sunk table.
+    pub is_sunk: bool,
 }
 
 impl Footer {
+    /// Of a table without records.
+    pub(crate) fn empty(block_bytes: u32, extent_bytes: u32) -> Footer {
+        Footer {
+            block_count: 0,
+            block_bytes,
+            extent_bytes,
+            record_count: 0,
+            tombstone_count: 0,
+            expiring_count: 0,
+            time_min: u64::MAX,
+            time_max: 0,
+            log_index_min: LogIndex(u64::MAX),
+            log_index_max: LogIndex(0),
+            expiry_min: 0,
+            expiry_max: 0,
+            raw_bytes: 0,
+            data_bytes: 0,
+            sections_bytes: 0,
+            dictionary_bytes: 0,
+            index_bytes: 0,
+            filter_bytes: 0,
+            content_checksum: 0,
+            is_sunk: false,
+        }
+    }
+
+    /// One more record.
+    pub(crate) fn add(&mut self, time: u64, log_index: LogIndex, expiry_us: u64, is_tombstone: bool) {
+        self.record_count += 1;
+        self.tombstone_count += u64::from(is_tombstone);
+        self.time_min = self.time_min.min(time);
+        self.time_max = self.time_max.max(time);
+        self.log_index_min = self.log_index_min.min(log_index);
+        self.log_index_max = self.log_index_max.max(log_index);
+        if expiry_us > 0 {
+            self.expiry_min =
+                if self.expiring_count == 0 { expiry_us } else { self.expiry_min.min(expiry_us) };
+            self.expiry_max = self.expiry_max.max(expiry_us);
+            self.expiring_count += 1;
+        }
+    }
+
     /// Where the list of sections starts.
     #[must_use]
     pub fn sections_offset(&self) -> u64 {
-        self.data_bytes
+        if self.is_sunk { 0 } else { self.data_bytes }
     }
 
     /// Where the dictionary starts.
@@ -205,13 +253,14 @@ impl Footer {
             index_bytes: F_INDEX_BYTES.u64(bytes),
             filter_bytes: F_FILTER_BYTES.u64(bytes),
             content_checksum: u128::from_le_bytes(F_CONTENT_CHECKSUM.array(bytes)),
+            is_sunk: F_KIND.u8(bytes) == KIND_SUNK,
         }
     }
 
     /// The sum of the parts and the footer, when it is a number.
     fn table_bytes_checked(&self) -> Option<u64> {
         let parts = [
-            self.data_bytes,
+            if self.is_sunk { 0 } else { self.data_bytes },
             self.sections_bytes,
             self.dictionary_bytes,
             self.index_bytes,
@@ -229,11 +278,13 @@ fn put_identity(identity: &TableIdentity, bytes: &mut [u8]) {
     F_TABLET.put(bytes, [identity.tablet().get()]);
     match *identity {
         TableIdentity::Run { table, .. } => {
-            F_KIND.put(bytes, [1]);
+            F_KIND.put(bytes, [KIND_RUN]);
             F_TABLE_ID.put(bytes, table.0.to_le_bytes());
         }
-        TableIdentity::Sealed { window_from, window_to, window_generation, .. } => {
-            F_KIND.put(bytes, [2]);
+        TableIdentity::Sealed { window_from, window_to, window_generation, .. }
+        | TableIdentity::Sunk { window_from, window_to, window_generation, .. } => {
+            let is_sunk = matches!(identity, TableIdentity::Sunk { .. });
+            F_KIND.put(bytes, [if is_sunk { KIND_SUNK } else { KIND_SEALED }]);
             F_WINDOW_FROM.put(bytes, window_from.to_le_bytes());
             F_WINDOW_TO.put(bytes, window_to.to_le_bytes());
             F_WINDOW_GENERATION.put(bytes, window_generation.to_le_bytes());
@@ -275,7 +326,7 @@ pub(crate) fn wrong_fields(
         (F_EXPIRY_MAX, expiry_in_order),
         (F_DATA_BYTES, footer.table_bytes_checked() == Some(table_bytes) && footer.data_bytes > 0),
         (F_INDEX_BYTES, footer.index_bytes > 0),
-        (F_SECTIONS_BYTES, (footer.sections_bytes > 0) == matches!(identity, TableIdentity::Sealed { .. })),
+        (F_SECTIONS_BYTES, (footer.sections_bytes > 0) != matches!(identity, TableIdentity::Run { .. })),
         (F_RESERVED, F_RESERVED.is_zero(bytes)),
         (F_PADDING, F_PADDING.is_zero(bytes)),
     ];

@@ -292,6 +292,17 @@ impl Index {
         None
     }
 
+    /// The number of the block that begins at `offset`, or of the first one behind; the block count when there is none.
+    #[must_use]
+    pub fn block_at(&self, offset: u64) -> u32 {
+        let group = self.groups.partition_point(|group| group.end <= offset).saturating_sub(1);
+        let mut block = (group * GROUP_COUNT) as u32;
+        while self.handle(block).is_some_and(|handle| handle.offset < offset) {
+            block += 1;
+        }
+        block
+    }
+
     /// Where a block lies, by its number; `None` from the block count on.
     #[must_use]
     pub fn handle(&self, block: u32) -> Option<BlockHandle> {

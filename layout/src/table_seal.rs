@@ -29,6 +29,9 @@ pub const RUN_MAGIC: [u8; 8] = *b"TCLRUNBK";
 /// First bytes of the identity of a sealed table's blocks.
 pub const SEALED_MAGIC: [u8; 8] = *b"TCLSEALB";
 
+/// First bytes of the identity of what a sunk table consists of.
+pub const SUNK_MAGIC: [u8; 8] = *b"TCLSUNKB";
+
 const RUN_IDENTITY_BYTES: usize = 51;
 const SEALED_IDENTITY_BYTES: usize = 57;
 const OFFSET_BYTES: usize = 8;
@@ -101,6 +104,19 @@ pub enum TableIdentity {
         /// How often the window was sealed.
         window_generation: u32,
     },
+    /// What stays of a window whose records are on cold disks: the same bytes at every replica.
+    Sunk {
+        /// Uuid of the cluster.
+        cluster: Uuid,
+        /// Tablet whose records it names.
+        tablet: TabletIndex,
+        /// First time of the window, microseconds.
+        window_from: u64,
+        /// First time behind the window, microseconds.
+        window_to: u64,
+        /// How often the window was sealed.
+        window_generation: u32,
+    },
 }
 
 impl TableIdentity {
@@ -108,7 +124,9 @@ impl TableIdentity {
     #[must_use]
     pub fn tablet(&self) -> TabletIndex {
         match self {
-            TableIdentity::Run { tablet, .. } | TableIdentity::Sealed { tablet, .. } => *tablet,
+            TableIdentity::Run { tablet, .. }
+            | TableIdentity::Sealed { tablet, .. }
+            | TableIdentity::Sunk { tablet, .. } => *tablet,
         }
     }
 }
@@ -133,9 +151,11 @@ impl BlockChecksum {
                 R_TABLE_ID.put(&mut bytes, table.0.to_le_bytes());
                 BlockChecksum(Crc::with(&bytes[..R_OFFSET.offset]))
             }
-            TableIdentity::Sealed { cluster, tablet, window_from, window_to, window_generation } => {
+            TableIdentity::Sealed { cluster, tablet, window_from, window_to, window_generation }
+            | TableIdentity::Sunk { cluster, tablet, window_from, window_to, window_generation } => {
+                let is_sunk = matches!(identity, TableIdentity::Sunk { .. });
                 let mut bytes = [0; SEALED_IDENTITY_BYTES];
-                S_MAGIC.put(&mut bytes, SEALED_MAGIC);
+                S_MAGIC.put(&mut bytes, if is_sunk { SUNK_MAGIC } else { SEALED_MAGIC });
                 S_FORMAT_VERSION.put(&mut bytes, FORMAT_VERSION.to_le_bytes());
                 S_CLUSTER.put(&mut bytes, cluster.0);
                 S_TABLET.put(&mut bytes, [tablet.get()]);

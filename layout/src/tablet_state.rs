@@ -4,7 +4,7 @@
 //! read: only there stands the checksum. Invariant: what is read to its end is what was written, of this device and id.
 //!
 //! ```text
-//! | header 16 | tablet 80 | request, .. | recent, .. | window 80, .. | tablet 80 | .. | checksum 16 |
+//! | header 16 | tablet 80 | request, .. | recent, .. | window 80, .. | sink 80, link 32, .. | tablet 80 | .. | checksum 16 |
 //! request: | client | its log time | sequence | log time | version | status 1 |      numbers less those of the one before
 //! recent:  | key hash 16 | log index |
 //! ```
@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::FORMAT_VERSION;
 use crate::field::{Corrupt, Field, Table, byte_table};
+use crate::tablet_sink::{ColdLink, LINK_BYTES, SINK_BYTES, TabletSink};
 use crate::tablet_window::{TabletWindow, WINDOW_BYTES};
 use crate::units::{
     LogIndex, LogTime, RequestId, ShardIndex, TABLET_COUNT, TableId, TabletIndex, Uuid, Version,
@@ -66,7 +67,7 @@ byte_table! {
     TABLET_TABLE = "tablet state", TABLET_BYTES;
     T_TABLET = "tablet", 0, 1;
     T_FLAGS = "flags", 1, 1;
-    T_RESERVED = "reserved", 2, 2;
+    T_SINK_COUNT = "sink_count", 2, 2;
     T_REQUEST_COUNT = "request_count", 4, 4;
     T_RECENT_COUNT = "recent_count", 8, 4;
     T_WINDOW_COUNT = "window_count", 12, 4;
@@ -132,6 +133,8 @@ pub struct TabletHead {
     pub recent_count: u32,
     /// Windows that follow.
     pub window_count: u32,
+    /// Sinks that follow, each with its links.
+    pub sink_count: u16,
     /// Of the last seal that began; 0 when none has.
     pub seal_generation: u32,
     /// Of the last one that was agreed on.
@@ -158,6 +161,7 @@ impl TabletHead {
         T_RECENT_FLOOR.put(&mut bytes, self.recent_floor.0.to_le_bytes());
         T_RECENT_NEWEST.put(&mut bytes, self.recent_newest.0.to_le_bytes());
         T_WINDOW_COUNT.put(&mut bytes, self.window_count.to_le_bytes());
+        T_SINK_COUNT.put(&mut bytes, self.sink_count.to_le_bytes());
         T_SEAL_GENERATION.put(&mut bytes, self.seal_generation.to_le_bytes());
         T_SEALED_GENERATION.put(&mut bytes, self.sealed_generation.to_le_bytes());
         bytes
@@ -182,11 +186,11 @@ impl TabletHead {
             recent_newest: LogIndex(T_RECENT_NEWEST.u64(bytes)),
             recent_count: T_RECENT_COUNT.u32(bytes),
             window_count: T_WINDOW_COUNT.u32(bytes),
+            sink_count: T_SINK_COUNT.u16(bytes),
             seal_generation: T_SEAL_GENERATION.u32(bytes),
             sealed_generation: T_SEALED_GENERATION.u32(bytes),
         };
         let right = [
-            (T_RESERVED, T_RESERVED.is_zero(bytes)),
             (T_APPLIED, head.applied.0 < 1 << 48),
             (T_DAMAGE_FROM, damage.is_some() || from.0 == 0),
             (T_DAMAGE_TO, damage.is_some_and(|(_, end)| end.is_some()) || to.0 == 0),
@@ -201,6 +205,7 @@ impl TabletHead {
         u64::from(self.request_count) * REQUEST_BYTES_MIN as u64
             + u64::from(self.recent_count) * RECENT_BYTES_MIN as u64
             + u64::from(self.window_count) * WINDOW_BYTES as u64
+            + u64::from(self.sink_count) * SINK_BYTES as u64
     }
 }
 
@@ -250,6 +255,10 @@ pub enum StateItem {
     Recent(StateRecent),
     /// A window of it, behind its recent keys.
     Window(TabletWindow),
+    /// A sink of it, behind its windows.
+    Sink(TabletSink),
+    /// A link of that sink.
+    Link(ColdLink),
     /// The end: all that was read counts. The checksum is the one that the manifest names.
     End {
         /// xxh3-128 over identity and content.
@@ -299,6 +308,8 @@ struct Expected {
     requests: u32,
     recents: u32,
     windows: u32,
+    sinks: u32,
+    links: u32,
     last_tablet: Option<TabletIndex>,
     last_log_time: u64,
     last_log_index: u64,
@@ -314,6 +325,8 @@ impl Expected {
             requests: 0,
             recents: 0,
             windows: 0,
+            sinks: 0,
+            links: 0,
             last_tablet: None,
             last_log_time: 0,
             last_log_index: 0,
@@ -322,19 +335,24 @@ impl Expected {
         }
     }
 
+    /// Nothing of the tablet is left to come.
+    fn is_tablet_ended(&self) -> bool {
+        let left = [self.requests, self.recents, self.windows, self.sinks, self.links];
+        left.iter().all(|left| *left == 0)
+    }
+
     /// False when the item is not what comes next.
     fn take(&mut self, item: &StateItem) -> bool {
         match item {
             StateItem::Tablet(head) => {
                 let right = self.tablets > 0
-                    && self.requests == 0
-                    && self.recents == 0
-                    && self.windows == 0
+                    && self.is_tablet_ended()
                     && self.last_tablet.is_none_or(|last| head.tablet > last);
                 *self = Expected {
                     requests: head.request_count,
                     recents: head.recent_count,
                     windows: head.window_count,
+                    sinks: u32::from(head.sink_count),
                     last_tablet: Some(head.tablet),
                     last_log_index: head.recent_floor.0,
                     ..Expected::new(self.tablets.saturating_sub(1))
@@ -361,9 +379,19 @@ impl Expected {
                 self.windows = self.windows.saturating_sub(1);
                 right
             }
-            StateItem::End { .. } => {
-                self.tablets == 0 && self.requests == 0 && self.recents == 0 && self.windows == 0
+            StateItem::Sink(sink) => {
+                let is_turn = self.requests == 0 && self.recents == 0 && self.windows == 0;
+                let right = is_turn && self.links == 0 && self.sinks > 0;
+                self.sinks = self.sinks.saturating_sub(1);
+                self.links = sink.link_count;
+                right
             }
+            StateItem::Link(_) => {
+                let right = self.links > 0;
+                self.links = self.links.saturating_sub(1);
+                right
+            }
+            StateItem::End { .. } => self.tablets == 0 && self.is_tablet_ended(),
         }
     }
 }
@@ -444,6 +472,22 @@ impl StateWriter {
             TabletWindow::decode(&bytes) == Ok(*window),
             "a window we write can be read again: {window:?}"
         );
+        self.append(&bytes);
+    }
+
+    /// The next sink of the tablet, behind its windows; its links follow.
+    pub fn sink(&mut self, sink: &TabletSink) {
+        self.item(StateItem::Sink(*sink));
+        let bytes = sink.encode();
+        assert!(TabletSink::decode(&bytes) == Ok(*sink), "a sink we write can be read again: {sink:?}");
+        self.append(&bytes);
+    }
+
+    /// The next link of that sink.
+    pub fn link(&mut self, link: &ColdLink) {
+        self.item(StateItem::Link(*link));
+        let bytes = link.encode();
+        assert!(ColdLink::decode(&bytes) == Ok(*link), "a link we write can be read again: {link:?}");
         self.append(&bytes);
     }
 
@@ -563,6 +607,16 @@ impl StateReader {
             let window = TabletWindow::decode(bytes);
             let wrong = |field| crate::tablet_window::WINDOW_TABLE.corrupt(field, at);
             (StateItem::Window(window.map_err(wrong)?), TABLET_TABLE.corrupt(T_WINDOW_COUNT, at))
+        } else if expected.links > 0 {
+            let Some(bytes) = self.take::<LINK_BYTES>(input) else { return Ok(None) };
+            let wrong = |field| crate::tablet_sink::LINK_TABLE.corrupt(field, at);
+            let link = ColdLink::decode(bytes).map_err(wrong)?;
+            (StateItem::Link(link), TABLET_TABLE.corrupt(T_SINK_COUNT, at))
+        } else if expected.sinks > 0 {
+            let Some(bytes) = self.take::<SINK_BYTES>(input) else { return Ok(None) };
+            let wrong = |field| crate::tablet_sink::SINK_TABLE.corrupt(field, at);
+            let sink = TabletSink::decode(bytes).map_err(wrong)?;
+            (StateItem::Sink(sink), TABLET_TABLE.corrupt(T_SINK_COUNT, at))
         } else if expected.tablets > 0 {
             let Some(bytes) = self.take::<TABLET_BYTES>(input) else { return Ok(None) };
             let head = TabletHead::decode(bytes).map_err(|field| TABLET_TABLE.corrupt(field, at))?;
@@ -594,166 +648,4 @@ impl StateReader {
 pub(crate) const TABLES: [Table; 3] = [IDENTITY_TABLE, STATE_TABLE, TABLET_TABLE];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const IDENTITY: StateIdentity =
-        StateIdentity { device: Uuid([7; 16]), shard: ShardIndex(2), generation: 3, blob: TableId(4) };
-
-    fn head(tablet: u8, request_count: u32, recent_count: u32) -> TabletHead {
-        TabletHead {
-            tablet: TabletIndex::new(tablet).unwrap(),
-            applied: LogIndex(90 + u64::from(tablet)),
-            log_time: LogTime(1000),
-            damage: [None, Some((LogIndex(5), None)), Some((LogIndex(5), Some(LogIndex(9))))]
-                [usize::from(tablet % 3)],
-            request_floor: LogTime(7),
-            request_count,
-            recent_floor: LogIndex(2),
-            recent_newest: LogIndex(80),
-            recent_count,
-            window_count: u32::from(tablet == 2),
-            seal_generation: 7,
-            sealed_generation: u32::from(tablet),
-        }
-    }
-
-    fn window() -> TabletWindow {
-        TabletWindow {
-            from: 5,
-            to: 9,
-            generation: 7,
-            index: LogIndex(11),
-            log_time: LogTime(3),
-            options: crate::seal_operation::SealOptions {
-                codec: 1,
-                block_bytes: 4096,
-                dictionary_bytes: 0,
-                level: 3,
-            },
-            checksum: Some(9),
-            over_at: 0,
-        }
-    }
-
-    fn items() -> Vec<StateItem> {
-        let mut items = Vec::new();
-        for (tablet, requests, recents) in [(0, 3, 2), (1, 0, 0), (2, 0, 4), (6, 5, 0)] {
-            items.push(StateItem::Tablet(head(tablet, requests, recents)));
-            items.extend((0..requests).map(|number| {
-                let id = RequestId { client: u64::MAX, log_time: 3, sequence: u64::from(number) };
-                let log_time = LogTime(10 + u64::from(number) / 2);
-                StateItem::Request(StateRequest { id, log_time, status: 3, version: Version(9 << 16) })
-            }));
-            items.extend((0..recents).map(|number| {
-                let log_index = LogIndex(3 + u64::from(number) / 2);
-                StateItem::Recent(StateRecent { key_hash: u128::MAX - u128::from(number), log_index })
-            }));
-            items.extend((tablet == 2).then(|| StateItem::Window(window())));
-        }
-        items
-    }
-
-    fn written() -> (Vec<u8>, StateSummary) {
-        let mut writer = StateWriter::new(&IDENTITY, 4);
-        let mut bytes = Vec::new();
-        for item in items() {
-            match item {
-                StateItem::Tablet(head) => writer.begin_tablet(&head),
-                StateItem::Request(request) => writer.request(&request),
-                StateItem::Recent(recent) => writer.recent(&recent),
-                StateItem::Window(window) => writer.window(&window),
-                StateItem::End { .. } => unreachable!("the list has no end"),
-            }
-            let count = writer.pending().len().min(7);
-            bytes.extend_from_slice(&writer.pending()[..count]);
-            writer.consume(count);
-        }
-        let summary = writer.finish();
-        bytes.extend_from_slice(writer.pending());
-        assert_eq!(bytes.len() as u64, summary.bytes);
-        (bytes, summary)
-    }
-
-    /// Reads it as pieces of `piece` bytes come.
-    fn read(
-        identity: &StateIdentity,
-        bytes: &[u8],
-        total: u64,
-        piece: usize,
-    ) -> Result<Vec<StateItem>, Corrupt> {
-        let mut reader = StateReader::new(identity, total);
-        let (mut items, mut kept) = (Vec::new(), Vec::new());
-        for piece in bytes.chunks(piece) {
-            kept.extend_from_slice(piece);
-            let mut input = &kept[..];
-            while let Some(item) = reader.next(&mut input)? {
-                items.push(item);
-                if matches!(item, StateItem::End { .. }) {
-                    return Ok(items);
-                }
-            }
-            kept = input.to_vec();
-        }
-        Ok(items)
-    }
-
-    #[test]
-    fn states_round_trip_in_pieces_of_any_size() {
-        let (bytes, summary) = written();
-        let mut expected = items();
-        expected.push(StateItem::End { checksum: summary.checksum });
-        for piece in [1, 40, 41, 500, bytes.len()] {
-            assert_eq!(read(&IDENTITY, &bytes, summary.bytes, piece).as_ref(), Ok(&expected), "{piece}");
-        }
-    }
-
-    #[test]
-    fn every_changed_byte_and_every_other_identity_is_seen() {
-        let (bytes, summary) = written();
-        for index in 0..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[index] ^= 1 << (index % 8);
-            let read = read(&IDENTITY, &changed, summary.bytes, bytes.len());
-            let ended = read.is_ok_and(|items| matches!(items.last(), Some(StateItem::End { .. })));
-            assert!(!ended, "byte {index}");
-        }
-        for other in [
-            StateIdentity { blob: TableId(5), ..IDENTITY },
-            StateIdentity { generation: 4, ..IDENTITY },
-            StateIdentity { shard: ShardIndex(3), ..IDENTITY },
-            StateIdentity { device: Uuid([8; 16]), ..IDENTITY },
-        ] {
-            let corrupt = read(&other, &bytes, summary.bytes, 100).expect_err("another blob");
-            assert_eq!(corrupt.field, "checksum");
-        }
-    }
-
-    #[test]
-    fn counts_beyond_the_blob_are_refused_before_anything_is_read() {
-        let (mut bytes, summary) = written();
-        bytes[HEADER_BYTES + T_REQUEST_COUNT.offset + 3] = 0x80;
-        let corrupt = read(&IDENTITY, &bytes, summary.bytes, 4096).expect_err("2^31 requests");
-        assert_eq!((corrupt.structure, corrupt.field), ("tablet state", "request_count"));
-        let (bytes, summary) = written();
-        assert!(read(&IDENTITY, &bytes, summary.bytes - 1, 4096).is_err());
-        assert!(read(&IDENTITY, &bytes, summary.bytes + 1, 4096).is_err());
-    }
-
-    /// Whoever restores the list holds no write that is older than its floor, and has not seen the checksum yet.
-    #[test]
-    fn a_recent_key_below_the_floor_is_refused_before_the_end() {
-        let (mut bytes, summary) = written();
-        bytes[HEADER_BYTES + T_RECENT_FLOOR.offset] ^= 64;
-        let corrupt = read(&IDENTITY, &bytes, summary.bytes, 4096).expect_err("floor 66, first write 3");
-        assert_eq!((corrupt.structure, corrupt.field), ("state recent", "log_index"));
-    }
-
-    #[test]
-    #[should_panic(expected = "as it was announced")]
-    fn a_missing_request_is_our_own_bug() {
-        let mut writer = StateWriter::new(&IDENTITY, 1);
-        writer.begin_tablet(&head(1, 1, 0));
-        writer.finish();
-    }
-}
+mod tests;

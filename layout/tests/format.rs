@@ -18,7 +18,9 @@ const DOCUMENT: &str = concat!(
     "\n",
     include_str!("../FORMAT_LOG.md"),
     include_str!("../FORMAT_RING.md"),
-    include_str!("../FORMAT_COLD.md")
+    include_str!("../FORMAT_COLD.md"),
+    "\n",
+    include_str!("../FORMAT_SINK.md")
 );
 
 /// A table of the document: its size and its rows (offset, bytes, field).

@@ -13,6 +13,7 @@ use layout::journal_record::{
 use layout::key::Key;
 use layout::log_entry::{Change, EntryIter, Operation, Write, append_entry};
 use layout::seal_operation::{Seal, SealOptions, Sealed};
+use layout::sink_operation::{Links, Sink, SinkBegin};
 use layout::superblock::{Role, SUPERBLOCK_BYTES, Superblock, copy_offset};
 use layout::superblock_peers::{Lives, Origin, PeerDisk, PeerDisks};
 use layout::superblock_reads::{CachePlace, StoredReads};
@@ -108,6 +109,26 @@ fn entries() -> Vec<(u8, u64, Vec<Operation<'static>>)> {
     let options = SealOptions { codec: 10_507, block_bytes: 16 << 10, dictionary_bytes: 64 << 10, level: 6 };
     let seal = Seal::new(4, options, &SPANS).expect("two windows in order");
     let sealed = Sealed::new(4, &TABLES).expect("a table, and none");
+    const BEGIN: SinkBegin = SinkBegin {
+        generation: 6,
+        from: 0,
+        to: 86_400_000_000,
+        seal_generation: 4,
+        checksum: 0x0123_4567_89ab_cdef << 64 | 7,
+        nonce: 0xfeed_f00d,
+        codec: 10_507,
+        level: 3,
+    };
+    static LINK: [u8; 32] = {
+        let mut bytes = [0; 32];
+        // Group 1, disk 3, bucket 129, file 9 of generation 4, 100 bytes of one section, number 5.
+        (bytes[0], bytes[2], bytes[4], bytes[8]) = (1, 3, 129, 9);
+        (bytes[12], bytes[20], bytes[24], bytes[28]) = (4, 100, 5, 1);
+        bytes
+    };
+    let links = Links::new(&LINK).expect("one link");
+    let (sunk, given_up) =
+        (Sink::Sunk { generation: 6, checksum: 8, links }, Sink::GivenUp { generation: 6 });
     vec![
         (
             1,
@@ -124,6 +145,7 @@ fn entries() -> Vec<(u8, u64, Vec<Operation<'static>>)> {
         ),
         (63, 1, vec![Operation::Tick]),
         (2, 5, vec![Operation::Seal(seal), Operation::Sealed(sealed)]),
+        (3, 6, vec![Operation::Sink(Sink::Begin(BEGIN)), Operation::Sink(sunk), Operation::Sink(given_up)]),
         (1, 8, vec![Operation::Write(write(b"a", 0, 5, Change::Put { value: &LONG }))]),
     ]
 }
@@ -297,6 +319,8 @@ fn inspect_marks_nothing_in_good_images() {
     for part in [
         "sequence 43, incarnation 10",
         "tick",
+        "sink, generation 6: 0 to 86400000000, sealed 4, ",
+        "1 links",
         "put value 5 bytes \"first\"",
         "expiry 1800000000000000",
         "compare-and-set expected 0 observed 393217 at index 6 expiring 1700000000000000 delete",

@@ -26,6 +26,7 @@ mod verbs;
 pub use bulk::{Bulk, Done, OwnedKey, Work};
 pub use caches::{Routed, Through};
 pub use cold::{ColdNode, ColdReply};
+pub use connection::CONNECTION_ARENA_BYTES;
 pub use error::ClientError;
 pub use pages::{Page, ScanPages, ScanRange, ScanRecord, StreamPage, StreamPages};
 pub use verbs::{BatchWritten, Compared, Found, Newer};

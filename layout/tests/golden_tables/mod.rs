@@ -2,6 +2,7 @@
 //! made from and how each is written and read; the comparison is `golden.rs`'. Nothing here is compressed, so that no image
 //! depends on the version of zstd.
 
+use layout::cold_section::{MadeSection, SectionWriter};
 use layout::inspect_manifest;
 use layout::inspect_section;
 use layout::inspect_table::{self, TableShown};
@@ -19,6 +20,8 @@ use layout::table::{
     open_sections,
 };
 use layout::table_columns::{ColumnsBuilder, read_columns};
+use layout::table_sunk::{SunkWriter, open_sunk_sections, section_identity};
+use layout::tablet_sink::{ColdLink, TabletSink};
 use layout::tablet_state::{
     StateIdentity, StateItem, StateReader, StateRecent, StateRequest, StateWriter, TabletHead,
 };
@@ -140,7 +143,8 @@ fn state_items() -> Vec<StateItem> {
             recent_newest: LogIndex(8),
             recent_count,
             window_count,
-            seal_generation: 5,
+            sink_count: if window_count > 0 { 2 } else { 0 },
+            seal_generation: 9,
             sealed_generation: 4,
         })
     };
@@ -173,8 +177,73 @@ fn state_items() -> Vec<StateItem> {
         StateItem::Recent(StateRecent { key_hash: 0x0123_4567_89ab_cdef << 64 | 5, log_index: LogIndex(8) }),
         window(0, Some(0x0123_4567_89ab_cdef << 64 | 7)),
         window(86_400_000_000, None),
+        StateItem::Sink(sink(Some(0x89ab << 64 | 8))),
+        StateItem::Link(link()),
+        StateItem::Sink(sink(None)),
         head(63, Some((LogIndex(5), Some(LogIndex(9)))), 0, 0, 0),
     ]
+}
+
+fn link() -> ColdLink {
+    ColdLink {
+        group: 1,
+        disk: 3,
+        bucket: BucketIndex::new(129).expect("below 2^17"),
+        file: 9,
+        file_generation: 4,
+        offset: 8_192,
+        content_bytes: sunk_section().bytes() as u32,
+        number: 5,
+        section_count: 1,
+    }
+}
+
+fn sink(sunk: Option<u128>) -> TabletSink {
+    TabletSink {
+        from: if sunk.is_some() { 0 } else { 86_400_000_000 },
+        to: 86_400_000_000 * if sunk.is_some() { 1 } else { 2 },
+        seal_generation: 4,
+        checksum: 0x0123_4567_89ab_cdef << 64 | 7,
+        generation: if sunk.is_some() { 6 } else { 8 },
+        nonce: 0xfeed_f00d,
+        codec: 10_507,
+        level: 3,
+        sunk,
+        link_count: u32::from(sunk.is_some()),
+    }
+}
+
+fn sunk_identity() -> TableIdentity {
+    let (window_from, window_to) = (0, 86_400_000_000);
+    TableIdentity::Sunk {
+        cluster: Uuid([0xc7; 16]),
+        tablet: tablet(),
+        window_from,
+        window_to,
+        window_generation: 4,
+    }
+}
+
+fn sunk_section() -> MadeSection {
+    let bucket = BucketIndex::new(129).expect("below 2^17");
+    let identity = section_identity(&sunk_identity(), 6, bucket).expect("a window of one day");
+    let mut writer = SectionWriter::new(identity, 1);
+    for (key, version, expiry, value) in sealed_records().iter().filter(|one| one.0.starts_with(&[0, 0, 129]))
+    {
+        writer.push(key, Version(*version), *expiry, value.as_deref());
+    }
+    writer.finish()
+}
+
+fn sunk_table() -> Vec<u8> {
+    let mut writer = SunkWriter::new(sunk_identity(), 6, 1);
+    for (key, version, expiry, value) in sealed_records().iter().filter(|one| one.0.starts_with(&[0, 0, 129]))
+    {
+        writer.record(key, Version(*version), *expiry, value.as_deref());
+    }
+    let only = writer.section(&sunk_section());
+    writer.link(&[only], link());
+    writer.finish().0
 }
 
 fn state() -> Vec<u8> {
@@ -185,6 +254,8 @@ fn state() -> Vec<u8> {
             StateItem::Request(request) => writer.request(&request),
             StateItem::Recent(recent) => writer.recent(&recent),
             StateItem::Window(window) => writer.window(&window),
+            StateItem::Sink(sink) => writer.sink(&sink),
+            StateItem::Link(link) => writer.link(&link),
             StateItem::End { .. } => unreachable!("the list has no end"),
         }
     }
@@ -242,23 +313,25 @@ fn manifest() -> Vec<u8> {
 }
 
 /// The images as today's code writes them: name and bytes.
-pub(crate) fn written() -> [(&'static str, Vec<u8>); 5] {
+pub(crate) fn written() -> [(&'static str, Vec<u8>); 6] {
     [
         ("table.bin", table(table_identity(), records())),
         ("tablet_state.bin", state()),
         ("manifest_record.bin", manifest()),
         ("sealed_table.bin", table(sealed_identity(), sealed_records())),
         ("table_columns.bin", columns()),
+        ("sunk_table.bin", sunk_table()),
     ]
 }
 
 /// The images as they are committed, in the order of [`written`].
-pub(crate) const COMMITTED: [&[u8]; 5] = [
+pub(crate) const COMMITTED: [&[u8]; 6] = [
     include_bytes!("../../golden/table.bin"),
     include_bytes!("../../golden/tablet_state.bin"),
     include_bytes!("../../golden/manifest_record.bin"),
     include_bytes!("../../golden/sealed_table.bin"),
     include_bytes!("../../golden/table_columns.bin"),
+    include_bytes!("../../golden/sunk_table.bin"),
 ];
 
 /// The text of the images.
@@ -294,6 +367,21 @@ fn table_decodes() {
         let record = Block::parse(&raw).expect("a block").get(&key).expect("whole").expect("it is there");
         assert_eq!((record.version.0, record.expiry_us, record.value), (version, expiry, value.as_deref()));
     }
+}
+
+#[test]
+fn sunk_table_decodes() {
+    let (bytes, identity) = (COMMITTED[5], sunk_identity());
+    let last = bytes.last_chunk::<FOOTER_BYTES>().expect("a table ends with its footer");
+    let footer = Footer::decode(&identity, bytes.len() as u64, last).expect("a committed footer");
+    let (checksum, mut decompressor) = (BlockChecksum::new(&identity), Decompressor::new());
+    let part = &bytes[..footer.sections_bytes as usize];
+    let sections = open_sunk_sections(&checksum, &footer, part, &mut decompressor).expect("its sections");
+    assert_eq!((sections.generation, sections.links()), (6, &[link()][..]));
+    let made = sunk_section();
+    let found = sections.sections()[0];
+    assert_eq!((found.offset, found.number, found.digest), (8_192, 5, made.digest));
+    assert_eq!(found.bytes(), made.bytes());
 }
 
 #[test]

@@ -56,7 +56,19 @@ impl ColdNode {
     /// # Errors
     /// [`ClientError`] when there is no answer in time: what was asked may be done or not.
     pub async fn ask(&self, request: &ColdRequest<'_>) -> Result<ColdReply, ClientError> {
-        self.request(&Request::Cold(*request)).await
+        self.ask_within(request, self.deadline).await
+    }
+
+    /// The same, for as long as this request may take.
+    ///
+    /// # Errors
+    /// As of [`ColdNode::ask`].
+    pub async fn ask_within(
+        &self,
+        request: &ColdRequest<'_>,
+        deadline: Duration,
+    ) -> Result<ColdReply, ClientError> {
+        self.request(&Request::Cold(*request), deadline).await
     }
 
     /// The node's counters, as JSON.
@@ -64,17 +76,14 @@ impl ColdNode {
     /// # Errors
     /// [`ClientError`].
     pub async fn status(&self) -> Result<ColdReply, ClientError> {
-        self.request(&Request::Status).await
+        self.request(&Request::Status, self.deadline).await
     }
 
-    async fn request(&self, request: &Request<'_>) -> Result<ColdReply, ClientError> {
+    async fn request(&self, request: &Request<'_>, deadline: Duration) -> Result<ColdReply, ClientError> {
         let operation = request.operation();
-        let until = self.io.now().after(self.deadline);
-        let overdue = |cause| ClientError::Timeout {
-            operation,
-            after: self.deadline,
-            cause: Option::map(cause, Box::new),
-        };
+        let until = self.io.now().after(deadline);
+        let overdue =
+            |cause| ClientError::Timeout { operation, after: deadline, cause: Option::map(cause, Box::new) };
         let connection = match self.link.connection(until).await {
             Some(Ok(connection)) => connection,
             Some(Err(error)) => return Err(error),

@@ -25,6 +25,8 @@ use crate::session::{ClientSession, ClientStep, SessionBroken};
 
 /// Bytes of the receive buffer and of the send buffer of a connection.
 const BUFFER_BYTES: usize = 256 << 10;
+/// What a connection takes of a core's arena: what it hears in, and what it says from.
+pub const CONNECTION_ARENA_BYTES: usize = 2 * BUFFER_BYTES;
 /// Calls wait while this much is still to be sent: a slow server must not grow the client.
 const OUTBOX_BYTES_MAX: usize = 8 << 20;
 

@@ -8,7 +8,7 @@ use layout::inspect::Line;
 use layout::inspect_manifest::manifest as manifest_text;
 use layout::inspect_section::section as section_text;
 use layout::inspect_table::{TableShown, state as state_text, table as table_text};
-use layout::manifest::{ExtentRange, TableKind};
+use layout::manifest::{AddTable, ExtentRange, TableKind};
 use layout::superblock::Superblock;
 use layout::units::{BLOCK_BYTES, BucketIndex, DiskOffset, TableId};
 use shard::examine::{NamedTable, Names, Site};
@@ -183,12 +183,14 @@ fn address(site: &Site, ranges: &[ExtentRange], offset: u64) -> u64 {
 
 fn summary(found: &Found, named: &NamedTable, dump: &mut Dump) -> Result<(), Failure> {
     let facts = &named.facts;
+    let window = || {
+        let AddTable { window_from, window_to, window_generation, .. } = facts;
+        format!("window from {window_from} to before {window_to}, generation {window_generation}")
+    };
     let kind = match facts.kind {
         TableKind::Run => format!("run, level {}", facts.level),
-        TableKind::Sealed => format!(
-            "sealed window from {} to before {}, generation {}",
-            facts.window_from, facts.window_to, facts.window_generation
-        ),
+        TableKind::Sealed => format!("sealed {}", window()),
+        TableKind::Sunk => format!("sunk {}", window()),
     };
     let text = format!(
         "number {} of tablet {}, {kind}, {} records, {} tombstones, times {} to {}, log indexes {} to {}, {} bytes in extents {}",
