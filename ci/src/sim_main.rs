@@ -26,6 +26,8 @@ pub enum WantedMode {
     ClusterUnsafe,
     /// Three cold nodes and clients that sink to them.
     Cold,
+    /// A group of nodes that sinks what is old to three cold nodes.
+    Sink,
 }
 
 /// Something else than worlds with faults.
@@ -129,6 +131,7 @@ pub fn run(args: &SimArgs, out: &mut dyn Write) -> std::io::Result<ExitCode> {
         WantedMode::Cluster => &[Mode::Cluster],
         WantedMode::ClusterUnsafe => &[Mode::ClusterUnsafe],
         WantedMode::Cold => &[Mode::Cold],
+        WantedMode::Sink => &[Mode::Sink],
     };
     let mut cpu_s = 0.0;
     let mut campaign = Campaign::default();

@@ -54,7 +54,7 @@ fn every_planted_bug_is_found() {
 #[test]
 fn the_list_names_bugs_that_are_planted() {
     let mut planted = String::new();
-    let folders = ["", "/cache", "/cluster", "/cold", "/journal", "/log", "/lsm", "/manifest"];
+    let folders = ["", "/cache", "/cluster", "/cold", "/journal", "/log", "/lsm", "/manifest", "/sink"];
     for folder in folders.map(|folder| format!("../shard/src{folder}")) {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         for file in std::fs::read_dir(folder).unwrap() {

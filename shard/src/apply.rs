@@ -6,6 +6,7 @@ use crate::lsm::{Capture, Tables};
 use crate::memtables::Memtables;
 use crate::recent::Answer;
 use crate::requests::{Outcome, Seen};
+use crate::seals::{Seals, Sinking};
 use crate::tablet::Tablet;
 use crate::versions::Versions;
 use layout::Corrupt;
@@ -125,7 +126,16 @@ pub(crate) fn apply(
             }
             Operation::Sealed(sealed) => {
                 let own = state.tablet_mut(header.tablet);
+                let before = Rc::clone(&own.seals);
                 Rc::make_mut(&mut own.seals).agree(&sealed, log_time);
+                tell_sinks(header.tablet, &before, &own.seals);
+                Decided::Sealed
+            }
+            Operation::Sink(step) => {
+                let own = state.tablet_mut(header.tablet);
+                let before = Rc::clone(&own.seals);
+                Rc::make_mut(&mut own.seals).sink(&step);
+                tell_sinks(header.tablet, &before, &own.seals);
                 Decided::Sealed
             }
             Operation::Write(first) => {
@@ -157,6 +167,26 @@ struct At {
     index: LogIndex,
     position: u16,
     log_time: LogTime,
+}
+
+/// Tell who compares replicas which windows have sunk, and where to.
+fn tell_sinks(tablet: TabletIndex, before: &Seals, now: &Seals) {
+    if !ioengine::collects_facts() || before.sinks == now.sinks {
+        return;
+    }
+    let key = |sinking: &Sinking| u64::from(tablet.get()) << 56 | u64::from(sinking.sink.generation);
+    let has = |seals: &Seals, one: &Sinking| {
+        seals
+            .sinks
+            .iter()
+            .any(|other| other.sink.generation == one.sink.generation && other.sink.sunk.is_some())
+    };
+    let is_sunk = |sinking: &&Sinking| sinking.sink.sunk.is_some();
+    for sinking in now.sinks.iter().filter(is_sunk).filter(|sinking| !has(before, sinking)) {
+        let mut bytes = layout::tablet_sink::links_bytes(&sinking.links);
+        bytes.extend_from_slice(&sinking.sink.sunk.unwrap_or_default().to_le_bytes());
+        ioengine::fact("sunk", key(sinking), layout::checksum::short(&bytes));
+    }
 }
 
 /// One request: a write, or an atomic batch of them.

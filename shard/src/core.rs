@@ -14,6 +14,7 @@ use crate::log::Logs;
 use crate::lsm::Keeper;
 use crate::mesh::Peers;
 use crate::parked::Parking;
+use crate::sink::ColdGroup;
 use crate::sink_settings::SinkSettings;
 use crate::staging::Batch;
 use crate::tablet::Tablet;
@@ -83,6 +84,8 @@ pub(crate) struct Shard {
     pub(crate) limits: Limits,
     /// Where sealed windows are sunk to; `None`: they stay.
     pub(crate) sink: Option<SinkSettings>,
+    /// The machines they are sunk to.
+    pub(crate) cold: Option<Rc<ColdGroup>>,
     pub(crate) state: RefCell<State>,
     /// The logs of its tablets among the replicas; `None` for a node that is its own group.
     pub(crate) logs: Option<Logs>,
@@ -199,6 +202,10 @@ impl Shard {
         counters.windows_most.set(state.tables.windows_most() as u64);
         counters.space_short.set(u64::from(self.keeper.is_short()));
         counters.table_memory_bytes.set(memory);
+        let (sunk, sunk_bytes, sunk_records) = state.tables.sunk_sizes();
+        counters.sunk_tables.set(sunk);
+        counters.sunk_bytes.set(sunk_bytes);
+        counters.sunk_records.set(sunk_records);
         let (windows, bytes, records) = state.tables.sealed_sizes();
         counters.sealed_tables.set(windows);
         counters.sealed_bytes.set(bytes);

@@ -169,6 +169,12 @@ pub struct Counters {
     pub sealed_bytes: Counter,
     /// Records in the sealed windows.
     pub sealed_records: Counter,
+    /// Sunk windows.
+    pub sunk_tables: Counter,
+    /// Bytes of their blocks on a cold disk.
+    pub sunk_bytes: Counter,
+    /// Records in them.
+    pub sunk_records: Counter,
     /// Indexes and filters of the tables, in memory.
     pub table_memory_bytes: Counter,
     /// Extents free.
@@ -187,6 +193,18 @@ pub struct Counters {
     pub seal_written_bytes: Counter,
     /// Of these, tables of windows that had been sealed before.
     pub seal_again_written_bytes: Counter,
+    /// Sections that sinks have written to cold disks, all three copies.
+    pub sink_written_bytes: Counter,
+    /// Sealed tables that have given way to sunk ones.
+    pub sink_dropped_bytes: Counter,
+    /// Sections on cold disks that were nobody's and were freed.
+    pub sink_swept_sections: Counter,
+    /// Sinks that this core began.
+    pub sinks_begun: Counter,
+    /// Those that came to their end.
+    pub sinks: Counter,
+    /// Those that did not.
+    pub sinks_given_up: Counter,
     /// The run that a seal leaves beside its windows.
     pub seal_rest_written_bytes: Counter,
     /// Reads of tables, by gets and scans, flushes and merges.

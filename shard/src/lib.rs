@@ -39,6 +39,7 @@ pub mod requests;
 mod scan;
 mod scrub;
 mod seals;
+mod sink;
 mod sink_settings;
 mod staging;
 mod status;

@@ -43,6 +43,10 @@ pub struct Limits {
     pub scrub_period: Duration,
     /// How often the replicas of a tablet are compared; 0 = never.
     pub verify_period: Duration,
+    /// How long another replica's sink of a window may take until this one takes it up.
+    pub sink_patience: Duration,
+    /// How often it is looked whether cold disks hold what is nobody's.
+    pub sweep_every: Duration,
     /// Bytes per second that the scrub reads at most.
     pub scrub_bytes_per_second: u64,
     /// Runs that a tablet may have: a flush waits for merges before it makes more.
@@ -121,6 +125,8 @@ impl Default for Limits {
             merge_fan_in: 8,
             scrub_period: Duration::from_secs(7 * 24 * 3600),
             verify_period: Duration::from_secs(24 * 3600),
+            sink_patience: Duration::from_secs(600),
+            sweep_every: Duration::from_secs(600),
             scrub_bytes_per_second: 64 << 20,
             runs_per_tablet_max: 64,
             windows_per_tablet_max: 256,

@@ -18,6 +18,7 @@ use crate::mesh::{self, Peers};
 use crate::parked::{self, Parking};
 use crate::recover::{Recovered, Report, Start, recover, region_name};
 use crate::scrub;
+use crate::sink::{self, ColdGroup};
 use crate::sink_settings::SinkSettings;
 use crate::staging::Batch;
 use crate::versions::Versions;
@@ -160,7 +161,8 @@ pub fn start(launcher: &Launcher, config: &NodeConfig, events: Listener) -> Resu
             name: format!("shard-{index}"),
             index,
             cpu: config.pin.then_some(index),
-            arena_bytes: config.limits.arena_bytes,
+            arena_bytes: config.limits.arena_bytes
+                + if config.sink.is_some() { sink::ARENA_BYTES } else { 0 },
             operation_count_max: config.limits.operation_count_max,
             spin_us: config.spin_us,
             host: config.host,
@@ -329,6 +331,9 @@ async fn start_shard(
         limits.staging_bytes = limits.staging_bytes.min(log::entry_bytes_max(&limits));
     }
     let limits = &limits;
+    let group = |settings: &SinkSettings| ColdGroup::new(io, settings, superblock.cluster, limits);
+    let cold = config.sink.as_ref().map(group).transpose()?.map(Rc::new);
+    keeper.zone.set_cold(cold.clone());
     let batch = || RefCell::new(Batch::new(limits.staging_bytes, limits.staging_count_max));
     let waiting = Rc::new(Budget::new(limits.waiting_bytes_max));
     let shard = Rc::new(Shard {
@@ -337,6 +342,7 @@ async fn start_shard(
         facts: Arc::clone(&opened.facts),
         limits: limits.clone(),
         sink: config.sink,
+        cold: cold.clone(),
         state: RefCell::new(state),
         logs,
         journal,
@@ -410,6 +416,8 @@ fn spawn(shard: &Rc<Shard>, buffer: Buf, receivers: Vec<(u16, Receiver)>) {
         io.spawn(Queue::Maintenance, lsm::work::merges(Rc::clone(shard)));
         if shard.logs.is_some() {
             io.spawn(Queue::Maintenance, lsm::agree::run(Rc::clone(shard)));
+            io.spawn(Queue::Maintenance, sink::run(Rc::clone(shard)));
+            io.spawn(Queue::Scrub, sink::run_sweep(Rc::clone(shard)));
         } else {
             io.spawn(Queue::Maintenance, lsm::work::seals(Rc::clone(shard)));
         }

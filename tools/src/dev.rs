@@ -8,10 +8,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use layout::units::Uuid;
+use shard::cold::ColdNodeLimits;
+use shard::cold::open::ColdFormat;
 use shard::format::FormatPlan;
 use shard::limits::Limits;
+use std::time::Duration;
 
 use crate::config::cluster::{Cluster, member};
+use crate::config::cold::Cold;
+use crate::config::sink::Sink;
 use crate::config::{Role, Settings};
 use crate::disk::{self, Offline};
 use crate::failure::{Exit, Failure};
@@ -34,6 +39,23 @@ const CACHES_FROM: u32 = 101;
 const CACHE_BYTES: u64 = 64 << 20;
 /// Gets of records younger than this go to the cache: a day, as most reads are of the last one.
 const RECENT_US: u64 = 86_400_000_000;
+/// Number of the first cold node.
+const COLDS_FROM: u32 = 201;
+/// Cold nodes: each holds what the others do.
+const COLD_COUNT: u16 = 3;
+/// Disks of each, and their size; a file of them is no larger, so that space is free again soon.
+const COLD_DISKS: u16 = 2;
+const COLD_DISK_BYTES: u64 = 1 << 30;
+const COLD_FILE_BYTES: u64 = 16 << 20;
+const COLD_GROUP: u16 = 0;
+/// A record of a trial sinks soon, not after months: whoever tries wants to see it.
+const SEAL_AGE: Duration = Duration::from_secs(2 * 86_400);
+const SINK_AFTER: Duration = Duration::from_secs(7 * 86_400);
+/// Of a trial's little data most is sealed, and little stays in memory.
+const WINDOW_BYTES: usize = 256 << 10;
+const MEMTABLE_BYTES: usize = 96 << 20;
+const SWEEP_EVERY: Duration = Duration::from_secs(20);
+const REUSE_DELAY: Duration = Duration::from_secs(60);
 /// Nodes of a folder without disks.
 const NODES_DEFAULT: u16 = 3;
 
@@ -49,6 +71,9 @@ pub(crate) struct DevArgs {
     /// Cache nodes before the group; a node alone has none
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=4))]
     caches: u16,
+    /// Without cold nodes: windows that are old stay on the disks of the group
+    #[arg(long)]
+    no_cold: bool,
     /// Port on 127.0.0.1 of the first node, the others and the caches have those after it; 0 takes any that are free
     #[arg(long, value_name = "P", default_value_t = net::frame::PORT_DEFAULT)]
     port: u16,
@@ -73,8 +98,11 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
     // They go with the folder: in shared memory they would outlive it, and fill the machine's memory trial by trial.
     ioengine::uring::keep_regions_in(&args.dir);
     let cache_count = if node_count == 1 { 0 } else { args.caches };
-    let mut addresses = addresses(args, node_count + cache_count)?;
-    let caches = addresses.split_off(usize::from(node_count));
+    let cold_count = if node_count == 1 || args.no_cold { 0 } else { COLD_COUNT };
+    let mut addresses = addresses(args, node_count + cache_count + cold_count)?;
+    let mut caches = addresses.split_off(usize::from(node_count));
+    let colds = caches.split_off(usize::from(cache_count));
+    let cold_disks = make_cold(args, &disks, cold_count)?;
     let members = addresses.iter().zip(1..).map(|(address, id)| member(u32::from(id), *address, id - 1));
     let cluster = match node_count {
         1 => Cluster::default(),
@@ -90,7 +118,18 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
         disk_path: path.to_string_lossy().into_owned(),
         listen: *listen,
         cluster: cluster.clone(),
-        limits: limits(node_count),
+        limits: limits(node_count, cold_count > 0),
+        sink: sink(&colds),
+        ..Settings::default()
+    };
+    let cold = |(disks, listen): (&Vec<String>, &SocketAddr)| Settings {
+        role: Role::Cold,
+        listen: *listen,
+        cold: Cold {
+            disks: disks.clone(),
+            limits: ColdNodeLimits { reuse_delay: REUSE_DELAY, ..Cold::default().limits },
+            ..Cold::default()
+        },
         ..Settings::default()
     };
     let cache = |listen: &SocketAddr| Settings {
@@ -103,8 +142,9 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
         ..Settings::default()
     };
     let stores = disks.iter().zip(&addresses).map(node);
-    let nodes: Vec<Settings> = stores.chain(caches.iter().map(cache)).collect();
-    node::run(&nodes, &[], |address| crate::output::note!("{}", next(address, &disks, &caches)))
+    let nodes: Vec<Settings> =
+        stores.chain(caches.iter().map(cache)).chain(cold_disks.iter().zip(&colds).map(cold)).collect();
+    node::run(&nodes, &[], |address| crate::output::note!("{}", next(address, &disks, &caches, &colds)))
 }
 
 /// As many as the folder has disks, counted from what an earlier start has named or was about to name.
@@ -125,8 +165,17 @@ fn disk_path(folder: &Path, number: u16) -> PathBuf {
 }
 
 /// Bounds of a core: those of a node that has the machine for itself, or its part of them.
-fn limits(nodes: u16) -> Limits {
-    let all = Limits::default();
+fn limits(nodes: u16, sinks: bool) -> Limits {
+    let all = match sinks {
+        true => Limits {
+            seal_age: SEAL_AGE,
+            sweep_every: SWEEP_EVERY,
+            window_bytes: WINDOW_BYTES,
+            memtable_bytes: MEMTABLE_BYTES,
+            ..Limits::default()
+        },
+        false => Limits::default(),
+    };
     match nodes {
         1 => all,
         _ => Limits {
@@ -139,6 +188,51 @@ fn limits(nodes: u16) -> Limits {
             ..all
         },
     }
+}
+
+/// Where windows of a trial go.
+fn sink(colds: &[SocketAddr]) -> Sink {
+    match colds {
+        [] => Sink::default(),
+        _ => Sink { nodes: colds.to_vec(), group: COLD_GROUP, disks: COLD_DISKS, after: SINK_AFTER },
+    }
+}
+
+/// The disks of each cold node; those that are not there are made and formatted, under other names until they are.
+fn make_cold(args: &DevArgs, disks: &[PathBuf], count: u16) -> Result<Vec<Vec<String>>, Failure> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let cluster = disk::superblock(&disks[0].to_string_lossy())?.cluster;
+    let mut all = Vec::new();
+    for node in 0..count {
+        let mut own = Vec::new();
+        for number in 0..COLD_DISKS {
+            let path = args.dir.join(format!("cold-{}-{number}.img", node + 1));
+            if !file::exists(&path) {
+                let part = part(&path);
+                let name = part.to_string_lossy().into_owned();
+                if !file::exists(&part) {
+                    disk::create_thin_file(&name, COLD_DISK_BYTES)?;
+                }
+                let plan = ColdFormat {
+                    cluster,
+                    node: COLDS_FROM + u32::from(node),
+                    group: COLD_GROUP,
+                    disk: number,
+                    file_bytes: COLD_FILE_BYTES,
+                    file_count_max: u32::MAX,
+                    fills: false,
+                    anew: true,
+                };
+                disk::format_cold_offline(&Offline::open(&name, false)?, &plan)?;
+                file::rename(&part, &path)?;
+            }
+            own.push(path.to_string_lossy().into_owned());
+        }
+        all.push(own);
+    }
+    Ok(all)
 }
 
 /// Where each node listens. The map of a group names the ports before anybody listens on them, so free ones are looked for.
@@ -229,7 +323,7 @@ fn make(
 }
 
 /// What to type next.
-fn next(address: &str, disks: &[PathBuf], caches: &[SocketAddr]) -> String {
+fn next(address: &str, disks: &[PathBuf], caches: &[SocketAddr], colds: &[SocketAddr]) -> String {
     let endpoint = if address == crate::config::LISTEN_DEFAULT {
         String::new()
     } else {
@@ -238,7 +332,11 @@ fn next(address: &str, disks: &[PathBuf], caches: &[SocketAddr]) -> String {
     let disks: Vec<String> = disks.iter().map(|path| path.display().to_string()).collect();
     let many = if disks.len() > 1 { "disks" } else { "disk" };
     let caches: Vec<String> = caches.iter().map(|cache| format!(", a cache on {cache}")).collect();
-    let caches = caches.concat();
+    let colds = match colds.len() {
+        0 => String::new(),
+        count => format!(", {count} cold nodes that take what is older than a week"),
+    };
+    let caches = caches.concat() + &colds;
     format!(
         "serving on {address}{caches}, {many} {}. In another terminal:\n\
          \x20 thermocline put alice 2026-11-20T08:00:00Z \"first light\"{endpoint}\n\

@@ -207,8 +207,8 @@ fn a_trial_has_as_many_nodes_as_its_folder_has_disks() {
     let server = Server::start(&folder, &dev("3")[..7]);
     assert_eq!(
         folder.text("server.log").matches(", too").count(),
-        3,
-        "three unless asked and a cache before them, and the others are named"
+        6,
+        "three unless asked, a cache before them, three cold nodes behind them, and the others are named"
     );
     assert!(folder.text("server.log").contains(", a cache on 127.0.0.1:"));
     server.run(&folder, &["put", "alice", "5", "kept"]).done();

@@ -94,7 +94,7 @@ pub fn regressions() -> Vec<(Mode, u64, &'static str)> {
 pub fn run(seed: u64, mode: Mode, options: &Options) -> SeedReport {
     let run = match mode {
         Mode::Honest | Mode::Lying => one_node::run,
-        Mode::Cluster | Mode::ClusterUnsafe => cluster::run,
+        Mode::Cluster | Mode::ClusterUnsafe | Mode::Sink => cluster::run,
         Mode::Cold => cold::run,
     };
     let ran = catch_unwind(AssertUnwindSafe(|| run(seed, mode, options)));

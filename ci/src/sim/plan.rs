@@ -22,6 +22,8 @@ pub enum Mode {
     ClusterUnsafe,
     /// Three cold nodes, of which one's disks may lie. What all three have sealed is there.
     Cold,
+    /// A group of nodes, before three cold nodes to which they sink what is old: to all of them happens what must be survived.
+    Sink,
 }
 
 impl Mode {
@@ -34,16 +36,18 @@ impl Mode {
             Mode::Cluster => "cluster",
             Mode::ClusterUnsafe => "cluster-unsafe",
             Mode::Cold => "cold",
+            Mode::Sink => "sink",
         }
     }
 
     /// All of them.
-    pub const ALL: [Mode; 5] = [Mode::Honest, Mode::Lying, Mode::Cluster, Mode::ClusterUnsafe, Mode::Cold];
+    pub const ALL: [Mode; 6] =
+        [Mode::Honest, Mode::Lying, Mode::Cluster, Mode::ClusterUnsafe, Mode::Cold, Mode::Sink];
 
     /// Whether it is about several nodes.
     #[must_use]
     pub fn is_cluster(self) -> bool {
-        matches!(self, Mode::Cluster | Mode::ClusterUnsafe)
+        matches!(self, Mode::Cluster | Mode::ClusterUnsafe | Mode::Sink)
     }
 }
 
@@ -263,7 +267,9 @@ impl Plan {
                 Mode::Honest => vec![ms(random, 12_000..40_000)],
                 // What lies do to a node lasts: fresh disks are worth more than long lives.
                 Mode::Lying => (0..1 + random.below(4)).map(|_| ms(random, 3_000..12_000)).collect(),
-                Mode::Cluster | Mode::ClusterUnsafe | Mode::Cold => panic!("it has a plan of its own"),
+                Mode::Cluster | Mode::ClusterUnsafe | Mode::Cold | Mode::Sink => {
+                    panic!("it has a plan of its own")
+                }
             },
             format_lost_ppm: if mode == Mode::Lying && random.coin() { 400_000 } else { 0 },
             start_cut_ppm: if random.chance(300_000) { 100_000 << random.below(3) } else { 0 },

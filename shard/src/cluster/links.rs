@@ -152,7 +152,8 @@ impl Links {
 
     /// True when messages to `node` have a way.
     pub(crate) fn is_up(&self, node: u32) -> bool {
-        self.link(node).up.get()
+        let at = self.links.binary_search_by_key(&node, |link| link.peer.node);
+        at.is_ok_and(|at| self.links[at].up.get())
     }
 
     /// Does `node` speak this version of the messages, as far as is known? While the link is down it does not.

@@ -7,13 +7,15 @@
 use super::tablet::TabletLog;
 use super::{Logs, wire};
 use crate::core::Shard;
-use crate::lsm::ReadError;
 use crate::lsm::copy::{Giving, TakenDown};
+use crate::lsm::{ReadError, Table};
+use crate::seals::Sinking;
+use crate::sink::ColdFailure;
 use ioengine::sync::Notify;
 use ioengine::{DiskError, Instant};
 use layout::Corrupt;
 use layout::units::TabletIndex;
-use net::outcome::Outcome;
+use net::outcome::{Limit, Outcome};
 use paxos::{Chosen, LogIndex, Node};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,6 +30,8 @@ const WAITING_MAX: usize = 8;
 const ANSWERS_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of a copy that are made before others find their turn.
 const STEP_BYTES: usize = 64 << 10;
+/// When to ask again for what cold nodes do not give now.
+const COLD_HINT_MS: u32 = 500;
 /// Index and number.
 const SAID_BYTES: usize = 24;
 
@@ -164,16 +168,35 @@ pub(super) fn begin_next(shard: &Shard, logs: &Logs, now: Instant) -> Option<Ins
 /// An entry that asks for it was just applied.
 pub(super) fn take_down(shard: &Shard, logs: &Logs, log: &TabletLog) {
     let mut taken = logs.verifying.taken.borrow_mut();
+    // What is sunk is what the log says: its links are in the state, and its records are compared by who scrubs the cold disks.
+    let sunk: Vec<Sinking> = {
+        let state = shard.state.borrow();
+        let sinks = &state.tablet(log.tablet).seals.sinks;
+        sinks.iter().filter(|sinking| sinking.sink.sunk.is_some()).cloned().collect()
+    };
     let is_whole = {
         let state = shard.state.borrow();
         let own = state.tablet(log.tablet);
-        own.damage.is_none() && !own.awaits_tables && !log.needs_copy
+        let is_here = sunk.iter().all(|sinking| has_table(state.tables.windows(log.tablet), sinking));
+        own.damage.is_none() && !own.awaits_tables && !log.needs_copy && is_here
     };
     if !is_whole || taken.len() >= WAITING_MAX {
         return shard.counters.verify_passed.add(1);
     }
-    taken.push_back((log.tablet, log.applied, Giving::take_down(shard, log.tablet, log.applied, &[]).bare()));
+    let tables = |sinking: &Sinking| [Some(sinking.sink.checksum), sinking.sink.sunk];
+    let left_out: Vec<u128> = sunk.iter().flat_map(tables).flatten().collect();
+    taken.push_back((
+        log.tablet,
+        log.applied,
+        Giving::take_down(shard, log.tablet, log.applied, &left_out).bare(),
+    ));
     logs.verifying.called.notify();
+}
+
+/// Is a table of a sunk window here: the sealed one, or the one that takes its place?
+fn has_table(windows: &[Rc<Table>], sinking: &Sinking) -> bool {
+    let of = |table: &Rc<Table>| Some(table.place.checksum);
+    windows.iter().any(|table| of(table) == Some(sinking.sink.checksum) || of(table) == sinking.sink.sunk)
 }
 
 /// Say the numbers of what was taken down, until the core ends.
@@ -276,6 +299,12 @@ fn hear(shard: &Shard, logs: &Logs, log: &mut TabletLog, place: Node, at: LogInd
 /// A table of the tablet cannot be read: what a request is told. The peers have what it held.
 pub(crate) fn cannot_read(shard: &Shard, tablet: TabletIndex, error: &ReadError) -> Outcome {
     let Some(log) = shard.logs.as_ref().and_then(|logs| logs.tablet(tablet)) else { return Outcome::Corrupt };
+    if let ReadError::Cold { failure, .. } = error
+        && *failure != ColdFailure::Gone
+    {
+        // Nothing is wrong here: the cold nodes do not give it now. Another replica would not get it either.
+        return Outcome::Busy { limit: Limit::Device, hint_ms: COLD_HINT_MS };
+    }
     // Without its device this node can take no copy.
     if !matches!(error, ReadError::Disk(DiskError::Ended { .. })) {
         distrust(shard, &mut log.borrow_mut());

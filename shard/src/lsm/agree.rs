@@ -15,18 +15,20 @@ use super::build::BuildError;
 use super::keeper::Keeper;
 use super::merge::MergeError;
 use super::publish::Made;
+use super::room::Purpose;
 use super::seal::{Output, Pass, Target, put_in_place, write};
 use super::table::Table;
-use super::table_copy::take_table;
+use super::table_copy::{take_table, take_window};
 use super::work::{Job, TICK_WAIT, ask_for_ticks, seal_of, settle, tables_of};
 use super::{expire, window};
 use crate::apply::State;
 use crate::core::Shard;
 use crate::log::Logs;
-use crate::seals::Seals;
+use crate::seals::{Seals, Sinking};
 use ioengine::Instant;
 use ioengine::sync::{Either, race};
 use layout::log_entry::Operation;
+use layout::manifest::Edit;
 use layout::seal_operation::{AgreedTable, Seal, SealOptions, Sealed, spans_bytes, tables_bytes};
 use layout::table_seal::Compressor;
 use layout::tablet_window::TabletWindow;
@@ -71,6 +73,10 @@ pub(crate) struct Agreeing {
     parked: RefCell<BTreeMap<TabletIndex, Parked>>,
     /// Since when a replica wants something proposed: a seal, the end of one of this generation.
     wants: RefCell<BTreeMap<TabletIndex, (Want, Instant)>>,
+    /// Sunk tables that are made here, by the last sink of each tablet.
+    sunk: RefCell<BTreeMap<TabletIndex, Made>>,
+    /// Not before then a table is asked for that takes the place of a sealed one.
+    swap_at: RefCell<BTreeMap<TabletIndex, Instant>>,
     /// What was proposed last, and when.
     proposed: RefCell<BTreeMap<TabletIndex, (Want, Instant)>>,
 }
@@ -111,16 +117,18 @@ pub(super) fn awaited(shard: &Shard, state: &State, tablet: TabletIndex) -> Vec<
     all
 }
 
-pub(super) fn is_table(window: &TabletWindow, table: &Table) -> bool {
-    let own = table.window().map(|own| (own.from, own.to, own.generation));
-    own == Some((window.from, window.to, window.generation)) && window.checksum == Some(table.place.checksum)
+/// Is it a table that the log names: a sealed one, or a sunk one?
+pub(super) fn is_named(seals: &Seals, table: &Table) -> bool {
+    let window = table.window().map(|own| (own.from, own.to, own.generation));
+    window.is_some_and(|window| seals.names(window, table.place.checksum))
 }
 
 /// Windows that are sealed, and whose tables are not here.
 fn missing(seals: &Seals, windows: &[Rc<Table>], log_time: LogTime) -> Vec<TabletWindow> {
     let is_missing = |window: &&TabletWindow| {
         let at = windows.binary_search_by_key(&Some(window.from), |table| table.window().map(|own| own.from));
-        let is_here = at.is_ok_and(|at| is_table(window, &windows[at]));
+        let is_it = |table: &Table| table.window().is_some_and(|own| own.generation == window.generation);
+        let is_here = at.is_ok_and(|at| is_it(&windows[at]) && is_named(seals, &windows[at]));
         !is_here && !log_time.has_expired(window.over_at)
     };
     seals.sealed.iter().filter(is_missing).copied().collect()
@@ -136,7 +144,7 @@ fn agreed_of(made: Option<&Made>) -> AgreedTable {
 
 /// Tell who compares replicas what is in place here.
 pub(super) fn tell_in_place(table: &Table, tablet: TabletIndex) {
-    if let Some(window) = table.window() {
+    if let Some(window) = table.window().filter(|_| !table.is_sunk()) {
         tell_table(tablet, window, table.place.checksum);
     }
 }
@@ -160,9 +168,25 @@ impl Agreeing {
         if let Some(table) = state.tables.windows(tablet).iter().find(is_it) {
             return Some(Rc::clone(table));
         }
+        if let Some(made) = self.sunk.borrow().get(&tablet).filter(|made| is_it(&&made.table)) {
+            return Some(Rc::clone(&made.table));
+        }
         let parked = self.parked.borrow();
         let built = parked.get(&tablet)?.output.windows.iter().flatten().map(|made| &made.table);
         built.into_iter().find(is_it).cloned()
+    }
+
+    /// A sunk table is made: the log will name it, or never.
+    pub(crate) fn park_sunk(&self, tablet: TabletIndex, made: Made) {
+        self.sunk.borrow_mut().insert(tablet, made);
+    }
+
+    /// The log has named another one, or none.
+    pub(crate) fn drop_sunk(&self, tablet: TabletIndex, checksum: u128) {
+        let mut sunk = self.sunk.borrow_mut();
+        if sunk.get(&tablet).is_some_and(|made| made.table.place.checksum == checksum) {
+            sunk.remove(&tablet);
+        }
     }
 
     /// What was built for a tablet is of no use any more.
@@ -264,10 +288,13 @@ async fn look_after(shard: &Rc<Shard>, logs: &Logs, tablet: TabletIndex) -> Resu
         return Ok(Looked::Worked);
     }
     let missing = missing(&look.seals, &look.windows, look.log_time);
-    let is_stale = |table: &Rc<Table>| !look.seals.sealed.iter().any(|window| is_table(window, table));
+    let is_stale = |table: &Rc<Table>| !is_named(&look.seals, table);
     if !missing.is_empty() || look.windows.iter().any(is_stale) {
         ioengine::sometimes!("a replica lacks a sealed table");
         return build(shard, tablet, &look, missing, 0).await;
+    }
+    if let Some((sinking, table)) = to_swap(&look) {
+        return swap(shard, tablet, sinking, table).await;
     }
     if let Some(generation) = open {
         return build(shard, tablet, &look, look.seals.open.clone(), generation).await;
@@ -399,7 +426,7 @@ async fn build(
         return Ok(Looked::Worked);
     };
     let is_taken = |table: &Rc<Table>| {
-        let is_sealed = now.seals.sealed.iter().any(|window| is_table(window, table));
+        let is_sealed = is_named(&now.seals, table);
         let meets = |own: window::Window| windows.iter().any(|window| window.meets(own.from, own.to));
         !is_sealed || table.window().is_some_and(meets)
     };
@@ -451,6 +478,7 @@ async fn install(shard: &Rc<Shard>, tablet: TabletIndex, look: &Look) -> Result<
         let window = find(&parked.pass.targets[place]);
         let own = parked.output.windows[place].as_ref().map(|made| made.table.place.checksum);
         let wanted = window.and_then(|window| window.checksum);
+        let sunk = window.and_then(|window| look.seals.sunk_of(window));
         if own == wanted || (own.is_some() && wanted.is_some() && ioengine::canary("seal_installs_its_own")) {
             continue;
         }
@@ -458,7 +486,14 @@ async fn install(shard: &Rc<Shard>, tablet: TabletIndex, look: &Look) -> Result<
             parked.output.windows[place] = None;
             continue;
         };
-        let taken = take_table(shard, tablet, window).await;
+        // Who has sunk it has the sealed one no more.
+        let mut taken = Ok(None);
+        for checksum in sunk.into_iter().chain(wanted) {
+            taken = take_table(shard, tablet, window, checksum).await;
+            if !matches!(taken, Ok(None)) {
+                break;
+            }
+        }
         if taken.is_err() {
             work.set_parked(tablet, None);
         }
@@ -476,5 +511,69 @@ async fn install(shard: &Rc<Shard>, tablet: TabletIndex, look: &Look) -> Result<
     ioengine::sometimes!("a group seals a window");
     shard.counters.seals.add(1);
     shard.state.borrow().tables.windows(tablet).iter().for_each(|table| tell_in_place(table, tablet));
+    Ok(Looked::Worked)
+}
+
+/// A window that the log says is sunk, and whose sealed table is still here.
+fn to_swap(look: &Look) -> Option<(&Sinking, &Rc<Table>)> {
+    let of = |table: &&Rc<Table>| {
+        let sinking = look.seals.sink_at(table.window()?.from)?;
+        let is_sealed = !table.is_sunk() && table.place.checksum == sinking.sink.checksum;
+        let is_over = sinking.sink.sunk.is_some() || ioengine::canary("drop_before_sunk");
+        (is_sealed && is_over).then_some(sinking)
+    };
+    look.windows.iter().find_map(|table| of(&table).map(|sinking| (sinking, table)))
+}
+
+/// A planted bug: the sealed table goes when its sink begins.
+async fn drop_early(shard: &Rc<Shard>, tablet: TabletIndex, table: &Rc<Table>) -> Result<Looked, MergeError> {
+    expire::drop_expired(shard, tablet, &[Rc::clone(table)]).await?;
+    Ok(Looked::Worked)
+}
+
+/// Put a sunk table in the place of the sealed one: the one made here, a peer's, or one made now of the links that the log has.
+async fn swap(
+    shard: &Rc<Shard>,
+    tablet: TabletIndex,
+    sinking: &Sinking,
+    table: &Rc<Table>,
+) -> Result<Looked, MergeError> {
+    let agreeing = &shard.keeper.agreeing;
+    let Some(checksum) = sinking.sink.sunk else { return drop_early(shard, tablet, table).await };
+    if agreeing.swap_at.borrow().get(&tablet).is_some_and(|at| shard.io.now() < *at) {
+        return Ok(Looked::Waits);
+    }
+    let own = agreeing.sunk.borrow_mut().remove(&tablet);
+    let mut made = own.filter(|made| made.table.place.checksum == checksum);
+    if made.is_none() {
+        let window = table.window().expect("a sealed table");
+        made = take_window(shard, tablet, window, checksum).await?;
+    }
+    if made.is_none() {
+        made = crate::sink::rebuild(shard, tablet, table, &sinking.sink, &sinking.links).await?;
+    }
+    let Some(made) = made else {
+        agreeing.swap_at.borrow_mut().insert(tablet, shard.io.now().after(COPY_AGAIN));
+        return Ok(Looked::Waits);
+    };
+    agreeing.swap_at.borrow_mut().remove(&tablet);
+    shard.keeper.work.set_dropping(Some(tablet));
+    // The sealed one may have gone while others were asked.
+    let is_here = look_at(shard, tablet).is_some_and(|now| {
+        is_named(&now.seals, &made.table) && now.windows.iter().any(|own| Rc::ptr_eq(own, table))
+    });
+    if !is_here {
+        return Ok(Looked::Worked);
+    }
+    shard.keeper.zone.disk().flush().await.map_err(BuildError::from)?;
+    crate::log::until_told(shard, tablet).await;
+    shard.keeper.commit(&[Edit::RemoveTable(table.place.id), made.edit()], Purpose::Merge).await?;
+    made.table.set_named(true);
+    tell_in_place(&made.table, tablet);
+    let gone = [Rc::clone(table)];
+    shard.state.borrow_mut().tables.seal(tablet, (&[], &gone), (None, vec![made.table]));
+    table.set_named(false);
+    ioengine::sometimes!("a sealed table gives way to a sunk one");
+    shard.counters.sink_dropped_bytes.add(table.place.bytes);
     Ok(Looked::Worked)
 }

@@ -28,6 +28,19 @@ fn count(of: usize) -> u32 {
     u32::try_from(of).expect("what a tablet remembers is bounded")
 }
 
+fn sink_count(seals: &Seals) -> u16 {
+    u16::try_from(seals.sinks.len()).expect("the windows of a tablet are bounded")
+}
+
+/// Write down the windows of a tablet, and their sinks.
+pub(super) fn write_seals(seals: &Seals, writer: &mut StateWriter) {
+    seals.windows().for_each(|window| writer.window(window));
+    for sinking in &seals.sinks {
+        writer.sink(&sinking.sink);
+        sinking.links.iter().for_each(|link| writer.link(link));
+    }
+}
+
 /// Take down what a tablet is now; what it remembers is kept until [`State::end_capture`].
 fn keep(index: TabletIndex, tablet: &mut Tablet) -> Head {
     let request_count = count(tablet.requests.keep());
@@ -44,6 +57,7 @@ fn keep(index: TabletIndex, tablet: &mut Tablet) -> Head {
         recent_newest,
         recent_count: count(recent_count),
         window_count: count(seals.windows().count()),
+        sink_count: sink_count(&seals),
         seal_generation: seals.begun,
         sealed_generation: seals.agreed,
     };
@@ -67,6 +81,7 @@ impl State {
             recent_newest,
             recent_count: count(own.recent.entries().count()),
             window_count: count(own.seals.windows().count()),
+            sink_count: sink_count(&own.seals),
             seal_generation: own.seals.begun,
             sealed_generation: own.seals.agreed,
         });
@@ -76,7 +91,7 @@ impl State {
         for (key_hash, log_index) in own.recent.entries() {
             writer.recent(&StateRecent { key_hash, log_index });
         }
-        own.seals.windows().for_each(|window| writer.window(window));
+        write_seals(&own.seals, writer);
     }
 
     /// A memtable was frozen: the tablets as they are now are wanted.
@@ -187,6 +202,18 @@ pub(crate) fn restore(
             StateItem::Window(window) => {
                 let seals = Rc::make_mut(&mut own.ok_or(StateError::Other)?.seals);
                 if !seals.restore(window) {
+                    return Err(StateError::Other);
+                }
+            }
+            StateItem::Sink(sink) => {
+                let seals = Rc::make_mut(&mut own.ok_or(StateError::Other)?.seals);
+                if !seals.restore_sink(sink) {
+                    return Err(StateError::Other);
+                }
+            }
+            StateItem::Link(link) => {
+                let seals = Rc::make_mut(&mut own.ok_or(StateError::Other)?.seals);
+                if !seals.restore_link(link) {
                     return Err(StateError::Other);
                 }
             }

@@ -13,7 +13,7 @@
 //! record:  | key bytes 2, version 8, expiry 8, value bytes 4 | key | value |    value bytes 2^32 - 1: deleted
 //! ```
 
-use super::agree::is_table;
+use super::agree::is_named;
 use super::build::{BuildError, Sink, TableBuilder};
 use super::cursor::{Cursors, TableCursor};
 use super::gather::time_of;
@@ -103,7 +103,7 @@ impl SealedTables {
 
 /// Does the log name this table?
 fn is_sealed(seals: &Seals, table: &Rc<Table>) -> bool {
-    seals.sealed.iter().any(|window| is_table(window, table))
+    is_named(seals, table)
 }
 
 impl TakenDown {

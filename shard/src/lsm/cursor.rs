@@ -22,7 +22,7 @@ impl Window {
     pub(super) async fn load(&mut self, table: &Table, offset: u64, bytes: usize) -> Result<(), ReadError> {
         self.bytes.clear();
         self.offset = offset;
-        table.read(offset, bytes, &mut self.bytes).await
+        table.read_data(offset, bytes, &mut self.bytes).await
     }
 
     /// The part of the window that a place in the table covers.

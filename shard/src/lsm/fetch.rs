@@ -59,7 +59,7 @@ async fn ask(
         shard.state.borrow().tables.cached(table, block).map(|raw| reader.raw.extend_from_slice(raw));
     if cached.is_none() {
         reader.stored.clear();
-        table.read(handle.offset, handle.stored_bytes as usize, &mut reader.stored).await?;
+        table.read_data(handle.offset, handle.stored_bytes as usize, &mut reader.stored).await?;
         table.unpack(handle.offset, &reader.stored, &mut reader.unpack, &mut reader.raw)?;
         shard.state.borrow_mut().tables.keep(table, block, &reader.raw);
     }

@@ -274,7 +274,7 @@ async fn write_state(shard: &Shard, purpose: Purpose) -> Result<(NamedState, Hel
             shard.state.borrow().write_recent(tablet, ranks, &mut writer);
             write_whole(&mut writer, &mut sink).await?;
         }
-        seals.windows().for_each(|window| writer.window(window));
+        super::capture::write_seals(&seals, &mut writer);
     }
     let summary = writer.finish();
     while !writer.pending().is_empty() {

@@ -58,14 +58,25 @@ impl TableOwner {
         }
     }
 
+    /// Identity of what a sunk table consists of: the same at every replica, too.
+    pub(crate) fn sunk(&self, tablet: TabletIndex, window: Window) -> TableIdentity {
+        TableIdentity::Sunk {
+            cluster: self.cluster,
+            tablet,
+            window_from: window.from,
+            window_to: window.to,
+            window_generation: window.generation,
+        }
+    }
+
     /// Identity of the blocks of a table that a manifest names.
     pub(crate) fn named(&self, facts: &AddTable<'_>) -> TableIdentity {
         let AddTable { tablet, table, window_from: from, window_to: to, .. } = *facts;
+        let window = || Window { from, to, generation: facts.window_generation };
         match facts.kind {
             TableKind::Run => self.run(tablet, table),
-            TableKind::Sealed => {
-                self.sealed(tablet, Window { from, to, generation: facts.window_generation })
-            }
+            TableKind::Sealed => self.sealed(tablet, window()),
+            TableKind::Sunk => self.sunk(tablet, window()),
         }
     }
 }

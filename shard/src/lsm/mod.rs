@@ -36,11 +36,14 @@ pub(crate) mod work;
 mod zone;
 
 pub(crate) use capture::Capture;
+pub(crate) use cursor::TableCursor;
 pub(crate) use fetch::{Fetched, fetch};
 pub(crate) use gather::{Gathered, gather, gather_streams};
 pub(crate) use keeper::Keeper;
+pub(crate) use merge::MergeError;
 pub(crate) use open::OpenError;
 pub(crate) use open::{Opened, open};
+pub(crate) use publish::{Made, make_sunk};
 pub(crate) use seal::OPEN_COUNT_MAX as SEALED_AT_ONCE;
 pub(crate) use table::Table;
 pub(crate) use table_copy::{is_whole, take_file};
@@ -288,7 +291,16 @@ impl Tables {
         })
     }
 
-    /// Sealed windows, their bytes on the device, and the records in those that can be read.
+    /// Sunk windows, bytes of their blocks on cold disks, and their records.
+    pub(crate) fn sunk_sizes(&self) -> (u64, u64, u64) {
+        let sunk = self.windows.iter().flatten().filter(|table| table.is_sunk() && !table.is_broken());
+        sunk.fold((0, 0, 0), |(count, bytes, records), table| {
+            let footer = &table.parts().footer;
+            (count + 1, bytes + footer.data_bytes, records + footer.record_count)
+        })
+    }
+
+    /// Sealed windows, sunk ones too, their bytes on the device, and the records in those that can be read.
     pub(crate) fn sealed_sizes(&self) -> (u64, u64, u64) {
         self.windows.iter().flatten().fold((0, 0, 0), |(count, bytes, records), table| {
             let own = if table.is_broken() { 0 } else { table.parts().footer.record_count };

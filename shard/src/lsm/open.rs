@@ -104,7 +104,7 @@ pub(crate) async fn open(
         }
         match named.facts.kind {
             TableKind::Run => tables.add(named.facts.tablet, Rc::new(table)),
-            TableKind::Sealed => {
+            TableKind::Sealed | TableKind::Sunk => {
                 tell_in_place(&table, named.facts.tablet);
                 table.tell_place(true);
                 tables.add_window(named.facts.tablet, Rc::new(table));

@@ -1,9 +1,12 @@
 //! From a table that was written to one that can be read: its facts for the manifest, and itself, opened.
 
-use super::build::{BuildError, Built};
+use super::build::{BuildError, Built, Sink};
+use super::room::Purpose;
 use super::table::{Table, TablePlace};
 use super::window::{Spread, Window};
+use crate::core::Shard;
 use layout::manifest::{AddTable, Edit, Extents, TableKind};
+use layout::table::TableSummary;
 use layout::table_seal::{Decompressor, TableIdentity};
 use layout::units::{TableId, TabletIndex};
 use std::rc::Rc;
@@ -54,6 +57,9 @@ impl Written {
             TableIdentity::Sealed {
                 window_from: from, window_to: to, window_generation: generation, ..
             } => (TableKind::Sealed, Window { from, to, generation }),
+            TableIdentity::Sunk {
+                window_from: from, window_to: to, window_generation: generation, ..
+            } => (TableKind::Sunk, Window { from, to, generation }),
         };
         let facts = AddTable {
             table: id,
@@ -89,4 +95,23 @@ impl Written {
         opened?;
         Ok(Made { facts, table: Rc::new(table) })
     }
+}
+
+/// Write a sunk table whose bytes are here, and open it. Nothing names it yet; it is not flushed.
+pub(crate) async fn make_sunk(
+    shard: &Shard,
+    tablet: TabletIndex,
+    (bytes, summary): (&[u8], TableSummary),
+    identity: TableIdentity,
+) -> Result<Made, BuildError> {
+    let keeper = &shard.keeper;
+    let mut sink = Sink::new(Rc::clone(&keeper.zone), Purpose::Merge, bytes.len() as u64);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let taken = sink.write(rest, true).await?;
+        rest = &rest[taken..];
+    }
+    let built = Built { summary, extents: sink.finish(), spread: Spread::new(0) };
+    let written = Written { id: keeper.next_table(), tablet, level: 0, identity, built };
+    written.open(&mut Decompressor::new()).await
 }

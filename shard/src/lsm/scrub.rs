@@ -52,7 +52,9 @@ impl TableCheck {
             return None;
         }
         let (index, data_bytes) = (&self.table.parts().index, self.table.parts().footer.data_bytes);
-        let Some(first) = index.handle(self.block) else {
+        // What stands on cold disks is theirs to scrub.
+        let first = index.handle(self.block).filter(|_| !self.table.is_sunk());
+        let Some(first) = first else {
             let read = self.table.check_parts(&mut self.unpack).await;
             return match read {
                 Ok(()) => None,

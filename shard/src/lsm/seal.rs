@@ -59,6 +59,7 @@ pub(super) fn pick_seal(
             bytes: footer.raw_bytes,
             record_count: footer.record_count,
             expired_count: expired_count(footer, log_time),
+            is_sunk: table.is_sunk(),
         })
     };
     let runs: Vec<Run> = runs.iter().map(run_of).collect();

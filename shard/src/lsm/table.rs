@@ -5,12 +5,19 @@
 
 use super::window::{Spread, Window};
 use super::zone::{HeldExtents, ReadError};
+use crate::sink::ColdFailure;
 use layout::table_filter::Filter;
 use layout::table_footer::{FOOTER_BYTES, Footer, open_dictionary, open_filter, open_index, open_sections};
 use layout::table_index::{BlockHandle, Index};
 use layout::table_key::key_hash;
 use layout::table_seal::{BlockChecksum, BlockKind, Decompressor, Dictionary, TableIdentity, open_block};
+use layout::table_sunk::{SunkSection, SunkSections, open_sunk_sections, section_identity};
+use layout::tablet_sink::ColdLink;
 use layout::units::TableId;
+use net::cold::ColdBlocks;
+
+/// Bytes that one read of a cold disk gets at most, unless a block is larger: every frame carries them.
+const READ_BYTES_MAX: u64 = 96 << 10;
 
 /// What is needed to open a table.
 pub(crate) struct TablePlace {
@@ -32,6 +39,8 @@ pub(crate) struct Parts {
     pub(crate) index: Index,
     filter: Filter,
     dictionary: Option<Dictionary>,
+    /// Of a sunk table: where its sections stand.
+    pub(crate) sunk: Option<SunkSections>,
 }
 
 /// A table in use.
@@ -64,6 +73,10 @@ impl Table {
         let Parts { footer, .. } = self.read_parts(unpack).await?;
         let mut bytes = Vec::new();
         self.read(footer.sections_offset(), footer.sections_bytes as usize, &mut bytes).await?;
+        if footer.is_sunk {
+            // They were read with the rest.
+            return Ok(());
+        }
         let sections = open_sections(&self.checksum, &footer, &bytes, unpack);
         sections.map(|_| ()).map_err(|corrupt| ReadError::Corrupt { table: self.place.id, corrupt })
     }
@@ -90,7 +103,13 @@ impl Table {
         }
         let index = open_index(&self.checksum, &footer, index, unpack).map_err(corrupt)?;
         let filter = open_filter(&self.checksum, &footer, filter, unpack).map_err(corrupt)?;
-        Ok(Parts { footer, index, filter, dictionary })
+        let mut sunk = None;
+        if footer.is_sunk {
+            bytes.clear();
+            self.read(footer.sections_offset(), footer.sections_bytes as usize, &mut bytes).await?;
+            sunk = Some(open_sunk_sections(&self.checksum, &footer, &bytes, unpack).map_err(corrupt)?);
+        }
+        Ok(Parts { footer, index, filter, dictionary, sunk })
     }
 
     /// The manifest names it, or names it no more: its extents are kept, or free again when the last one who holds it lets go.
@@ -127,6 +146,9 @@ impl Table {
             TableIdentity::Run { .. } => None,
             TableIdentity::Sealed {
                 window_from: from, window_to: to, window_generation: generation, ..
+            }
+            | TableIdentity::Sunk {
+                window_from: from, window_to: to, window_generation: generation, ..
             } => Some(Window { from, to, generation }),
         }
     }
@@ -155,6 +177,11 @@ impl Table {
         index.find(key)
     }
 
+    /// Its records stand on cold disks, and only what finds them is here.
+    pub(crate) fn is_sunk(&self) -> bool {
+        matches!(self.place.identity, TableIdentity::Sunk { .. })
+    }
+
     /// Does it keep a dictionary in memory?
     pub(crate) fn has_dictionary(&self) -> bool {
         self.parts.as_ref().is_some_and(|parts| parts.dictionary.is_some())
@@ -166,6 +193,88 @@ impl Table {
         extents.zone().read(self.place.id, extents.ranges(), offset, bytes, out).await
     }
 
+    /// Append stored data blocks to `out`, from the device or the cold disks; `offset` is as in the index.
+    pub(crate) async fn read_data(
+        &self,
+        offset: u64,
+        bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        match &self.parts().sunk {
+            None => self.read(offset, bytes, out).await,
+            Some(sections) => self.read_cold(sections, offset, bytes as u64, out).await,
+        }
+    }
+
+    /// Whole blocks, each section's by one read of a cold disk.
+    async fn read_cold(
+        &self,
+        sections: &SunkSections,
+        offset: u64,
+        bytes: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let (table, zone) = (self.place.id, self.place.extents.zone());
+        let cold = zone.cold().ok_or(ReadError::Cold { table, failure: ColdFailure::NoGroup })?;
+        let (mut at, end) = (offset, offset + bytes);
+        while at < end {
+            let outside = ReadError::Outside { table, offset: at };
+            let (section, link) = sections.at(at).ok_or(outside)?;
+            let from = at - section.data_from;
+            let most = u64::from(section.data_bytes).min(end - section.data_from);
+            let to = self.last_block_end(section.data_from, from, most.min(from + READ_BYTES_MAX));
+            let blocks = self.cold_blocks(sections.generation, section, link, (from, to - from));
+            let Some(blocks) = blocks else { return Err(ReadError::Outside { table, offset: at }) };
+            cold.read(&blocks, out).await.map_err(|failure| ReadError::Cold { table, failure })?;
+            at = section.data_from + to;
+        }
+        Ok(())
+    }
+
+    /// Of a section whose data begins there: the end of the last block that begins at or behind `from` and ends at or before `to`; of the
+    /// first one if that is larger.
+    fn last_block_end(&self, data_from: u64, from: u64, to: u64) -> u64 {
+        let index = &self.parts().index;
+        let mut block = index.block_at(data_from + from);
+        let mut end = None;
+        while let Some(handle) = index.handle(block) {
+            let here = handle.end() - data_from;
+            if here > to && end.is_some() {
+                break;
+            }
+            end = Some(here);
+            if here >= to {
+                break;
+            }
+            block += 1;
+        }
+        end.unwrap_or(to)
+    }
+
+    /// How a cold node is asked for bytes `from`, `bytes` of a section's data.
+    pub(crate) fn cold_blocks(
+        &self,
+        generation: u32,
+        section: &SunkSection,
+        link: &ColdLink,
+        (from, bytes): (u64, u64),
+    ) -> Option<ColdBlocks> {
+        let identity = section_identity(&self.place.identity, generation, section.bucket)?;
+        Some(ColdBlocks {
+            group: link.group,
+            disk: link.disk,
+            bucket: section.bucket,
+            window_from: identity.window_from,
+            window_days: identity.window_days,
+            window_generation: identity.window_generation,
+            file: link.file,
+            file_generation: link.file_generation,
+            offset: section.offset,
+            block_offset: u32::try_from(from).ok()?,
+            block_bytes: u32::try_from(bytes).ok()?,
+        })
+    }
+
     /// Check a stored block and append what it holds to `out`.
     pub(crate) fn unpack(
         &self,
@@ -174,16 +283,39 @@ impl Table {
         unpack: &mut Decompressor,
         out: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
+        if let Some(sections) = self.parts.as_ref().and_then(|parts| parts.sunk.as_ref()) {
+            return self.unpack_cold(sections, offset, stored, unpack, out);
+        }
         let dictionary = self.parts.as_ref().and_then(|parts| parts.dictionary.as_ref());
         let block = open_block(&self.checksum, offset, BlockKind::Data, stored, dictionary, unpack, out);
         block.map_err(|corrupt| ReadError::Corrupt { table: self.place.id, corrupt })
     }
 
-    /// Memory of index, filter and dictionary, bytes.
+    /// The same of a block of a section: it is proven by the identity of that section.
+    fn unpack_cold(
+        &self,
+        sections: &SunkSections,
+        offset: u64,
+        stored: &[u8],
+        unpack: &mut Decompressor,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let table = self.place.id;
+        let outside = ReadError::Outside { table, offset };
+        let Some((section, _)) = sections.at(offset) else { return Err(outside) };
+        let identity = section_identity(&self.place.identity, sections.generation, section.bucket);
+        let Some(identity) = identity else { return Err(outside) };
+        let at = offset - section.data_from;
+        let block = open_block(&identity.checksum(), at, BlockKind::Data, stored, None, unpack, out);
+        block.map_err(|_| ReadError::Cold { table, failure: ColdFailure::Wrong })
+    }
+
+    /// Memory of index, filter, dictionary and places of sections, bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.parts.as_ref().map_or(0, |Parts { index, filter, dictionary, .. }| {
+        self.parts.as_ref().map_or(0, |Parts { index, filter, dictionary, sunk, .. }| {
             let dictionary = dictionary.as_ref().map_or(0, Dictionary::memory_bytes);
-            index.memory_bytes() + filter.memory_bytes() + dictionary
+            let sunk = sunk.as_ref().map_or(0, SunkSections::memory_bytes);
+            index.memory_bytes() + filter.memory_bytes() + dictionary + sunk
         })
     }
 }

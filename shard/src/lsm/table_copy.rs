@@ -29,10 +29,24 @@ pub(super) async fn take_table(
     shard: &Shard,
     tablet: TabletIndex,
     window: &TabletWindow,
+    checksum: u128,
 ) -> Result<Option<Made>, MergeError> {
-    let (Some(logs), Some(checksum)) = (&shard.logs, window.checksum) else { return Ok(None) };
-    ioengine::sometimes!("a replica copies a sealed table");
     let own = Window { from: window.from, to: window.to, generation: window.generation };
+    take_window(shard, tablet, own, checksum).await
+}
+
+/// The same of a window by its times: its sealed table, or its sunk one.
+///
+/// # Errors
+/// As of [`take_table`].
+pub(super) async fn take_window(
+    shard: &Shard,
+    tablet: TabletIndex,
+    own: Window,
+    checksum: u128,
+) -> Result<Option<Made>, MergeError> {
+    let Some(logs) = &shard.logs else { return Ok(None) };
+    ioengine::sometimes!("a replica copies a sealed table");
     let mut coming: Option<(Coming, u64)> = None;
     let mut offset = 0;
     let mut turn = usize::try_from(shard.io.random() % 7).expect("small");
@@ -177,13 +191,21 @@ impl Coming {
             ioengine::sometimes!("a sealed table of a peer is not the one asked for");
             return Ok(None);
         }
-        let identity = shard.keeper.owner.sealed(tablet, window);
-        let footer = last.first_chunk().map(|footer| Footer::decode(&identity, bytes, footer));
-        let Some(Ok(footer)) = footer else {
+        // What it is says its footer, to who asks as the right one.
+        let owner = &shard.keeper.owner;
+        let found = last.first_chunk().and_then(|footer| {
+            let identities = [owner.sealed(tablet, window), owner.sunk(tablet, window)];
+            let opened =
+                |identity| Footer::decode(&identity, bytes, footer).ok().map(|read| (identity, read));
+            identities.into_iter().find_map(opened)
+        });
+        let Some((identity, footer)) = found else {
             tracing::error!(tablet = tablet.get(), "the log names a table that is none");
             return Ok(None);
         };
-        tell_table(tablet, window, content);
+        if !footer.is_sunk {
+            tell_table(tablet, window, content);
+        }
         let summary = TableSummary { footer, bytes, checksum };
         let built = Built { summary, extents: sink.finish(), spread: Spread::new(0) };
         let written = Written { id: shard.keeper.next_table(), tablet, level: 0, identity, built };

@@ -80,6 +80,8 @@ pub(crate) struct Sealed {
     /// Records, and how many of them have expired.
     pub(crate) record_count: u64,
     pub(crate) expired_count: u64,
+    /// Its records stand on cold disks: it is copied only together with what was written above it.
+    pub(crate) is_sunk: bool,
 }
 
 /// A window.
@@ -186,8 +188,11 @@ pub(crate) fn pick(
     let closed = log_time.0.saturating_sub(limits.seal_age_us) / DAY_US * DAY_US;
     let picked = pick_unbounded(runs, sealed, closed, limits);
     let made = picked.as_ref().map_or(0, |picked| picked.windows.len());
-    let gone = picked.as_ref().map_or(0, |picked| picked.taken.len());
-    if sealed.len() + made - gone <= limits.count_max {
+    let is_hot = |place: &usize| !sealed[*place].is_sunk;
+    let gone = picked.as_ref().map_or(0, |picked| picked.taken.iter().copied().filter(is_hot).count());
+    let hot_count = (0..sealed.len()).filter(is_hot).count();
+    // Sunk windows are not counted, nor brought back for the sake of their number.
+    if hot_count + made - gone <= limits.count_max || hot_count < sealed.len() {
         return picked;
     }
     if sealed.len() > limits.count_max / 2
@@ -241,7 +246,9 @@ fn pick_unbounded(runs: &[Run], sealed: &[Sealed], closed: u64, limits: &WindowL
     let ready = share(&open, end, closed);
     let is_new =
         ready > 0 && ready >= limits.window_bytes / WINDOW_PART && ready * COPIED_PER_GAINED >= copied;
-    let is_again = late_bytes > 0 && (late_bytes * COPIED_PER_GAINED >= beneath + copied || limits.is_short);
+    // Bringing back what is sunk takes space before it gives any.
+    let is_short = limits.is_short && !touched.iter().any(|place| sealed[*place].is_sunk);
+    let is_again = late_bytes > 0 && (late_bytes * COPIED_PER_GAINED >= beneath + copied || is_short);
     if !is_new && !is_again {
         return thin(sealed, copied, closed, limits)
             .or_else(|| rid_of_expired(sealed, copied, limits))
@@ -344,7 +351,7 @@ fn merged(sealed: &[Sealed], closed: u64, bytes_max: u64, cost: impl Fn(u64, u64
             let end = sealed.partition_point(|one| one.window.from < to);
             let all = &sealed[begin..end];
             let bytes: u64 = all.iter().map(|one| one.bytes).sum();
-            let is_cut = all.iter().any(|one| one.window.from < from || one.window.to > to);
+            let is_cut = all.iter().any(|one| one.window.from < from || one.window.to > to || one.is_sunk);
             if to > closed || bytes > bytes_max {
                 break;
             }
@@ -368,7 +375,9 @@ fn rid_of_expired(sealed: &[Sealed], copied: u64, limits: &WindowLimits) -> Opti
         let gain =
             u128::from(one.bytes) * u128::from(one.expired_count) / u128::from(one.record_count.max(1));
         let is_worth = gain * u128::from(COPIED_PER_GAINED) >= u128::from(one.bytes) + u128::from(copied);
-        one.expired_count > 0 && (is_worth || limits.is_short && one.expired_count * 16 >= one.record_count)
+        !one.is_sunk
+            && one.expired_count > 0
+            && (is_worth || limits.is_short && one.expired_count * 16 >= one.record_count)
     })?;
     let window = sealed[place].window;
     Some(Pick { windows: vec![Window { generation: window.generation + 1, ..window }], taken: vec![place] })
@@ -380,7 +389,8 @@ fn cut_fat(sealed: &[Sealed], copied: u64, limits: &WindowLimits) -> Option<Pick
         return None;
     }
     let is_fat = |one: &Sealed| {
-        one.window.to - one.window.from > DAY_US
+        !one.is_sunk
+            && one.window.to - one.window.from > DAY_US
             && one.bytes / FAT > limits.window_bytes
             && copied <= one.bytes * COPIED_PER_GAINED
     };

@@ -17,6 +17,7 @@ use super::pick::{Pick, Run, RunLimits, pick};
 use super::seal::{pick_seal, seal};
 use super::table::Table;
 use super::window;
+use super::zone::ReadError;
 use crate::apply::State;
 use crate::core::{Phase, Shard};
 use ioengine::sync::{Either, race};
@@ -213,6 +214,12 @@ pub(super) fn settle(
         Err(MergeError::Build(BuildError::Disk(error))) => {
             shard.keeper.end(shard, &error);
             return false;
+        }
+        Err(MergeError::Read(error @ ReadError::Cold { .. })) => {
+            // The cold nodes come back: nothing is wrong with the table.
+            ioengine::sometimes!("a pass waits for cold nodes");
+            tracing::warn!(%error, tablet = tablet.get(), "a table cannot be merged now");
+            return true;
         }
         Err(MergeError::Read(error) | MergeError::Build(BuildError::Read(error))) => {
             tracing::error!(%error, tablet = tablet.get(), "a table cannot be merged");

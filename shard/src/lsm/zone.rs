@@ -5,6 +5,7 @@
 
 use super::extents::{ExtentRange, Extents, place};
 use super::room::Purpose;
+use crate::sink::{ColdFailure, ColdGroup};
 use ioengine::{Buf, Disk, DiskError, Instant, Io};
 use layout::Corrupt;
 use layout::units::{BLOCK_BYTES, TableId};
@@ -32,6 +33,14 @@ pub(crate) enum ReadError {
         /// Number of the table.
         table: TableId,
     },
+    /// Its blocks stand on cold disks, and none of the three copies gives them.
+    #[error("table {table}: {failure}")]
+    Cold {
+        /// Number of the table.
+        table: TableId,
+        /// Why not.
+        failure: ColdFailure,
+    },
     /// The manifest gives it fewer extents than it has bytes.
     #[error("table {table}: byte {offset} lies in none of its extents")]
     Outside {
@@ -57,6 +66,8 @@ pub(crate) struct Zone {
     written_bytes: Cell<u64>,
     /// Nobody knows which manifest is in force: no extent is given out, and none is free again.
     closed: Cell<bool>,
+    /// Where the blocks of sunk tables are.
+    cold: RefCell<Option<Rc<ColdGroup>>>,
 }
 
 impl Zone {
@@ -74,7 +85,18 @@ impl Zone {
             read_count: Cell::new(0),
             written_bytes: Cell::new(0),
             closed: Cell::new(false),
+            cold: RefCell::default(),
         }
+    }
+
+    /// Sunk tables of the shard have their blocks there.
+    pub(crate) fn set_cold(&self, cold: Option<Rc<ColdGroup>>) {
+        *self.cold.borrow_mut() = cold;
+    }
+
+    /// Where the blocks of sunk tables are.
+    pub(crate) fn cold(&self) -> Option<Rc<ColdGroup>> {
+        self.cold.borrow().clone()
     }
 
     /// Now, by the clock of the core.

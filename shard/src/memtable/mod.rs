@@ -93,7 +93,11 @@ impl Charge {
     pub(crate) fn of_entry(entry: &LogEntry<'_>) -> Charge {
         entry.operations().filter_map(Result::ok).fold(Charge::NONE, |sum, operation| match operation {
             Operation::Write(write) => sum.plus(Charge::of(&write)),
-            Operation::Tick | Operation::Verify | Operation::Seal(_) | Operation::Sealed(_) => sum,
+            Operation::Tick
+            | Operation::Verify
+            | Operation::Seal(_)
+            | Operation::Sealed(_)
+            | Operation::Sink(_) => sum,
         })
     }
 

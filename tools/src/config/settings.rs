@@ -544,6 +544,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     duration!(scrub_period, "in which time everything in use on the disk is read and checked; 0 s = never"),
     duration!(verify_period, "how often the replicas of each tablet compare what they hold; 0 s = never"),
+    duration!(sink_patience, "how long the sink of a window may take until another replica takes it up"),
+    duration!(sweep_every, "how often a core looks whether cold disks hold what is nobody's"),
     size!(scrub_bytes_per_second, "what the scrub of a core reads at most in a second, if it is behind"),
     count!(
         runs_per_tablet_max,

@@ -15,6 +15,7 @@ use layout::superblock::Superblock;
 use layout::units::Uuid;
 use layout::zone::{SEGMENT_BYTES_DEFAULT, ShardZones, plan};
 use serde_json::json;
+use shard::cold::open::ColdFormat;
 use shard::format::{FormatPlan, format, wipe};
 
 use crate::doctor;
@@ -258,6 +259,15 @@ pub(crate) fn format_offline(offline: &Offline, plan: &FormatPlan) -> Result<(),
         plan.segment_bytes,
     )?;
     let formatted = offline.run(format(offline.io(), offline.disk(), plan));
+    formatted.map(|_| ()).map_err(|error| Failure::failed(error.to_string(), ""))
+}
+
+/// Format a cold disk that is open.
+///
+/// # Errors
+/// It is too small, or writing to it failed.
+pub(crate) fn format_cold_offline(offline: &Offline, plan: &ColdFormat) -> Result<(), Failure> {
+    let formatted = offline.run(shard::cold::open::format(offline.io(), offline.disk(), plan));
     formatted.map(|_| ()).map_err(|error| Failure::failed(error.to_string(), ""))
 }
 

@@ -15,6 +15,9 @@ const MANIFEST_BYTES: u64 = 64 << 10;
 /// What a core hears answers of other nodes in: 8 KiB a link, of at most eight in these worlds.
 const LINKS_BYTES: u64 = 8 * (8 << 10);
 
+/// What a core hears and asks cold nodes in.
+const COLDS_BYTES: u64 = 3 * net::client::CONNECTION_ARENA_BYTES as u64;
+
 /// What a flush, a merge or a reader has in flight at most.
 const BACKGROUND_BYTES: u64 = 256 << 10;
 
@@ -28,20 +31,23 @@ pub fn check(status: &str, limits: &Limits, memtables_grew: bool) -> Vec<Violati
     let Ok(status) = serde_json::from_str::<Value>(status) else {
         return vec![wrong(format!("a status is JSON: {status}"))];
     };
+    let sinks = status["sink"].is_object();
     let mut out = Vec::new();
     for (core, counters) in status["cores"].as_array().into_iter().flatten().enumerate() {
         let number = |name: &str| counters[name].as_u64().unwrap_or(u64::MAX);
         let connections = number("connections");
         // The buffers of the journal's and the manifest's records, those of connections, and what flushes, merges and
         // readers have in flight.
+        let colds = if sinks { COLDS_BYTES } else { 0 };
         let background = 2 * MANIFEST_BYTES + (2 + limits.reader_count as u64) * BACKGROUND_BYTES;
         let arena = limits.record_bytes_max.next_power_of_two()
             + connections * CONNECTION_BYTES
             + LINKS_BYTES
+            + colds
             + background;
         let grown = if memtables_grew { GROWN } else { 1 };
         let bounds = [
-            ("arena_used_bytes", arena.min(limits.arena_bytes as u64)),
+            ("arena_used_bytes", arena.min(limits.arena_bytes as u64 + colds)),
             ("connections", limits.connection_count_max as u64),
             ("memtable_used_bytes", grown * limits.memtable_bytes as u64),
             ("memtable_records", grown * limits.memtable_record_count_max as u64),

@@ -20,6 +20,7 @@ pub mod lost;
 pub mod ranges;
 pub mod replicas;
 pub mod requests;
+pub mod sinks;
 pub mod small;
 
 use super::history::{History, KeyIndex, Order, Violation};

@@ -2,6 +2,7 @@
 //! go on within thirty seconds on every tablet, and the replicas become equal; then the judgement over the whole history.
 
 mod caches;
+mod colds;
 mod disks;
 pub(crate) mod operator;
 mod peace;
@@ -11,7 +12,7 @@ mod scene;
 mod trouble;
 pub(crate) mod work;
 
-use super::checkers::{self, Final, Law, replicas};
+use super::checkers::{self, Final, Law, replicas, sinks};
 use super::client::Shared;
 use super::history::Violation;
 use super::one_node::{Options, PROGRESS};
@@ -95,8 +96,9 @@ impl<'a> Run<'a> {
             self.blame(&nemesis.failures);
             self.sum.failures.append(&mut nemesis.failures);
             let said = self.said.iter().flat_map(|said| said.wrong.take());
-            for text in std::mem::take(&mut nemesis.caches.wrong).into_iter().chain(said).collect::<Vec<_>>()
-            {
+            let caches = std::mem::take(&mut nemesis.caches.wrong).into_iter();
+            let colds = std::mem::take(&mut nemesis.colds.wrong).into_iter();
+            for text in caches.chain(colds).chain(said).collect::<Vec<_>>() {
                 self.wrong(text);
             }
             if nemesis.overdue_drains > 0 {
@@ -112,6 +114,7 @@ impl<'a> Run<'a> {
             self.scene.start(store);
         }
         self.scene.caches.iter_mut().for_each(caches::Cache::start);
+        self.scene.colds.iter_mut().for_each(crate::sim::cold::Machine::start);
         let until = self.scene.world.now().after(PROGRESS);
         let all = |scene: &Scene, standing| scene.stores.iter().all(|store| store.standing() == standing);
         while !all(&self.scene, Standing::Serving) && self.scene.world.now() < until {
@@ -205,6 +208,7 @@ impl<'a> Run<'a> {
         self.sum.violations.extend(replicas::check_logs(&self.facts));
         self.sum.violations.extend(replicas::check_tables(&self.facts));
         self.sum.violations.extend(replicas::check_messages(&self.facts));
+        self.sum.violations.extend(sinks::check(&self.facts));
         self.sum.operations += history.operation_count;
         for (name, count) in &history.answers {
             *self.sum.answers.entry(name).or_insert(0) += count;

@@ -27,7 +27,7 @@ impl Run<'_> {
                 nemesis.restart(&self.scene, store);
             }
         }
-        if !self.all_serve(nemesis) {
+        if !self.all_serve(nemesis) || !self.colds_serve(nemesis) {
             return;
         }
         // A few learners are in nobody's way.
@@ -35,6 +35,7 @@ impl Run<'_> {
             return;
         }
         self.converge();
+        self.settle_sinks(nemesis);
         let disagree = self.said.as_ref().and_then(|said| super::operator::agree(&self.scene, said));
         disagree.into_iter().for_each(|text| self.wrong(text));
         self.read_back(random.index(3));

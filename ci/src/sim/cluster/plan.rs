@@ -2,6 +2,7 @@
 //! whose draws of bounds, disks and load are used here on generators of their own.
 
 use super::caches::CachesPlan;
+use super::colds::ColdsPlan;
 use crate::sim::client::Patience;
 use crate::sim::plan::{self, Load, Mode, Times};
 use ioengine::sim::{DiskConfig, Random, WorldConfig};
@@ -122,6 +123,8 @@ pub(super) struct Plan {
     pub(super) start_cut_ppm: u32,
     /// Cache nodes before the store, in three worlds of sixteen.
     pub(super) caches: Option<CachesPlan>,
+    /// Cold nodes behind the store: in worlds of their own mode.
+    pub(super) colds: Option<ColdsPlan>,
     /// Each start of a node draws which versions it speaks with the others: in one world of three.
     pub(super) mixes_versions: bool,
 }
@@ -140,7 +143,8 @@ impl Plan {
         limits.request_horizon_min = limits.request_horizon_min.min(Duration::from_secs(1));
         plan::scrub(seed, &mut root.fork("scrub", 0), &mut limits);
         let times = plan::windows(&mut root.fork("windows", 0), &mut limits, world.wall_start_us);
-        let times = if seed.is_multiple_of(20) {
+        let colds = (mode == Mode::Sink).then(|| ColdsPlan::draw(&mut root.fork("colds", 0), &mut limits));
+        let times = if seed.is_multiple_of(20) && colds.is_none() {
             times
         } else {
             often_sealed(&mut root.fork("often sealed", 0), &mut limits, times)
@@ -174,7 +178,8 @@ impl Plan {
             segment_bytes,
             load: load(&mut root.fork("load", 0), lanes, &limits, times),
             limits,
-            mixes_versions: seed % 3 == 1,
+            mixes_versions: seed % 3 == 1 && colds.is_none(),
+            colds,
             caches,
             machine_count,
             clients,
@@ -189,7 +194,7 @@ impl Plan {
 
     /// What happens is what a group must survive, and go on.
     pub(super) fn is_safe(&self) -> bool {
-        self.mode == Mode::Cluster
+        self.mode != Mode::ClusterUnsafe
     }
 
     /// How the disk of a node is made.

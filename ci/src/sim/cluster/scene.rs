@@ -2,8 +2,10 @@
 //! the hostile. Starts and ends nodes, and knows what they said of themselves.
 
 use super::caches::Cache;
+use super::colds;
 use super::plan::{CLUSTER, Plan};
 use crate::sim::client::Orders;
+use crate::sim::cold::Machine;
 use crate::sim::history::History;
 use crate::sim::scene::{DISK, PORT, Standing, formatted};
 use ioengine::Launcher;
@@ -77,6 +79,8 @@ pub(super) struct Scene {
     pub(super) hostile: NodeHandle,
     /// Cache nodes, in some worlds.
     pub(super) caches: Vec<Cache>,
+    /// Cold nodes, in worlds with a sink.
+    pub(super) colds: Vec<Machine>,
     /// Which part of gets goes to them.
     pub(super) cache_share_ppm: Option<Rc<Cell<u32>>>,
     /// By tablet, the nodes that hold it, in the order in which clients try them.
@@ -131,6 +135,7 @@ impl Scene {
         let config = WorldConfig { canaries, trace_text: trace, ..plan.world.clone() };
         let world = World::new(plan.seed, config);
         let map = map(plan);
+        let sink = plan.colds.as_ref().map(colds::settings);
         let order = map.replica_order(0).expect("a valid map has an order");
         let orders =
             TabletIndex::all().map(|tablet| order.of(tablet).iter().map(|&one| usize::from(one)).collect());
@@ -155,7 +160,7 @@ impl Scene {
                     pin: false,
                     spin_us: 0,
                     limits: plan.limits.clone(),
-                    sink: None,
+                    sink,
                 };
                 Store { node, disk, config, events: Arc::default(), process: None }
             })
@@ -166,6 +171,8 @@ impl Scene {
         let hostile = world.add_node(SimNode::numbered(100));
         let caches = plan.caches.iter().flat_map(|caches| caches.of(&map));
         let caches = caches.map(|config| Cache::new(&world, config)).collect();
+        // Behind the stores, whose places among the nodes are known.
+        let colds = plan.colds.as_ref().map_or_else(Vec::new, |plan| plan.machines(&world));
         let repeats = plan.limits.sealed_dictionary_bytes > 0;
         Scene {
             world,
@@ -173,6 +180,7 @@ impl Scene {
             machines,
             hostile,
             caches,
+            colds,
             cache_share_ppm: plan.caches.as_ref().map(|caches| Rc::new(Cell::new(caches.share_ppm))),
             orders: Rc::new(orders.collect()),
             history: Rc::new(RefCell::new(History::new(0).repeating(repeats))),

@@ -4,6 +4,7 @@
 //! Must never lose what a node has promised: that is for `disks.rs`, where the atlas is asked first.
 
 use super::caches::CacheTrouble;
+use super::colds::ColdTrouble;
 use super::disks::Disks;
 use super::plan::{Plan, Trouble};
 use super::scene::Scene;
@@ -88,6 +89,7 @@ pub(super) struct Nemesis<'a> {
     pause_max: Duration,
     pub(super) disks: Disks<'a>,
     pub(super) caches: CacheTrouble,
+    pub(super) colds: ColdTrouble,
 }
 
 impl<'a> Nemesis<'a> {
@@ -108,6 +110,7 @@ impl<'a> Nemesis<'a> {
             pause_max: Duration::from_millis(4_000),
             disks: Disks::new(plan, now),
             caches: CacheTrouble::new(plan, now),
+            colds: ColdTrouble::new(plan, now),
         }
     }
 
@@ -119,7 +122,8 @@ impl<'a> Nemesis<'a> {
 
     /// When to look again.
     pub(super) fn due(&self, now: Instant) -> Instant {
-        let mut due = now.after(Duration::from_millis(50)).min(self.next).min(self.caches.due());
+        let mut due =
+            now.after(Duration::from_millis(50)).min(self.next).min(self.caches.due()).min(self.colds.due());
         let watched = self.watches.iter().flat_map(|watch| watch.start_at.into_iter().chain(watch.end_by));
         let aimed = self.aim.as_ref().map(|_| now.after(AIM_STEP));
         for at in self.undo.iter().map(|one| one.0).chain(watched).chain(aimed) {
@@ -143,6 +147,7 @@ impl<'a> Nemesis<'a> {
         self.shoot(scene, now);
         self.disks.turn(scene, now);
         self.caches.turn(scene, now);
+        self.colds.turn(scene, now);
         if now >= self.next {
             let pause = self.plan.trouble_every.as_nanos() as u64;
             self.next = now.after(Duration::from_nanos(pause / 2 + self.random.below(pause)));
@@ -378,6 +383,7 @@ impl<'a> Nemesis<'a> {
             Trouble::Split => {
                 let nodes = scene.stores.iter().map(|store| store.node).chain(scene.machines.iter().copied());
                 let nodes = nodes.chain(scene.caches.iter().map(|cache| cache.node));
+                let nodes = nodes.chain(scene.colds.iter().map(|cold| cold.handle));
                 let (here, there): (Vec<_>, Vec<_>) = nodes.partition(|_| self.random.coin());
                 for one in &here {
                     there.iter().for_each(|other| world.partition(one, other));
@@ -436,6 +442,7 @@ impl<'a> Nemesis<'a> {
         self.end(scene, Undo::Network);
         self.disks.end_all(scene);
         self.caches.end_all(scene);
+        self.colds.end_all(scene);
         let now = scene.world.now();
         for store in 0..self.watches.len() {
             self.end(scene, Undo::Resume(store));

@@ -25,8 +25,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Size of the files of the disks.
-pub(super) const FILE_BYTES: u64 = 256 << 10;
+use super::{FILE_BYTES, list};
 const SPACE: Space = Space(2);
 const DAY_US: u64 = 86_400_000_000;
 
@@ -139,21 +138,6 @@ impl Nodes {
         ColdNode::new(io, self.addresses[node], &config)
     }
 
-    /// All that a disk keeps and holds, by its own word; `None` when it does not say.
-    async fn list(&self, way: &ColdNode, disk: u16, limit: u32) -> Option<Vec<(ColdKept, ColdPlace)>> {
-        let (mut all, mut from) = (Vec::new(), (0, 0));
-        loop {
-            let request = ColdRequest::List { group: self.group, disk, file: from.0, offset: from.1, limit };
-            let reply = way.ask(&request).await.ok()?;
-            let Answer::Cold(ColdAnswer::Listed(list)) = reply.answer() else { return None };
-            all.extend(list.iter());
-            match list.more {
-                Some(more) => from = more,
-                None => return Some(all),
-            }
-        }
-    }
-
     /// A node holds what is expected on a disk, and nothing else.
     pub(super) async fn compare(
         &self,
@@ -164,7 +148,7 @@ impl Nodes {
         damaged: bool,
     ) -> Vec<String> {
         let way = self.way(io, node);
-        let Some(listed) = self.list(&way, disk, 7).await else {
+        let Some(listed) = list(&way, self.group, disk, 7).await else {
             return if damaged {
                 vec![]
             } else {

@@ -4,30 +4,24 @@
 //! clients know to be sealed and not freed, and shows every record of it with one read of the device.
 
 mod driver;
+mod machine;
 
 use super::history::Violation;
 use super::one_node::Options;
 use super::plan::Mode;
 use super::report::{Clock, SeedReport, Sum};
-use driver::{Driver, FILE_BYTES, Known, Nodes};
-use ioengine::disk::DiskOpen;
-use ioengine::sim::{
-    DiskArm, DiskConfig, DiskFaults, DiskHandle, DiskLatency, LinkConfig, NodeConfig, NodeHandle, Random,
-    World, WorldConfig,
-};
-use ioengine::{HostKind, Instant, Io, Launcher};
+use driver::{Driver, Known, Nodes};
+use ioengine::sim::{DiskFaults, LinkConfig, NodeConfig, NodeHandle, Random, World, WorldConfig};
+use ioengine::{Instant, Io};
 use layout::units::Uuid;
-use shard::cold::open::{ColdFormat, format};
-use shard::cold::{ColdConfig, ColdNode, ColdNodeLimits, start_cold};
+pub(super) use machine::{FILE_BYTES, Machine, Made, disk_config, limits, list};
+use shard::cold::ColdNodeLimits;
 use shard::node::Event;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const CLUSTER: Uuid = Uuid([7; 16]);
 const GROUP: u16 = 4;
-const PORT: u16 = 7420;
 const NODES: usize = 3;
 const CLIENTS: u64 = 3;
 /// How long trouble lasts.
@@ -35,32 +29,6 @@ const LIFE: Duration = Duration::from_secs(40);
 /// Within this, all that is pending is done once trouble has ended.
 const PEACE: Duration = Duration::from_secs(600);
 const REUSE_DELAY: Duration = Duration::from_secs(4);
-
-/// A machine with cold disks.
-struct Machine {
-    handle: NodeHandle,
-    disks: Vec<DiskHandle>,
-    /// Disks that rotted or lied.
-    damaged: Vec<bool>,
-    config: ColdConfig,
-    running: Option<ColdNode>,
-    events: Arc<Mutex<Vec<Event>>>,
-}
-
-impl Machine {
-    fn start(&mut self) {
-        let events = Arc::clone(&self.events);
-        let listener = Arc::new(move |event| events.lock().expect("no panic with it").push(event));
-        self.events.lock().expect("no panic with it").clear();
-        let launcher = Launcher::Simulated(self.handle);
-        self.running =
-            Some(start_cold(&launcher, &self.config, listener).expect("a simulated core can be launched"));
-    }
-
-    fn heard(&self, wanted: impl Fn(&Event) -> bool) -> bool {
-        self.events.lock().expect("no panic with it").iter().any(wanted)
-    }
-}
 
 struct Stage {
     world: World,
@@ -71,14 +39,6 @@ struct Stage {
     lies: bool,
     wrong: Vec<String>,
     starts: u64,
-}
-
-/// A small disk with an arm: a hundredth of the times of a real one, so that much happens.
-fn disk_config(random: &mut Random, file_count: u64) -> DiskConfig {
-    let arm = DiskArm { settle_ns: 5_000, stroke_ns: 80_000, rotation_ns: 83_000 };
-    let latency = DiskLatency { page_ns: 250, jitter_ns: 2_000, arm: Some(arm), ..DiskLatency::default() };
-    let bytes = (file_count * FILE_BYTES + (320 << 10)).next_multiple_of(4096);
-    DiskConfig { volatile_cache: !random.chance(200_000), latency, ..DiskConfig::new(bytes) }
 }
 
 impl Stage {
@@ -95,52 +55,14 @@ impl Stage {
         let lies = seed % 4 == 3;
         let mut machines = Vec::new();
         for number in 1..=NODES as u16 {
-            let handle = world.add_node(NodeConfig::numbered(number));
-            let mut disks = Vec::new();
-            for disk in 0..disk_count {
-                let name = format!("hdd{disk}");
-                disks.push(world.add_disk(&handle, &name, disk_config(&mut random, file_count)));
-                world.block_on(&handle, Duration::from_secs(600), move |io: Io| async move {
-                    let device = io.open_disk(&name, DiskOpen::default()).expect("the disk was just added");
-                    let wanted = ColdFormat {
-                        cluster: CLUSTER,
-                        node: u32::from(number),
-                        group: GROUP,
-                        disk,
-                        file_bytes: FILE_BYTES,
-                        file_count_max: u32::MAX,
-                        fills: false,
-                        anew: false,
-                    };
-                    format(&io, &device, &wanted).await.expect("an empty disk can be formatted");
-                });
-            }
             let limits = ColdNodeLimits {
-                arena_bytes: 8 << 20,
-                frame_bytes_max: 256 << 10,
-                outbox_bytes_max: 1 << 20,
-                waiting_bytes_max: 1 << 20,
                 reads_in_flight: 1 + random.below(4) as usize,
                 reserved_max: 24,
-                request_deadline: Duration::from_secs(3),
                 reuse_delay: REUSE_DELAY,
-                ..ColdNodeLimits::default()
+                ..limits()
             };
-            let config = ColdConfig {
-                node: u32::from(number),
-                cluster: CLUSTER,
-                group: GROUP,
-                listen: SocketAddr::new(handle.address(), PORT),
-                disks: (0..disk_count).map(|disk| format!("hdd{disk}")).collect(),
-                core_count,
-                host: HostKind::Own,
-                pin: false,
-                spin_us: 0,
-                limits,
-            };
-            let damaged = vec![false; usize::from(disk_count)];
-            let events = Arc::default();
-            machines.push(Machine { handle, disks, damaged, config, running: None, events });
+            let made = Made { cluster: CLUSTER, group: GROUP, number, disk_count, core_count, limits };
+            machines.push(Machine::new(&world, made, || disk_config(&mut random, file_count)));
         }
         let addresses = machines.iter().map(|machine| machine.config.listen).collect();
         let nodes = Rc::new(Nodes::new(addresses, CLUSTER, GROUP, disk_count, REUSE_DELAY));

@@ -185,7 +185,7 @@ fn order(examined: &mut Examined, names: &Names) {
         let (low, high) = (facts.log_index_min.0, facts.log_index_max.0);
         match facts.kind {
             TableKind::Run => newest.entry(facts.tablet).or_default().push((low, high, facts.table)),
-            TableKind::Sealed => {
+            TableKind::Sealed | TableKind::Sunk => {
                 sealed(examined, facts, &part);
                 windows.entry(facts.tablet).or_default().push((
                     facts.window_from,

@@ -13,6 +13,7 @@ use layout::table::{
     open_sections,
 };
 use layout::table_check::{TableCheck, compare_facts};
+use layout::table_sunk::open_sunk_sections;
 use layout::units::{DiskOffset, TableId};
 
 /// Bytes read at once.
@@ -146,6 +147,8 @@ impl Pass<'_> {
             }
         }
         let end = match (&footer, &index) {
+            // Its blocks are on cold disks; whether these are whole, they say themselves.
+            (Some(footer), _) if footer.is_sunk => 0,
             (Some(footer), Some(index)) => {
                 let check = TableCheck::new(Some(self.named.facts.tablet), footer, index, filter.as_ref());
                 self.blocks(footer, index, check.with_sections(sections.as_ref())).await
@@ -205,6 +208,9 @@ impl Pass<'_> {
     async fn sections(&mut self, footer: &Footer) -> Option<Sections> {
         let (at, bytes) = (footer.sections_offset(), footer.sections_bytes);
         let opened = match self.window.get(at, bytes).await {
+            Ok(part) if footer.is_sunk => open_sunk_sections(&self.checksum, footer, part, &mut self.unpack)
+                .map(|_| None)
+                .map_err(|corrupt| fault(&self.checksum, at, part, &corrupt)),
             Ok(part) => open_sections(&self.checksum, footer, part, &mut self.unpack)
                 .map_err(|corrupt| fault(&self.checksum, at, part, &corrupt)),
             Err(error) => Err(error.to_string()),

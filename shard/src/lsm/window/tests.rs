@@ -68,6 +68,7 @@ impl Tablet {
                 bytes: times.len() as u64 * RECORD_BYTES,
                 record_count: times.len() as u64,
                 expired_count: 0,
+                is_sunk: false,
             })
             .collect();
         pick(&runs, &sealed, LogTime(log_time), &self.limits())
@@ -366,7 +367,8 @@ fn a_window_that_became_fat_is_cut() {
 #[test]
 fn a_window_of_which_a_quarter_has_expired_is_written_again() {
     let window = Window { from: 0, to: day(8), generation: 3 };
-    let sealed = |expired_count| [Sealed { window, bytes: 1000, record_count: 100, expired_count }];
+    let sealed =
+        |expired_count| [Sealed { window, bytes: 1000, record_count: 100, expired_count, is_sunk: false }];
     let at = |expired_count, limits: &WindowLimits| {
         pick(&[], &sealed(expired_count), LogTime(day(100)), limits).map(|picked| picked.windows)
     };

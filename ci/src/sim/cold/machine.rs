@@ -1,0 +1,133 @@
+//! A machine with cold disks in a simulated world: formatted, and started again as often as it ends.
+
+use ioengine::disk::DiskOpen;
+use ioengine::sim::{DiskArm, DiskConfig, DiskHandle, DiskLatency, NodeConfig, NodeHandle, Random, World};
+use ioengine::{HostKind, Io, Launcher};
+use layout::units::Uuid;
+use net::cold::{ColdAnswer, ColdKept, ColdPlace, ColdRequest};
+use net::reply::Answer;
+use shard::cold::open::{ColdFormat, format};
+use shard::cold::{ColdConfig, ColdNode, ColdNodeLimits, start_cold};
+use shard::node::Event;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Size of the files of the disks.
+pub(in crate::sim) const FILE_BYTES: u64 = 256 << 10;
+const PORT: u16 = 7420;
+
+/// A machine with cold disks.
+pub(in crate::sim) struct Machine {
+    pub(in crate::sim) handle: NodeHandle,
+    pub(in crate::sim) disks: Vec<DiskHandle>,
+    /// Disks that rotted or lied.
+    pub(in crate::sim) damaged: Vec<bool>,
+    pub(in crate::sim) config: ColdConfig,
+    running: Option<ColdNode>,
+    pub(in crate::sim) events: Arc<Mutex<Vec<Event>>>,
+}
+
+/// What a machine is made of.
+pub(in crate::sim) struct Made {
+    pub(in crate::sim) cluster: Uuid,
+    pub(in crate::sim) group: u16,
+    pub(in crate::sim) number: u16,
+    pub(in crate::sim) disk_count: u16,
+    pub(in crate::sim) core_count: u16,
+    pub(in crate::sim) limits: ColdNodeLimits,
+}
+
+/// Bounds of a small node.
+pub(in crate::sim) fn limits() -> ColdNodeLimits {
+    ColdNodeLimits {
+        arena_bytes: 8 << 20,
+        frame_bytes_max: 256 << 10,
+        outbox_bytes_max: 1 << 20,
+        waiting_bytes_max: 1 << 20,
+        request_deadline: Duration::from_secs(3),
+        ..ColdNodeLimits::default()
+    }
+}
+
+impl Machine {
+    /// With freshly formatted disks; nothing runs.
+    pub(in crate::sim) fn new(world: &World, made: Made, mut disk: impl FnMut() -> DiskConfig) -> Machine {
+        let Made { cluster, group, number, disk_count, core_count, limits } = made;
+        let handle = world.add_node(NodeConfig::numbered(number));
+        let mut disks = Vec::new();
+        for place in 0..disk_count {
+            let name = format!("hdd{place}");
+            disks.push(world.add_disk(&handle, &name, disk()));
+            world.block_on(&handle, Duration::from_secs(600), move |io: Io| async move {
+                let device = io.open_disk(&name, DiskOpen::default()).expect("the disk was just added");
+                let wanted = ColdFormat {
+                    cluster,
+                    node: u32::from(number),
+                    group,
+                    disk: place,
+                    file_bytes: FILE_BYTES,
+                    file_count_max: u32::MAX,
+                    fills: false,
+                    anew: false,
+                };
+                format(&io, &device, &wanted).await.expect("an empty disk can be formatted");
+            });
+        }
+        let config = ColdConfig {
+            node: u32::from(number),
+            cluster,
+            group,
+            listen: SocketAddr::new(handle.address(), PORT),
+            disks: (0..disk_count).map(|disk| format!("hdd{disk}")).collect(),
+            core_count,
+            host: HostKind::Own,
+            pin: false,
+            spin_us: 0,
+            limits,
+        };
+        let damaged = vec![false; usize::from(disk_count)];
+        Machine { handle, disks, damaged, config, running: None, events: Arc::default() }
+    }
+
+    pub(in crate::sim) fn start(&mut self) {
+        let events = Arc::clone(&self.events);
+        let listener = Arc::new(move |event| events.lock().expect("no panic with it").push(event));
+        self.events.lock().expect("no panic with it").clear();
+        let launcher = Launcher::Simulated(self.handle);
+        self.running =
+            Some(start_cold(&launcher, &self.config, listener).expect("a simulated core can be launched"));
+    }
+
+    pub(in crate::sim) fn heard(&self, wanted: impl Fn(&Event) -> bool) -> bool {
+        self.events.lock().expect("no panic with it").iter().any(wanted)
+    }
+}
+
+/// A small disk with an arm: a hundredth of the times of a real one, so that much happens.
+pub(in crate::sim) fn disk_config(random: &mut Random, file_count: u64) -> DiskConfig {
+    let arm = DiskArm { settle_ns: 5_000, stroke_ns: 80_000, rotation_ns: 83_000 };
+    let latency = DiskLatency { page_ns: 250, jitter_ns: 2_000, arm: Some(arm), ..DiskLatency::default() };
+    let bytes = (file_count * FILE_BYTES + (320 << 10)).next_multiple_of(4096);
+    DiskConfig { volatile_cache: !random.chance(200_000), latency, ..DiskConfig::new(bytes) }
+}
+
+/// All that a disk keeps and holds, by its own word; `None` when it does not say.
+pub(in crate::sim) async fn list(
+    way: &net::client::ColdNode,
+    group: u16,
+    disk: u16,
+    limit: u32,
+) -> Option<Vec<(ColdKept, ColdPlace)>> {
+    let (mut all, mut from) = (Vec::new(), (0, 0));
+    loop {
+        let request = ColdRequest::List { group, disk, file: from.0, offset: from.1, limit };
+        let reply = way.ask(&request).await.ok()?;
+        let Answer::Cold(ColdAnswer::Listed(list)) = reply.answer() else { return None };
+        all.extend(list.iter());
+        match list.more {
+            Some(more) => from = more,
+            None => return Some(all),
+        }
+    }
+}

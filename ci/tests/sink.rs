@@ -1,0 +1,39 @@
+//! Worlds of a group of nodes that sinks what is old to three cold nodes: reads stay right whatever happens to any of them, and at the end the
+//! machines hold what the log links, and nothing else.
+
+use ci::sim::campaign::run;
+use ci::sim::one_node::Options;
+use ci::sim::plan::Mode;
+
+#[test]
+fn what_is_sunk_is_there_and_nothing_else() {
+    let mut marks = std::collections::BTreeMap::new();
+    for seed in 0..24 {
+        let report = run(seed, Mode::Sink, &Options::default());
+        assert!(report.sum.violations.is_empty(), "{report}");
+        for (mark, count) in report.marks {
+            *marks.entry(mark).or_insert(0) += count;
+        }
+    }
+    let must = [
+        "a window is sunk",
+        "a sealed table gives way to a sunk one",
+        "a replica copies a sealed table",
+        "a sunk table is made from links",
+        "a sink is given up for the next",
+        "a sink is overtaken",
+        "another cold node is asked for blocks",
+        "what is nobody's on a cold disk is freed",
+        "a window is sealed again",
+    ];
+    for mark in must {
+        assert!(marks.get(mark).is_some_and(|count| *count > 0), "{mark}: never in 24 worlds");
+    }
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    let twice = [5, 5, 6].map(|seed| run(seed, Mode::Sink, &Options::default()).trace_hash);
+    assert_eq!(twice[0], twice[1]);
+    assert_ne!(twice[1], twice[2]);
+}

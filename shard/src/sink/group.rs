@@ -1,0 +1,266 @@
+//! The three machines that sunk windows stand on, as one core of a store sees them.
+//!
+//! Owns the ways to them, and which disk of the group a bucket's sections go to. Must never believe one machine alone that something is
+//! gone. Invariant: what a read answers was proven by the machine that gave it, and is proven again by who asked.
+
+use crate::limits::Limits;
+use crate::sink_settings::SinkSettings;
+use ioengine::Io;
+use layout::cold_kept::KeptFor;
+use layout::units::{BLOCK_BYTES, BucketIndex, Uuid};
+use net::client::{CONNECTION_ARENA_BYTES, ClientConfig, ClientError, ColdNode, ColdReply};
+use net::cold::{ColdAnswer, ColdBlocks, ColdKept, ColdPlace, ColdRequest};
+use net::outcome::Outcome;
+use net::reply::Answer;
+use net::route::BucketMap;
+use std::cell::Cell;
+use std::time::Duration;
+
+/// Machines of a cold group.
+pub(crate) const COPIES: usize = 3;
+/// How long a machine may take to answer a read before the next one is asked.
+const READ_WAIT: Duration = Duration::from_millis(1500);
+/// How long it may take for everything else: it flushes, and reads back.
+const WORK_WAIT: Duration = Duration::from_secs(10);
+/// How long a machine that is gone is left alone, at most.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A block of a section is as large as the largest record and this, at most: a frame carries it.
+const FRAME_BYTES_MORE: u32 = 96 << 10;
+/// What the ways to the machines take of a core's arena: they have it beside what limits give to everything else.
+pub(crate) const ARENA_BYTES: usize = COPIES * CONNECTION_ARENA_BYTES;
+/// How often all three are asked for one place.
+const ROUNDS: usize = 6;
+/// Store group of the tablets: there is one.
+const STORE_GROUP: u16 = 0;
+
+/// Why no copy gives what is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ColdFailure {
+    /// The settings name no cold nodes.
+    #[error("its records are on cold disks, and the settings of this node name none")]
+    NoGroup,
+    /// No machine has answered in time, or could.
+    #[error("none of the three cold nodes gives it now")]
+    Unavailable,
+    /// All of them say that it is another's by now.
+    #[error("none of the three cold nodes has it any more")]
+    Gone,
+    /// It is not what was asked for.
+    #[error("a cold node gave something else")]
+    Wrong,
+}
+
+/// What came of asking the machines for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Agreed {
+    Yes(ColdPlace),
+    /// Somebody does not answer, or has no room now.
+    NotNow,
+    /// It is too large for any file.
+    Never,
+}
+
+/// What came of asking one machine to do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    Yes,
+    /// Ask again.
+    NotNow,
+    /// The place is not kept for this any more.
+    Lost,
+}
+
+/// A cold group.
+pub(crate) struct ColdGroup {
+    io: Io,
+    number: u16,
+    nodes: [ColdNode; COPIES],
+    disks: BucketMap,
+    /// Bytes of one write.
+    piece_bytes: usize,
+    pub(crate) reads: Cell<u64>,
+    pub(crate) failovers: Cell<u64>,
+}
+
+impl ColdGroup {
+    /// The group that the settings name.
+    ///
+    /// # Errors
+    /// More disks than a map can have.
+    pub(crate) fn new(
+        io: &Io,
+        settings: &SinkSettings,
+        cluster: Uuid,
+        limits: &Limits,
+    ) -> Result<ColdGroup, String> {
+        let disks = BucketMap::new(settings.disk_count).map_err(|error| format!("[sink] disks: {error}"))?;
+        let config = ClientConfig {
+            deadline: WORK_WAIT,
+            patience: PATIENCE,
+            frame_bytes: limits.frame_bytes_max + FRAME_BYTES_MORE,
+            cluster,
+            ..ClientConfig::default()
+        };
+        let piece = limits.frame_bytes_max as usize / 2 / BLOCK_BYTES * BLOCK_BYTES;
+        Ok(ColdGroup {
+            io: io.clone(),
+            number: settings.group,
+            nodes: std::array::from_fn(|node| ColdNode::new(io, settings.nodes[node], &config)),
+            disks,
+            piece_bytes: piece.clamp(BLOCK_BYTES, 256 << 10),
+            reads: Cell::new(0),
+            failovers: Cell::new(0),
+        })
+    }
+
+    /// The disk of the group that a bucket's sections stand on.
+    pub(super) fn disk_of(&self, bucket: BucketIndex) -> u16 {
+        self.disks.group_of(bucket)
+    }
+
+    /// Disks of the group.
+    pub(super) fn disk_count(&self) -> u16 {
+        self.disks.group_count()
+    }
+
+    /// Number of the group.
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// The machines in an order drawn anew.
+    fn order(&self) -> [usize; COPIES] {
+        let random = self.io.random();
+        let mut order = [0, 1, 2];
+        order.rotate_left((random % 3) as usize);
+        if random & 8 == 0 {
+            order.swap(1, 2);
+        }
+        order
+    }
+
+    /// Append stored blocks to `out`, from the first machine that gives them.
+    ///
+    /// # Errors
+    /// [`ColdFailure`]: none does.
+    pub(crate) async fn read(&self, blocks: &ColdBlocks, out: &mut Vec<u8>) -> Result<(), ColdFailure> {
+        self.reads.set(self.reads.get() + 1);
+        let mut moved = 0;
+        for (place, node) in self.order().into_iter().enumerate() {
+            if place > 0 {
+                ioengine::sometimes!("another cold node is asked for blocks");
+                self.failovers.set(self.failovers.get() + 1);
+            }
+            let reply = self.nodes[node].ask_within(&ColdRequest::Read { blocks: *blocks }, READ_WAIT).await;
+            match reply.as_ref().map(ColdReply::answer) {
+                Ok(Answer::Cold(ColdAnswer::Read(bytes))) if bytes.len() == blocks.block_bytes as usize => {
+                    out.extend_from_slice(bytes);
+                    return Ok(());
+                }
+                Ok(Answer::Not(Outcome::Moved)) => moved += 1,
+                Ok(answer) => tracing::warn!(?answer, ?blocks, "a cold node does not give blocks"),
+                Err(error) => tracing::warn!(%error, "a cold node does not give blocks"),
+            }
+        }
+        Err(if moved == COPIES { ColdFailure::Gone } else { ColdFailure::Unavailable })
+    }
+
+    /// Whom a run of sections is for.
+    pub(super) fn whom(
+        bucket: BucketIndex,
+        window_from: u64,
+        window_days: u32,
+        window_generation: u32,
+    ) -> KeptFor {
+        KeptFor { tablet_group: STORE_GROUP, bucket, window_from, window_days, window_generation }
+    }
+
+    /// Have the same place kept on all three. `wanted` names none.
+    pub(super) async fn agree(&self, wanted: &ColdPlace) -> Agreed {
+        let mut exact: Option<ColdPlace> = None;
+        let order = self.order();
+        for _round in 0..ROUNDS {
+            let mut answers = Vec::new();
+            for node in order {
+                let request =
+                    ColdRequest::Reserve { place: exact.unwrap_or(*wanted), exactly: exact.is_some() };
+                let reply = self.nodes[node].ask(&request).await;
+                match reply.as_ref().map(ColdReply::answer) {
+                    Ok(Answer::Cold(ColdAnswer::Reserved(kept, found))) => {
+                        answers.push((node, kept, found));
+                        exact = exact.or(Some(found));
+                    }
+                    Ok(Answer::Not(Outcome::BadRequest { .. } | Outcome::TooLarge { .. })) => {
+                        return Agreed::Never;
+                    }
+                    _ => return Agreed::NotNow,
+                }
+            }
+            let next = highest(wanted, answers.iter().map(|(_, _, found)| found));
+            if answers.iter().all(|(_, kept, found)| *kept != ColdKept::Taken && *found == next) {
+                return Agreed::Yes(next);
+            }
+            ioengine::sometimes!("the machines of a cold group keep different places");
+            for (node, kept, found) in answers {
+                if kept != ColdKept::Taken && found != next && self.free(node, &found).await.is_none() {
+                    return Agreed::NotNow;
+                }
+            }
+            exact = Some(next);
+        }
+        Agreed::NotNow
+    }
+
+    /// Write what is to stand in a place, and have it flushed and read back.
+    pub(super) async fn write(&self, node: usize, place: &ColdPlace, bytes: &[u8], checksum: u128) -> Done {
+        let way = &self.nodes[node];
+        for (at, piece) in (0u32..).step_by(self.piece_bytes).zip(bytes.chunks(self.piece_bytes)) {
+            let reply = way.ask(&ColdRequest::Write { place: *place, at, bytes: piece }).await;
+            match reply.as_ref().map(ColdReply::answer) {
+                Ok(Answer::Cold(ColdAnswer::Written)) => {}
+                // It was sealed before, and that was not heard: the seal says so again.
+                Ok(Answer::Not(Outcome::Moved)) => break,
+                _ => return Done::NotNow,
+            }
+        }
+        let reply = way.ask(&ColdRequest::Seal { place: *place, checksum }).await;
+        match reply.as_ref().map(ColdReply::answer) {
+            Ok(Answer::Cold(ColdAnswer::Sealed(found))) if found == checksum => Done::Yes,
+            Ok(Answer::Not(Outcome::Moved)) => Done::Lost,
+            _ => Done::NotNow,
+        }
+    }
+
+    /// Give a place up on one machine. Sections that counted until then; `None`: it does not say.
+    pub(super) async fn free(&self, node: usize, place: &ColdPlace) -> Option<u32> {
+        let reply = self.nodes[node].ask(&ColdRequest::Free { place: *place }).await;
+        match reply.as_ref().map(ColdReply::answer) {
+            Ok(Answer::Cold(ColdAnswer::Freed(count))) => Some(count),
+            _ => None,
+        }
+    }
+
+    /// The next page of what a machine keeps and holds on a disk.
+    ///
+    /// # Errors
+    /// [`ClientError`]: it does not say.
+    pub(super) async fn list(
+        &self,
+        node: usize,
+        disk: u16,
+        (file, offset): (u32, u32),
+    ) -> Result<ColdReply, ClientError> {
+        let request = ColdRequest::List { group: self.number, disk, file, offset, limit: 0 };
+        self.nodes[node].ask(&request).await
+    }
+}
+
+/// The highest of the places, as one for what is wanted.
+fn highest<'a>(wanted: &ColdPlace, places: impl Iterator<Item = &'a ColdPlace> + Clone) -> ColdPlace {
+    let of = |place: &ColdPlace| (place.file, place.file_generation);
+    let (file, file_generation) = places.clone().map(of).max().expect("all three have answered");
+    let same = places.filter(|place| of(place) == (file, file_generation));
+    let (offset, number) =
+        same.fold((0, 0), |(offset, number), place| (place.offset.max(offset), place.number.max(number)));
+    ColdPlace { file, file_generation, offset, number, ..*wanted }
+}

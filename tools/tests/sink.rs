@@ -1,0 +1,131 @@
+//! What is old leaves the disks of a trial for those of its three cold nodes, by itself, and is read from there.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
+#![expect(clippy::disallowed_methods, reason = "waits for other processes")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{Folder, Server, run};
+
+const DEV: [&str; 7] = ["dev", "--dir", "data", "--port", "0", "--disk-size", "512 MiB"];
+/// Records, an hour apart, the last one three months ago.
+const COUNT: u64 = 24_000;
+const HOUR_US: u64 = 3_600_000_000;
+const FIRST_US: u64 = 1_690_000_000_000_000;
+const STREAMS: u64 = 3;
+/// By then it has sunk; only a test that fails waits for so long.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+fn value(number: u64) -> String {
+    // Not what compresses away: then there would be nothing to sink.
+    let hash = |salt: u64| (number.wrapping_add(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    (0..160).fold(String::new(), |mut text, salt| {
+        write!(text, "{:x}", hash(salt).wrapping_mul(hash(salt + 99))).unwrap();
+        text
+    })
+}
+
+fn lines() -> BTreeMap<(String, u64), String> {
+    (0..COUNT)
+        .map(|number| {
+            ((format!("sensor-{}", number % STREAMS), FIRST_US + number * HOUR_US / STREAMS), value(number))
+        })
+        .collect()
+}
+
+/// A number of all cores of a node.
+fn sum(status: &Value, name: &str) -> u64 {
+    status["cores"].as_array().unwrap().iter().map(|core| core[name].as_u64().unwrap()).sum()
+}
+
+fn sunk(folder: &Folder, server: &Server) -> u64 {
+    sum(&server.run(folder, &["status", "--json"]).json(), "sunk_records")
+}
+
+/// The cold nodes of a trial: the last three that said they serve.
+fn colds(folder: &Folder) -> Vec<String> {
+    let log = folder.text("server.log");
+    let said = log.lines().filter_map(|line| line.strip_prefix("serving on ")?.strip_suffix(", too"));
+    let all: Vec<String> = said.map(str::to_owned).collect();
+    all[all.len() - 3..].to_vec()
+}
+
+/// Reads of all disks of the cold nodes, as asked for and as done by the devices.
+fn reads(folder: &Folder) -> (u64, u64) {
+    let (mut asked, mut done) = (0, 0);
+    for endpoint in colds(folder) {
+        let status = run(folder, &["status", "--json", "--endpoint", &endpoint]).json();
+        for disk in status["disks"].as_object().unwrap().values() {
+            asked += disk["counters"]["reads"].as_u64().unwrap();
+            done += disk["counters"]["device_reads"].as_u64().unwrap();
+        }
+    }
+    (asked, done)
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn what_is_old_sinks_by_itself_survives_kill_9_and_is_read_with_one_read_each() {
+    let folder = Folder::new();
+    let lines = lines();
+    let text = lines.iter().fold(String::new(), |mut text, ((stream, time), value)| {
+        writeln!(text, "{{\"stream\":\"{stream}\",\"time_us\":{time},\"value\":\"{value}\"}}").unwrap();
+        text
+    });
+    folder.write("all.ndjson", text);
+    let server = Server::start(&folder, &DEV);
+    server.run(&folder, &["import", "all.ndjson"]).done();
+    // All of them die while windows are on their way, again and again.
+    wait_until("something sinks", || sunk(&folder, &server) > 0);
+    server.kill();
+    for _ in 0..2 {
+        let server = Server::start(&folder, &DEV);
+        std::thread::sleep(Duration::from_millis(700));
+        server.kill();
+    }
+    let server = Server::start(&folder, &DEV);
+    wait_until("most of it sinks", || sunk(&folder, &server) > COUNT / 2);
+
+    // Old records come from a cold disk, each with one read of a device.
+    let before = reads(&folder);
+    let mut asked = 0;
+    for ((stream, time), value) in lines.iter().step_by(701).take(9) {
+        let found = server.run(&folder, &["get", stream, &time.to_string()]).done();
+        assert_eq!(found.trim_end(), value);
+        asked += 1;
+    }
+    let after = reads(&folder);
+    let (more, device) = (after.0 - before.0, after.1 - before.1);
+    assert!(more > 0 && more <= asked, "{more} reads of cold disks for {asked} gets");
+    assert_eq!(more, device, "each read of a block reads a device once");
+
+    server.run(&folder, &["export", "--out", "export.ndjson"]).done();
+    let exported: BTreeMap<(String, u64), String> = folder
+        .text("export.ndjson")
+        .lines()
+        .map(|line| {
+            let record: Value = serde_json::from_str(line).unwrap();
+            let of = |name: &str| record[name].as_str().unwrap().to_owned();
+            ((of("stream"), record["time_us"].as_u64().unwrap()), of("value"))
+        })
+        .collect();
+    assert!(exported == lines, "{} of {} records, or other values", exported.len(), lines.len());
+
+    // What is written late lies above, and hides what is beneath.
+    let ((stream, time), _) = lines.first_key_value().unwrap();
+    server.run(&folder, &["put", stream, &time.to_string(), "late"]).done();
+    assert_eq!(server.run(&folder, &["get", stream, &time.to_string()]).done(), "late\n");
+    assert_eq!(server.stop().1, 0);
+}
