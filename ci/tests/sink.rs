@@ -22,7 +22,7 @@ fn what_is_sunk_is_there_and_nothing_else() {
         "a sunk table is made from links",
         "a sink is given up for the next",
         "a sink is overtaken",
-        "another cold node is asked for blocks",
+        "a slow cold node is not waited for alone",
         "what is nobody's on a cold disk is freed",
         "a window is sealed again",
     ];

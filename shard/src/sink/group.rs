@@ -6,6 +6,7 @@
 use crate::limits::Limits;
 use crate::sink_settings::SinkSettings;
 use ioengine::Io;
+use ioengine::sync::{Either, race};
 use layout::cold_kept::KeptFor;
 use layout::units::{BLOCK_BYTES, BucketIndex, Uuid};
 use net::client::{CONNECTION_ARENA_BYTES, ClientConfig, ClientError, ColdNode, ColdReply};
@@ -14,12 +15,17 @@ use net::outcome::Outcome;
 use net::reply::Answer;
 use net::route::BucketMap;
 use std::cell::Cell;
+use std::pin::pin;
 use std::time::Duration;
 
 /// Machines of a cold group.
 pub(crate) const COPIES: usize = 3;
 /// How long a machine may take to answer a read before the next one is asked.
 const READ_WAIT: Duration = Duration::from_millis(1500);
+/// Reads that passes, copies and comparisons have under way, each one at a time.
+const BACKGROUND_READS: usize = 4;
+/// How long one is waited for alone.
+const HEDGE: Duration = Duration::from_millis(100);
 /// How long it may take for everything else: it flushes, and reads back.
 const WORK_WAIT: Duration = Duration::from_secs(10);
 /// How long a machine that is gone is left alone, at most.
@@ -45,6 +51,9 @@ pub(crate) enum ColdFailure {
     /// All of them say that it is another's by now.
     #[error("none of the three cold nodes has it any more")]
     Gone,
+    /// As many reads wait for them as may.
+    #[error("too many reads of cold disks are under way")]
+    Crowded,
     /// It is not what was asked for.
     #[error("a cold node gave something else")]
     Wrong,
@@ -70,6 +79,32 @@ pub(super) enum Done {
     Lost,
 }
 
+/// What came of asking for blocks.
+enum Given {
+    Bytes(ColdReply),
+    /// They were not given; so many machines say that they are another's by now.
+    Not {
+        moved: usize,
+    },
+}
+
+impl Given {
+    /// This one, or else the other.
+    fn or(self, other: Given) -> Given {
+        match (self, other) {
+            (Given::Not { moved }, Given::Not { moved: more }) => Given::Not { moved: moved + more },
+            (Given::Bytes(reply), _) | (_, Given::Bytes(reply)) => Given::Bytes(reply),
+        }
+    }
+}
+
+fn bytes_of(reply: &ColdReply) -> Option<&[u8]> {
+    match reply.answer() {
+        Answer::Cold(ColdAnswer::Read(bytes)) => Some(bytes),
+        _ => None,
+    }
+}
+
 /// A cold group.
 pub(crate) struct ColdGroup {
     io: Io,
@@ -78,8 +113,9 @@ pub(crate) struct ColdGroup {
     disks: BucketMap,
     /// Bytes of one write.
     piece_bytes: usize,
-    pub(crate) reads: Cell<u64>,
-    pub(crate) failovers: Cell<u64>,
+    /// Reads under way, and how many may be: readers are left for what stands on the own disk.
+    reading: Cell<usize>,
+    reading_max: usize,
 }
 
 impl ColdGroup {
@@ -108,8 +144,8 @@ impl ColdGroup {
             nodes: std::array::from_fn(|node| ColdNode::new(io, settings.nodes[node], &config)),
             disks,
             piece_bytes: piece.clamp(BLOCK_BYTES, 256 << 10),
-            reads: Cell::new(0),
-            failovers: Cell::new(0),
+            reading: Cell::new(0),
+            reading_max: limits.reader_count / 2 + BACKGROUND_READS,
         })
     }
 
@@ -139,30 +175,73 @@ impl ColdGroup {
         order
     }
 
-    /// Append stored blocks to `out`, from the first machine that gives them.
+    /// Append stored blocks to `out`, from the first machine that gives them: one drawn anew, soon another one beside it if that is slow, and
+    /// each in turn while they do not give them.
     ///
     /// # Errors
-    /// [`ColdFailure`]: none does.
+    /// [`ColdFailure`]: none does, or too much is being read.
     pub(crate) async fn read(&self, blocks: &ColdBlocks, out: &mut Vec<u8>) -> Result<(), ColdFailure> {
-        self.reads.set(self.reads.get() + 1);
-        let mut moved = 0;
-        for (place, node) in self.order().into_iter().enumerate() {
-            if place > 0 {
-                ioengine::sometimes!("another cold node is asked for blocks");
-                self.failovers.set(self.failovers.get() + 1);
-            }
-            let reply = self.nodes[node].ask_within(&ColdRequest::Read { blocks: *blocks }, READ_WAIT).await;
-            match reply.as_ref().map(ColdReply::answer) {
-                Ok(Answer::Cold(ColdAnswer::Read(bytes))) if bytes.len() == blocks.block_bytes as usize => {
-                    out.extend_from_slice(bytes);
-                    return Ok(());
+        if self.reading.get() >= self.reading_max {
+            ioengine::sometimes!("too many reads of cold disks are under way");
+            return Err(ColdFailure::Crowded);
+        }
+        self.reading.set(self.reading.get() + 1);
+        let found = self.read_any(blocks, out).await;
+        self.reading.set(self.reading.get() - 1);
+        found
+    }
+
+    async fn read_any(&self, blocks: &ColdBlocks, out: &mut Vec<u8>) -> Result<(), ColdFailure> {
+        let order = self.order();
+        let mut first = pin!(self.ask_read(order[0], blocks));
+        let mut second = pin!(self.ask_read(order[1], blocks));
+        let slow = self.io.sleep(HEDGE);
+        let (given, asked_both) = match race(first.as_mut(), slow).await {
+            Either::First(Given::Bytes(reply)) => (Given::Bytes(reply), false),
+            Either::First(not) => (not.or(second.await), true),
+            Either::Second(()) => {
+                ioengine::sometimes!("a slow cold node is not waited for alone");
+                match race(first.as_mut(), second.as_mut()).await {
+                    Either::First(Given::Bytes(reply)) | Either::Second(Given::Bytes(reply)) => {
+                        (Given::Bytes(reply), true)
+                    }
+                    Either::First(not) => (not.or(second.await), true),
+                    Either::Second(not) => (not.or(first.await), true),
                 }
-                Ok(Answer::Not(Outcome::Moved)) => moved += 1,
-                Ok(answer) => tracing::warn!(?answer, ?blocks, "a cold node does not give blocks"),
-                Err(error) => tracing::warn!(%error, "a cold node does not give blocks"),
+            }
+        };
+        let given = match given {
+            Given::Bytes(reply) => Given::Bytes(reply),
+            not if asked_both => not.or(self.ask_read(order[2], blocks).await),
+            not => not,
+        };
+        match given {
+            Given::Bytes(reply) => {
+                out.extend_from_slice(bytes_of(&reply).expect("it was just looked at"));
+                Ok(())
+            }
+            Given::Not { moved: COPIES } => Err(ColdFailure::Gone),
+            Given::Not { .. } => Err(ColdFailure::Unavailable),
+        }
+    }
+
+    /// One machine is asked for blocks.
+    async fn ask_read(&self, node: usize, blocks: &ColdBlocks) -> Given {
+        let reply = self.nodes[node].ask_within(&ColdRequest::Read { blocks: *blocks }, READ_WAIT).await;
+        match reply {
+            Ok(reply) if bytes_of(&reply).is_some_and(|bytes| bytes.len() == blocks.block_bytes as usize) => {
+                Given::Bytes(reply)
+            }
+            Ok(reply) => {
+                let is_moved = matches!(reply.answer(), Answer::Not(Outcome::Moved));
+                tracing::warn!(node, answer = ?reply.answer(), ?blocks, "a cold node does not give blocks");
+                Given::Not { moved: usize::from(is_moved) }
+            }
+            Err(error) => {
+                tracing::warn!(node, %error, ?blocks, "a cold node does not give blocks");
+                Given::Not { moved: 0 }
             }
         }
-        Err(if moved == COPIES { ColdFailure::Gone } else { ColdFailure::Unavailable })
     }
 
     /// Whom a run of sections is for.
@@ -263,4 +342,43 @@ fn highest<'a>(wanted: &ColdPlace, places: impl Iterator<Item = &'a ColdPlace> +
     let (offset, number) =
         same.fold((0, 0), |(offset, number), place| (place.offset.max(offset), place.number.max(number)));
     ColdPlace { file, file_generation, offset, number, ..*wanted }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_of_three_places_is_behind_all_of_them() {
+        let whom = ColdGroup::whom(BucketIndex::new(5).unwrap(), 0, 1, 2);
+        let wanted = ColdPlace {
+            group: 1,
+            disk: 2,
+            whom,
+            file: 0,
+            file_generation: 0,
+            offset: 0,
+            content_bytes: 100,
+            number: 0,
+            section_count: 3,
+        };
+        let at = |file, file_generation, offset, number| ColdPlace {
+            file,
+            file_generation,
+            offset,
+            number,
+            ..wanted
+        };
+        let of = |places: [ColdPlace; 3]| highest(&wanted, places.iter());
+        assert_eq!(of([at(1, 1, 4096, 2); 3]), at(1, 1, 4096, 2));
+        assert_eq!(of([at(1, 1, 8192, 2), at(1, 1, 4096, 7), at(0, 9, 65_536, 9)]), at(1, 1, 8192, 7));
+        assert_eq!(of([at(1, 2, 0, 0), at(1, 1, 8192, 7), at(1, 1, 4096, 3)]), at(1, 2, 0, 0));
+    }
+
+    #[test]
+    fn bytes_win_and_words_that_it_moved_are_counted() {
+        let not = |moved| Given::Not { moved };
+        assert!(matches!(not(1).or(not(1)).or(not(1)), Given::Not { moved: COPIES }));
+        assert!(matches!(not(1).or(not(0)), Given::Not { moved: 1 }));
+    }
 }

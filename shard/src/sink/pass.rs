@@ -303,3 +303,28 @@ impl<T: PartialEq> Since<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_rests_after_failures_and_while_the_machines_are_slow() {
+        let (mut throttle, quick) = (Throttle::default(), Duration::from_millis(10));
+        assert_eq!(throttle.rest(1 << 20, quick, 0), Duration::ZERO);
+        assert_eq!(throttle.rest(1 << 20, quick * 2, 0), Duration::ZERO, "no more than a little slower");
+        assert_eq!(throttle.rest(1 << 20, quick * 5, 0), quick * 5);
+        assert_eq!(throttle.rest(4 << 20, quick * 4, 0), Duration::ZERO, "for four times as much");
+        assert_eq!(throttle.rest(1 << 20, quick, 1), quick);
+        assert_eq!(throttle.rest(1 << 20, Duration::from_secs(60), 3), REST_MAX);
+    }
+
+    #[test]
+    fn what_stays_the_same_is_seen_for_longer_and_longer() {
+        let (mut since, at) = (Since::default(), |ns| Instant { ns });
+        assert_eq!(since.see(1, at(5)), Duration::ZERO);
+        assert_eq!(since.see(1, at(9)), Duration::from_nanos(4));
+        assert_eq!(since.see(2, at(20)), Duration::ZERO);
+        assert_eq!(since.see(2, at(21)), Duration::from_nanos(1));
+    }
+}

@@ -45,7 +45,9 @@ pub(super) struct ColdsPlan {
 impl ColdsPlan {
     pub(super) fn draw(random: &mut Random, limits: &mut Limits) -> ColdsPlan {
         limits.sweep_every = plan::ms(random, 1_500..6_000);
-        limits.sink_patience = plan::ms(random, 4_000..20_000);
+        // Often a sinker that lives is overtaken.
+        let patience = 100 << random.below(9);
+        limits.sink_patience = plan::ms(random, patience / 2..patience);
         // Memtables fill, so that there is something to seal.
         let least = 4 * limits.staging_count_max;
         limits.memtable_record_count_max =

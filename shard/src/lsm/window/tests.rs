@@ -390,3 +390,38 @@ fn short_of_space_one_delete_is_enough() {
     tablet.settle(day(100));
     assert_eq!(tablet.windows(), [(0, 8, 2, 91)]);
 }
+
+#[test]
+fn what_is_sunk_is_copied_only_for_what_was_written_above_it() {
+    let window = |number: u64| Window { from: day(number), to: day(number + 1), generation: 1 };
+    let sealed = |is_sunk, expired_count| -> Vec<Sealed> {
+        let one =
+            |number| Sealed { window: window(number), bytes: 40, record_count: 4, expired_count, is_sunk };
+        (0..2 * FEW.count_max as u64).map(one).collect()
+    };
+    let short = WindowLimits { is_short: true, ..FEW };
+    for limits in [FEW, short] {
+        assert!(pick(&[], &sealed(false, 2), LogTime(day(900)), &limits).is_some(), "thin, and too many");
+        assert_eq!(pick(&[], &sealed(true, 2), LogTime(day(900)), &limits), None);
+    }
+    // Late records in the first one: few stay above it, also where space is short; many bring it back.
+    let late = |record_count: u64| Run {
+        times: (day(0), day(0) + 5),
+        bytes: record_count * RECORD_BYTES,
+        record_count,
+        spread: Spread {
+            sealed_to: day(2 * FEW.count_max as u64),
+            late_count: record_count,
+            open_from: u64::MAX,
+        },
+    };
+    let at = |record_count: u64, bytes: u64, limits: &WindowLimits| {
+        let mut sealed = sealed(true, 0);
+        sealed[0].bytes = bytes;
+        pick(&[late(record_count)], &sealed, LogTime(day(900)), limits)
+    };
+    assert_eq!(at(1, 4000, &FEW), None);
+    assert_eq!(at(1, 4000, &short), None, "bringing it back would take space");
+    let again = at(400, 4000, &FEW).expect("worth a copy");
+    assert_eq!((again.taken, again.windows), (vec![0], vec![Window { generation: 2, ..window(0) }]));
+}
