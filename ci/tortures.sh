@@ -7,6 +7,8 @@
 : "${CLUSTER_MINUTES:=2}"
 # The same of simulated cold nodes.
 : "${COLD_MINUTES:=0.5}"
+# The same of groups that sink to cold nodes.
+: "${SINK_MINUTES:=1}"
 # Times kill -9 on each kind of device.
 : "${KILL_ROUNDS:=8}"
 # Seconds of trouble for each group of real processes, and for one with caches before it.
@@ -22,12 +24,13 @@ sim() {
   folder=$(work_folder sim)
   "$simulator" --regressions || failed=1
   first=$(fresh_seed)
-  for mode in all cluster cold; do
+  for mode in all cluster cold sink; do
     pids=()
     for stretch in 0 1000000; do
       seeds=$((first + stretch))..$((first + stretch + 999999)) limit=(--minutes "$SIM_MINUTES")
       [[ $mode == cluster ]] && limit=(--minutes "$CLUSTER_MINUTES")
       [[ $mode == cold ]] && limit=(--minutes "$COLD_MINUTES")
+      [[ $mode == sink ]] && limit=(--minutes "$SINK_MINUTES")
       "$simulator" --seeds "$seeds" --mode "$mode" "${limit[@]}" >"$folder/from-$mode-$stretch" &
       pids+=($!)
     done
