@@ -5,6 +5,7 @@
 
 use crate::field::Corrupt;
 use crate::inspect::{Line, line};
+use crate::inspect_sunk;
 use crate::inspect_table::{Dump, TableShown, part_of, section_text};
 use crate::table::{
     Block, BlockChecksum, Decompressor, FOOTER_BYTES, Footer, Index, Section, SectionReader, TableIdentity,
@@ -24,6 +25,10 @@ pub fn section(identity: &TableIdentity, bytes: &[u8], bucket: BucketIndex, show
     };
     // Its fields are those of the table: `inspect table` shows them.
     dump.lines.clear();
+    if footer.is_sunk {
+        inspect_sunk::section(&mut dump, identity, &footer, bytes, bucket);
+        return dump.lines;
+    }
     let at = footer.sections_offset();
     let sections = dump.sections(&footer, bytes);
     let found = sections.as_ref().and_then(|sections| sections.find(bucket));

@@ -6,6 +6,7 @@
 use crate::checksum::long;
 use crate::field::{Corrupt, is_zero};
 use crate::inspect::{Line, line, short_text, table_lines, wrong_line};
+use crate::inspect_sunk;
 use crate::table::{
     Block, BlockChecksum, BlockEntry, BlockKind, Cursor, Decompressor, Dictionary, FOOTER_BYTES, Footer,
     Form, Section, Sections, StoredBlock, TableIdentity, bucket_of_key, decode_key, open_block,
@@ -13,6 +14,7 @@ use crate::table::{
 };
 use crate::table_check::{Disagreement, TableCheck};
 use crate::table_footer::{FOOTER_TABLE, wrong_fields};
+use crate::tablet_sink::TabletSink;
 use crate::tablet_state::{StateIdentity, StateItem, StateReader};
 use crate::tablet_window::TabletWindow;
 use crate::units::BucketIndex;
@@ -52,7 +54,11 @@ pub fn table(identity: &TableIdentity, bytes: &[u8], shown: TableShown) -> Vec<L
         dump.walk(&bytes[..bytes.len().saturating_sub(FOOTER_BYTES)], shown.extent_bytes);
         return dump.lines;
     };
-    dump.parts(&found, bytes);
+    if found.is_sunk {
+        inspect_sunk::parts(&mut dump, identity, &found, bytes);
+    } else {
+        dump.parts(&found, bytes);
+    }
     let content = long(&bytes[..bytes.len() - FOOTER_BYTES]);
     if content != found.content_checksum {
         let text = format!("expected {:032x}, found {content:032x}", found.content_checksum);
@@ -384,6 +390,16 @@ pub fn state(identity: &StateIdentity, bytes: &[u8], all: bool) -> Vec<Line> {
                 let TabletWindow { from, to, generation, index, .. } = window;
                 let text = format!("{from} to {to} generation {generation} at entry {index}: {state}");
                 lines.push(line(at, "  window", text));
+            }
+            Ok(Some(StateItem::Sink(sink))) => {
+                let TabletSink { from, to, generation, seal_generation, .. } = sink;
+                let state = sink.sunk.map_or("open".to_string(), |checksum| format!("{checksum:032x}"));
+                let text =
+                    format!("{from} to {to} generation {generation} of seal {seal_generation}: {state}");
+                lines.push(line(at, "  sink", text));
+            }
+            Ok(Some(StateItem::Link(link))) => {
+                lines.push(line(at, "    link", inspect_sunk::link_text(&link)));
             }
             Ok(Some(StateItem::End { checksum })) => {
                 lines.push(line(at, "checksum", format!("{checksum:032x}")));

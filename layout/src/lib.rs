@@ -22,6 +22,7 @@ pub mod inspect;
 pub mod inspect_manifest;
 pub mod inspect_ring;
 pub mod inspect_section;
+mod inspect_sunk;
 pub mod inspect_table;
 pub mod journal_frame;
 pub mod journal_record;

@@ -341,6 +341,8 @@ pub(crate) fn lines() -> Vec<layout::inspect::Line> {
     lines.extend(inspect_table::table(&sealed_identity(), COMMITTED[3], shown));
     let bucket = BucketIndex::new(129).expect("below 2^17");
     lines.extend(inspect_section::section(&sealed_identity(), COMMITTED[3], bucket, shown));
+    lines.extend(inspect_table::table(&sunk_identity(), COMMITTED[5], shown));
+    lines.extend(inspect_section::section(&sunk_identity(), COMMITTED[5], bucket, shown));
     lines.extend(inspect_table::state(&STATE, COMMITTED[1], true));
     lines.extend(inspect_manifest::manifest(MANIFEST, MANIFEST_AT, MANIFEST_AT.plus(1 << 20), COMMITTED[2]));
     lines
