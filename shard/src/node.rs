@@ -416,8 +416,10 @@ fn spawn(shard: &Rc<Shard>, buffer: Buf, receivers: Vec<(u16, Receiver)>) {
         io.spawn(Queue::Maintenance, lsm::work::merges(Rc::clone(shard)));
         if shard.logs.is_some() {
             io.spawn(Queue::Maintenance, lsm::agree::run(Rc::clone(shard)));
-            io.spawn(Queue::Maintenance, sink::run(Rc::clone(shard)));
-            io.spawn(Queue::Scrub, sink::run_sweep(Rc::clone(shard)));
+            if shard.cold.is_some() {
+                io.spawn(Queue::Maintenance, sink::run(Rc::clone(shard)));
+                io.spawn(Queue::Scrub, sink::run_sweep(Rc::clone(shard)));
+            }
         } else {
             io.spawn(Queue::Maintenance, lsm::work::seals(Rc::clone(shard)));
         }

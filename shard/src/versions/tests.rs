@@ -181,6 +181,19 @@ fn a_torn_row_is_emptied_and_counted_once() {
 
 /// One row, five keys: the one that nobody asked about goes.
 #[test]
+fn a_replay_that_comes_again_to_where_the_last_process_was_takes_nothing_back() {
+    let mut versions = fresh();
+    versions.set_coherent_index(tablet(3), LogIndex(49));
+    // A replay says how far it is, entry by entry, and is killed.
+    versions.set_coherent_index(tablet(3), LogIndex(25));
+    assert_eq!(versions.coherent_index(tablet(3)), LogIndex(49));
+    let (again, _) = attach(&words(&versions), &owner(6));
+    assert_eq!(again.coherent_index(tablet(3)), LogIndex(49), "the next start knows of what was lost");
+    versions.set_coherent_index(tablet(3), LogIndex(50));
+    assert_eq!(versions.coherent_index(tablet(3)), LogIndex(50));
+}
+
+#[test]
 fn what_is_asked_for_stays() {
     let one_row = vec![0; Versions::region_bytes(1) / WORD_BYTES];
     let (mut versions, _) = attach(&one_row, &owner(5));
