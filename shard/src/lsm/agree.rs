@@ -18,7 +18,7 @@ use super::publish::Made;
 use super::room::Purpose;
 use super::seal::{Output, Pass, Target, put_in_place, write};
 use super::table::Table;
-use super::table_copy::{take_table, take_window};
+use super::table_copy::take_window;
 use super::work::{Job, TICK_WAIT, ask_for_ticks, seal_of, settle, tables_of};
 use super::{expire, window};
 use crate::apply::State;
@@ -482,14 +482,14 @@ async fn install(shard: &Rc<Shard>, tablet: TabletIndex, look: &Look) -> Result<
         if own == wanted || (own.is_some() && wanted.is_some() && ioengine::canary("seal_installs_its_own")) {
             continue;
         }
-        let Some(window) = window else {
+        if window.is_none() {
             parked.output.windows[place] = None;
             continue;
-        };
+        }
         // Who has sunk it has the sealed one no more.
         let mut taken = Ok(None);
         for checksum in sunk.into_iter().chain(wanted) {
-            taken = take_table(shard, tablet, window, checksum).await;
+            taken = take_window(shard, tablet, parked.pass.targets[place].window, checksum).await;
             if !matches!(taken, Ok(None)) {
                 break;
             }

@@ -252,7 +252,7 @@ impl Table {
     }
 
     /// How a cold node is asked for bytes `from`, `bytes` of a section's data.
-    pub(crate) fn cold_blocks(
+    fn cold_blocks(
         &self,
         generation: u32,
         section: &SunkSection,

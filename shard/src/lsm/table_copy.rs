@@ -16,29 +16,14 @@ use crate::log::{File, Logs};
 use layout::table::{ContentChecksum, TableSummary};
 use layout::table_footer::{FOOTER_BYTES, Footer};
 use layout::table_seal::Decompressor;
-use layout::tablet_window::TabletWindow;
 use layout::units::TabletIndex;
 use paxos::Node;
 use std::rc::Rc;
 
-/// Take the table of a window that is sealed; `None` if no peer gives it.
+/// Take a table of a window, its sealed or its sunk one, by the checksum that the log names; `None` if no peer gives it.
 ///
 /// # Errors
 /// [`MergeError`]: there is no room for it, or the device says no.
-pub(super) async fn take_table(
-    shard: &Shard,
-    tablet: TabletIndex,
-    window: &TabletWindow,
-    checksum: u128,
-) -> Result<Option<Made>, MergeError> {
-    let own = Window { from: window.from, to: window.to, generation: window.generation };
-    take_window(shard, tablet, own, checksum).await
-}
-
-/// The same of a window by its times: its sealed table, or its sunk one.
-///
-/// # Errors
-/// As of [`take_table`].
 pub(super) async fn take_window(
     shard: &Shard,
     tablet: TabletIndex,

@@ -31,7 +31,7 @@ use layout::table_sunk::window_days;
 use layout::tablet_sink::{TabletSink, links_bytes};
 use layout::tablet_window::TabletWindow;
 use layout::units::TabletIndex;
-use pass::{Passed, Since, Throttle};
+use pass::{Passed, Throttle};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -299,4 +299,35 @@ pub(crate) async fn rebuild(
     };
     ioengine::sometimes!("a sunk table is made from links");
     Ok(Some(make_sunk(shard, tablet, (&bytes, summary), identity).await?))
+}
+
+/// When something was seen first, for as long as it stays the same.
+#[derive(Default)]
+struct Since<T>(Option<(T, Instant)>);
+
+impl<T: PartialEq> Since<T> {
+    /// For how long it has been so.
+    fn see(&mut self, what: T, now: Instant) -> Duration {
+        match &self.0 {
+            Some((before, at)) if *before == what => now.since(*at),
+            _ => {
+                self.0 = Some((what, now));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_the_same_is_seen_for_longer_and_longer() {
+        let (mut since, at) = (Since::default(), |ns| Instant { ns });
+        assert_eq!(since.see(1, at(5)), Duration::ZERO);
+        assert_eq!(since.see(1, at(9)), Duration::from_nanos(4));
+        assert_eq!(since.see(2, at(20)), Duration::ZERO);
+        assert_eq!(since.see(2, at(21)), Duration::from_nanos(1));
+    }
 }

@@ -7,7 +7,6 @@ use super::group::{Agreed, COPIES, ColdGroup, Done};
 use super::maker::{Maker, Numbered};
 use crate::core::Shard;
 use crate::lsm::{MergeError, Table};
-use ioengine::Instant;
 use layout::cold_section::{MadeSection, SectionPlace};
 use layout::table::TableSummary;
 use layout::table_seal::TableIdentity;
@@ -287,23 +286,6 @@ fn content(sections: &mut [(usize, MadeSection)], place: &ColdPlace) -> Vec<u8> 
     bytes
 }
 
-/// When something was seen first, for as long as it stays the same.
-#[derive(Default)]
-pub(super) struct Since<T>(Option<(T, Instant)>);
-
-impl<T: PartialEq> Since<T> {
-    /// For how long it has been so.
-    pub(super) fn see(&mut self, what: T, now: Instant) -> Duration {
-        match &self.0 {
-            Some((before, at)) if *before == what => now.since(*at),
-            _ => {
-                self.0 = Some((what, now));
-                Duration::ZERO
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,14 +299,5 @@ mod tests {
         assert_eq!(throttle.rest(4 << 20, quick * 4, 0), Duration::ZERO, "for four times as much");
         assert_eq!(throttle.rest(1 << 20, quick, 1), quick);
         assert_eq!(throttle.rest(1 << 20, Duration::from_secs(60), 3), REST_MAX);
-    }
-
-    #[test]
-    fn what_stays_the_same_is_seen_for_longer_and_longer() {
-        let (mut since, at) = (Since::default(), |ns| Instant { ns });
-        assert_eq!(since.see(1, at(5)), Duration::ZERO);
-        assert_eq!(since.see(1, at(9)), Duration::from_nanos(4));
-        assert_eq!(since.see(2, at(20)), Duration::ZERO);
-        assert_eq!(since.see(2, at(21)), Duration::from_nanos(1));
     }
 }
