@@ -125,9 +125,9 @@ impl ColdDisk {
         section_count: u32,
         exactly: Option<Run>,
     ) -> Result<KeptPlace, ColdError> {
+        // An earlier answer may not have left, or only one copy of it may stand: what is said now, of a place or of none, is on the disk first.
+        self.store_kept().await?;
         if let Some(place) = self.kept.find(&whom).copied() {
-            // An earlier answer may not have left: what it said is on the disk first.
-            self.store_kept().await?;
             return Ok(place);
         }
         let pages = self.kept.lost_count();
