@@ -603,6 +603,46 @@ fn a_disk_says_what_it_is_with_any_two_of_its_copies_gone() {
     }
 }
 
+/// One machine of a group is ahead, so that the others pass over numbers of a file: those hold nothing, and the file is empty without them.
+#[test]
+fn a_file_is_empty_although_numbers_of_it_were_passed_over() {
+    let stage = Stage::new(9, DiskFaults::default());
+    let told = Rc::clone(&stage.told);
+    stage.world.block_on(&stage.node, Duration::from_secs(60), move |io: Io| async move {
+        let disk = io.open_disk(DISK, DiskOpen::default()).expect("the disk is there");
+        let mut disk = ColdDisk::open(&io, disk, LIMITS).await.expect("it is whole");
+        let mut random = Random::new(9);
+        let room = disk.table().room();
+        // Kept before the rest, and given up behind it.
+        let early = whom(&section(&mut random, 1, 1));
+        let kept = disk.reserve(early, 5_000, 2, None).await.expect("there is room");
+        let mut later = section(&mut random, 2, 2);
+        let run = Run { offset: 16_384, bytes: 4_096, number: 7, section_count: 1, ..run_of(&kept) };
+        let bytes = later.at(SectionPlace {
+            group: 1,
+            disk: 3,
+            file: run.file,
+            file_generation: run.file_generation,
+            offset: run.offset,
+            number: run.number,
+        });
+        let run = Run { bytes: (bytes.len() as u32).next_multiple_of(BLOCK_BYTES as u32), ..run };
+        let (content, sum) = (bytes.len() as u32, layout::checksum::long(bytes));
+        let mut padded = bytes.to_vec();
+        padded.resize(run.bytes as usize, 0);
+        let of = whom(&later);
+        disk.reserve(of, content, 1, Some(run)).await.expect("nothing is there");
+        pieces(&io, &mut disk, &mut random, &of, &run, &padded).await.expect("it is kept for it");
+        disk.seal(&of, &run, content, Some(sum)).await.expect("it was just written");
+        assert_eq!(disk.freed(run.file).await.expect("it can be read").1, [2, 3, 4, 5, 6]);
+        give_up(&mut disk, &kept, &told).await.expect("nothing is in the way");
+        assert_eq!(disk.freed(run.file).await.expect("it can be read").1, [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(disk.free(run.file, run.file_generation, &[7]).await.expect("it counts"), 1);
+        io.sleep(LIMITS.reuse_delay * 2).await;
+        assert_eq!(disk.table().room(), room, "the file can be begun anew");
+    });
+}
+
 #[test]
 fn a_formatted_disk_is_not_formatted_again_unless_that_is_said() {
     let stage = Stage::new(3, DiskFaults::default());

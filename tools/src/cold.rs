@@ -57,6 +57,7 @@ pub(crate) fn config(settings: &Settings) -> Result<ColdConfig, Failure> {
         group: own.group,
         listen: settings.listen,
         disks: cold.disks.clone(),
+        peers: cold.peers.clone(),
         core_count: cold.core_count(doctor::processor_count()),
         host: settings.host,
         pin: settings.pin,

@@ -127,6 +127,7 @@ pub(crate) fn run(args: &DevArgs) -> Result<Exit, Failure> {
         listen: *listen,
         cold: Cold {
             disks: disks.clone(),
+            peers: colds.iter().filter(|other| *other != listen).copied().collect(),
             limits: ColdNodeLimits { reuse_delay: REUSE_DELAY, ..Cold::default().limits },
             ..Cold::default()
         },

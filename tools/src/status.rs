@@ -72,7 +72,11 @@ fn disks(status: &Map<String, Value>) -> Vec<String> {
             0 => String::new(),
             count => format!(", {count} damaged places wait for repair"),
         };
-        lines.push(format!("  disk {number:<6} {name:<40} core {core}{failed}{damaged}"));
+        let repaired = match counter("repaired") {
+            0 => String::new(),
+            count => format!(", {count} sections repaired"),
+        };
+        lines.push(format!("  disk {number:<6} {name:<40} core {core}{failed}{damaged}{repaired}"));
     }
     let counters: Vec<Value> = disks.iter().filter_map(|(_, disk)| disk.get("counters").cloned()).collect();
     lines.extend(table_of("disk", &counters).into_iter().filter(|line| !line.starts_with("disk ")));

@@ -4,8 +4,11 @@
 //! Must never answer a request twice, nor not at all. Invariant: a request waits in the queue of its disk, on the core that owns it,
 //! with its bytes held against the budget.
 
+use super::damage::Damaged;
 use super::disk::ColdReader;
+use super::errand::Errand;
 use super::limits::ColdNodeLimits;
+use super::others::Others;
 use super::queue::DiskQueue;
 use super::serve;
 use crate::budget::{Budget, Held};
@@ -27,7 +30,7 @@ use net::request::Request;
 use net::session::ServerIdentity;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -78,12 +81,17 @@ pub struct ColdCounters {
     pub read_latency_us_max: Counter,
     /// Damaged places that wait for repair.
     pub repair_queue: Counter,
+    /// Sections written anew from another machine's copy.
+    pub repaired: Counter,
+    /// Bytes written for that: whole blocks.
+    pub repaired_bytes: Counter,
+    /// Tries to mend a place that came to nothing; it waits for the next.
+    pub repair_failed: Counter,
+    /// Places that were whole when they were looked at, or hold nothing that counts.
+    pub repair_dropped: Counter,
     /// 1 once the device has failed.
     pub failed: Counter,
 }
-
-/// A place whose bytes are not what they should be: file, byte of it.
-pub(super) type Damaged = BTreeSet<(u32, u64)>;
 
 /// What all cores of a cold node know about it.
 pub(super) struct ColdFacts {
@@ -123,6 +131,9 @@ pub(super) struct Spindle {
     pub(super) generations: RefCell<Vec<u32>>,
     pub(super) counters: Arc<ColdCounters>,
     pub(super) damaged: Arc<Mutex<Damaged>>,
+    pub(super) damage_noted: Notify,
+    /// What its own tasks want done by the one that writes.
+    pub(super) errands: RefCell<VecDeque<Errand>>,
 }
 
 /// One core of a cold node.
@@ -136,6 +147,8 @@ pub(super) struct ColdCore {
     pub(super) connections_refused: Cell<u64>,
     pub(super) waiting: Budget,
     pub(super) peers: Peers,
+    /// The two other machines of the group.
+    pub(super) others: Others,
     /// Disks of this core, by number.
     pub(super) spindles: RefCell<BTreeMap<u16, Rc<Spindle>>>,
     /// Cores of all disks, by number.
@@ -169,7 +182,7 @@ impl ColdCore {
         let disks = self.facts.disks.lock().expect("no core panics with it");
         let shown = disks.iter().map(|(number, disk)| {
             let damaged = disk.damaged.lock().expect("no core panics with it");
-            let damaged = damaged.iter().take(16).copied().collect();
+            let damaged = damaged.places().take(16).collect();
             let shown = DiskStatus { name: &disk.name, core: disk.core, counters: &disk.counters, damaged };
             (*number, shown)
         });

@@ -5,7 +5,7 @@
 //! by one finding. What a power cut leaves behind a file's head is no finding.
 
 use super::ColdError;
-use super::kept::KeptPlaces;
+use super::kept::{KeptPlaces, run_of};
 use super::open::{read_copies, read_slots, read_table};
 use super::table::FileFacts;
 use super::walk;
@@ -89,7 +89,12 @@ pub async fn examine_disk(
             }
             Err(corrupt) => each(ColdFinding {
                 at: Some(DiskOffset(corrupt.at)),
-                ..warning("superblock", format!("{corrupt}; one whole copy of {COLD_COPY_COUNT} is enough"))
+                ..warning(
+                    "superblock",
+                    format!(
+                        "{corrupt}; one whole copy of {COLD_COPY_COUNT} is enough, and the next start writes it again"
+                    ),
+                )
             }),
         }
     }
@@ -112,7 +117,7 @@ pub async fn examine_disk(
             Ok(Slots::Known(state)) => state,
             Ok(Slots::AtLeast(state, corrupt)) => {
                 let what = format!(
-                    "{corrupt}: one slot of two is torn or damaged; the file is walked at each start until it is written to"
+                    "{corrupt}: one slot of two is torn or damaged: the next start walks the file and writes both again"
                 );
                 each(of_entry(ColdGrade::Warning, what));
                 state
@@ -139,9 +144,16 @@ pub async fn examine_disk(
         let is_freed = |number: u32| {
             state.generation == facts.generation && number < state.section_count && state.is_freed(number)
         };
-        let counting: BTreeSet<u32> = (0..facts.section_count).filter(|number| !is_freed(*number)).collect();
+        let is_reserved = |number: u32| {
+            kept.places().filter(|place| !place.is_sealed).any(|place| {
+                (place.file, place.file_generation) == (file, facts.generation) && run_of(place).has(number)
+            })
+        };
+        let freed_count = (0..facts.section_count).filter(|number| is_freed(*number)).count() as u64;
+        let counting: BTreeSet<u32> =
+            (0..facts.section_count).filter(|number| !is_freed(*number) && !is_reserved(*number)).collect();
         coverage.section_count += counting.len() as u64;
-        coverage.section_freed_count += u64::from(facts.section_count) - counting.len() as u64;
+        coverage.section_freed_count += freed_count;
         if !counting.is_empty() {
             let looked = examine_file(io, disk, superblock, (file, facts), counting, &mut coverage).await?;
             looked.into_iter().for_each(&mut each);

@@ -36,6 +36,8 @@ pub struct ColdNodeLimits {
     pub reserved_max: usize,
     /// Damaged places that a disk remembers for repair.
     pub repair_count_max: usize,
+    /// How long a damaged place that could not be mended waits for the next try; twice as long each time, up to a thousand times that.
+    pub repair_retry: Duration,
     /// From a request to its answer, or to `Timeout`.
     pub request_deadline: Duration,
     /// How long an emptied file stays as it is: above `request_deadline`, for clients and redirects under way.
@@ -63,6 +65,7 @@ impl Default for ColdNodeLimits {
             forward_count_max: 256,
             reserved_max: 384,
             repair_count_max: 1024,
+            repair_retry: Duration::from_secs(1),
             request_deadline: Duration::from_secs(30),
             reuse_delay: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),
@@ -103,6 +106,7 @@ impl ColdNodeLimits {
         vec![
             ("buffers", self.arena_bytes),
             ("requests waiting for a disk", self.waiting_bytes_max),
+            ("ways to the other machines of the group", super::others::ARENA_BYTES),
             ("rings from other cores", self.ring_bytes() * core_count.saturating_sub(1)),
         ]
     }

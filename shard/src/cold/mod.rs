@@ -11,17 +11,26 @@
 //! | `disk` | writes, reads and frees on it |
 //! | `walk` | its sections, found by their headers alone |
 //! | `examine` | whether every section that counts is sound |
+//! | `damage`, `repair` | what was found damaged, and how it is mended from the two other machines |
+//! | `others`, `proven` | what stands on these at the same place; a section in memory that has been proven |
+//! | `errand`, `mend` | what a disk's own tasks want of the one that writes; sections written anew where they stood |
 //! | `queue`, `serve` | what waits for a disk, and how it is carried out |
 //! | `core`, `node`, `limits` | a core of a cold node; its start and end; every bound |
 
 mod core;
+mod damage;
 pub mod disk;
+mod errand;
 pub mod examine;
 pub mod kept;
 mod limits;
+pub mod mend;
 mod node;
 pub mod open;
+mod others;
+pub mod proven;
 mod queue;
+mod repair;
 mod serve;
 pub mod table;
 pub mod walk;
@@ -34,6 +43,7 @@ use ioengine::DiskError;
 use ioengine::disk::DiskOpenError;
 use layout::Corrupt;
 use layout::cold_disk::{ColdChooseError, ColdPlanError};
+use layout::cold_kept::KeptFor;
 use layout::units::Uuid;
 use table::{Refused, Run};
 
@@ -129,6 +139,38 @@ pub enum ColdError {
     Malformed {
         /// Disk.
         name: String,
+        /// The place.
+        run: Run,
+    },
+    /// A section that is whole stands where another one was to be written anew.
+    #[error(
+        "disk {name}, file {file}, offset {offset}: another section than the other machines hold there; it is left as it is"
+    )]
+    Differs {
+        /// Disk.
+        name: String,
+        /// File.
+        file: u32,
+        /// Byte of the file.
+        offset: u32,
+    },
+    /// What was written is not what is read back.
+    #[error("disk {name}, file {file}, offset {offset}: what was written anew is not what is read back")]
+    NotTaken {
+        /// Disk.
+        name: String,
+        /// File.
+        file: u32,
+        /// Byte of the file.
+        offset: u64,
+    },
+    /// Whose the section is that stands in a place is not known: its header is damaged.
+    #[error("disk {name}: the header at {run:?} is damaged, so it is not known whose it is")]
+    Unknown {
+        /// Disk.
+        name: String,
+        /// Who names the place.
+        whom: KeptFor,
         /// The place.
         run: Run,
     },

@@ -3,11 +3,13 @@
 //! Must never serve a disk that is not its own: another cluster, node or group on it ends the start. Invariant: all cores serve, or none
 //! does; a disk that does not answer at the start is left out, and the others serve.
 
-use super::core::{self, ColdCore, ColdCounters, ColdFacts, Damaged, DiskFacts, Spindle};
+use super::core::{self, ColdCore, ColdCounters, ColdFacts, DiskFacts, Spindle};
+use super::damage::Damaged;
 use super::disk::ColdDisk;
 use super::limits::ColdNodeLimits;
+use super::others::Others;
 use super::queue::DiskQueue;
-use super::{ColdError, serve};
+use super::{ColdError, others, repair, serve};
 use crate::budget::Budget;
 use crate::front::{self, Connections};
 use crate::mesh::Peers;
@@ -43,6 +45,8 @@ pub struct ColdConfig {
     pub listen: SocketAddr,
     /// Names of its disks.
     pub disks: Vec<String>,
+    /// Where the two other machines of its group serve; none = nothing is mended.
+    pub peers: Vec<SocketAddr>,
     /// Cores; disk i goes to core i modulo this.
     pub core_count: u16,
     /// Who runs the tasks.
@@ -113,7 +117,7 @@ pub fn start_cold(
             name: format!("cold-{index}"),
             index,
             cpu: config.pin.then_some(index),
-            arena_bytes: config.limits.arena_bytes,
+            arena_bytes: config.limits.arena_bytes + others::ARENA_BYTES,
             operation_count_max: config.limits.operation_count_max,
             spin_us: config.spin_us,
             host: config.host,
@@ -154,6 +158,7 @@ async fn serve_core(io: &Io, config: &ColdConfig, shared: &Shared, port: MeshPor
         connections_refused: Cell::new(0),
         waiting: Budget::new(limits.waiting_bytes_max),
         peers: Peers::new(senders, limits.frame_bytes_max as usize + 4096),
+        others: Others::new(io, &config.peers, config.cluster, limits.frame_bytes_max),
         spindles: RefCell::default(),
         owners: RefCell::default(),
         draining: Cell::new(false),
@@ -257,7 +262,7 @@ async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> 
     counters.files.set(u64::from(superblock.geometry.file_count));
     counters.room_bytes.set(disk.table().room().0);
     counters.kept.set(disk.table().reserved().len() as u64);
-    let damaged: Arc<Mutex<Damaged>> = Arc::default();
+    let damaged = Arc::new(Mutex::new(Damaged::new(limits.repair_count_max)));
     {
         let mut disks = core.facts.disks.lock().expect("no core panics with it");
         if let Some(other) = disks.get(&superblock.disk) {
@@ -289,12 +294,17 @@ async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> 
         generations: RefCell::new(generations),
         counters,
         damaged,
+        damage_noted: Notify::new(),
+        errands: RefCell::default(),
     });
     core.spindles.borrow_mut().insert(superblock.disk, Rc::clone(&spindle));
     for _ in 0..limits.reads_in_flight {
         io.spawn(Queue::Foreground, serve::read(Rc::clone(core), Rc::clone(&spindle)));
     }
-    io.spawn(Queue::Maintenance, serve::work(Rc::clone(core), spindle, disk));
+    io.spawn(Queue::Maintenance, serve::work(Rc::clone(core), Rc::clone(&spindle), disk));
+    if core.others.count() > 0 {
+        io.spawn(Queue::Maintenance, repair::run(Rc::clone(core), spindle));
+    }
     Ok(())
 }
 

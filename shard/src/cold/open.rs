@@ -87,6 +87,31 @@ async fn write_copies(io: &Io, disk: &Disk, superblock: &ColdSuperblock) -> Resu
     Ok(())
 }
 
+/// Write those copies again that do not say what is in force. How many there were.
+///
+/// # Errors
+/// [`ColdError::Disk`], [`ColdError::Arena`]; the copies that are left say the same as before.
+pub(super) async fn mend_copies(
+    io: &Io,
+    disk: &Disk,
+    superblock: &ColdSuperblock,
+) -> Result<usize, ColdError> {
+    let mut count = 0;
+    for copy in 0..COLD_COPY_COUNT {
+        let at = superblock.geometry.copy_offset(copy);
+        let (found, mut block) = read_copy(disk, at, buffer(io, COLD_SUPERBLOCK_BYTES)?).await;
+        if found.as_ref() == Ok(superblock) {
+            continue;
+        }
+        let bytes = (&mut block[..COLD_SUPERBLOCK_BYTES]).try_into().expect("one block");
+        superblock.encode(copy, bytes);
+        disk.write_durable(block, at.0, COLD_SUPERBLOCK_BYTES).await.0?;
+        ioengine::sometimes!("a superblock copy of a cold disk is written again");
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// The superblock in force, without changing anything.
 ///
 /// # Errors
@@ -196,10 +221,10 @@ pub struct ColdOverview {
 /// # Errors
 /// [`ColdError::Disk`], [`ColdError::Arena`].
 pub async fn overview(io: &Io, disk: &Disk, superblock: &ColdSuperblock) -> Result<ColdOverview, ColdError> {
-    let (files, file_walked_count) = read_table(io, disk, superblock).await?;
+    let (files, walked) = read_table(io, disk, superblock).await?;
     let kept = super::kept::KeptPlaces::read(io, disk, superblock).await?;
     let mut all = ColdOverview {
-        file_walked_count,
+        file_walked_count: walked.len() as u64,
         reserved_count: kept.places().filter(|place| !place.is_sealed).count(),
         kept_lost_count: kept.lost_count(),
         ..ColdOverview::default()
@@ -259,7 +284,7 @@ fn slots_of(superblock: &ColdSuperblock, file: u32, entry: &[u8]) -> Slots {
     choose_slot([slot(0), slot(1)])
 }
 
-/// The state of all files, by their entries; those whose entry is torn or decayed by what stands in them. How many those were.
+/// The state of all files, by their entries; those whose entry is torn or decayed by what stands in them. Which those are.
 ///
 /// # Errors
 /// [`ColdError::Disk`], [`ColdError::Arena`].
@@ -267,7 +292,7 @@ pub(super) async fn read_table(
     io: &Io,
     disk: &Disk,
     superblock: &ColdSuperblock,
-) -> Result<(Vec<FileFacts>, u64), ColdError> {
+) -> Result<(Vec<FileFacts>, Vec<u32>), ColdError> {
     let (at, bytes) = superblock.geometry.file_table();
     let mut found = Vec::with_capacity(superblock.geometry.file_count as usize);
     let mut block = buffer(io, TABLE_READ_BYTES)?;
@@ -287,7 +312,7 @@ pub(super) async fn read_table(
         read += count as u64;
     }
     drop(block);
-    let (mut facts, mut walked) = (Vec::with_capacity(found.len()), 0);
+    let (mut facts, mut walked) = (Vec::with_capacity(found.len()), Vec::new());
     for (file, slots) in (0u32..).zip(found) {
         // A part that the device could not read as one piece may be readable by entries.
         let slots = match slots {
@@ -298,12 +323,12 @@ pub(super) async fn read_table(
             Some(Slots::Known(state)) => facts_of(&state),
             Some(Slots::AtLeast(state, corrupt)) => {
                 tracing::warn!(disk = disk.name(), file, %corrupt, "a slot of a file is refused: the file is walked");
-                walked += 1;
+                walked.push(file);
                 walk_file(io, disk, superblock, file, facts_of(&state)).await?
             }
             Some(Slots::Lost(_)) | None => {
                 tracing::warn!(disk = disk.name(), file, "the entry of a file is lost: the file is walked");
-                walked += 1;
+                walked.push(file);
                 walk_file(io, disk, superblock, file, FileFacts::default()).await?
             }
         });

@@ -33,6 +33,12 @@ impl Run {
         self.offset + self.bytes
     }
 
+    /// Is this number of its file one of its own?
+    #[must_use]
+    pub fn has(&self, number: u32) -> bool {
+        (self.number..self.number + self.section_count).contains(&number)
+    }
+
     /// Do they share a byte or a number of a file?
     #[must_use]
     pub fn overlaps(&self, other: &Run) -> bool {

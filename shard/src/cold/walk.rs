@@ -2,14 +2,14 @@
 //! of it is whole.
 //!
 //! Must never take for a section what only looks like one: a header is bound to its place and its cluster. Invariant: every section
-//! of the file's newest generation is found whose header and those before it in its run are whole. Found is not counted: see [`walk`].
+//! of the file's newest generation is found whose header is whole. Found is not counted: see [`walk`].
 
 use super::ColdError;
 use super::open::buffer;
 use ioengine::{Buf, Disk, Io};
 use layout::Corrupt;
 use layout::cold_disk::ColdSuperblock;
-use layout::cold_section::{SECTION_HEADER_BYTES, SectionHeader, walk_section};
+use layout::cold_section::{SECTION_HEADER_BYTES, SECTION_MAGIC, SectionHeader, walk_section};
 use layout::units::BLOCK_BYTES;
 use std::collections::BTreeMap;
 
@@ -40,7 +40,10 @@ impl Stretch<'_> {
             let most = self.superblock.geometry.file_bytes - from;
             self.load(from, (WALK_BYTES as u64).min(most) as usize).await;
             if self.bytes == 0 {
-                // Some of it may still be readable.
+                // Some of it may still be readable; a header may reach into the next block.
+                self.load(from, (2 * BLOCK_BYTES).min(most as usize)).await;
+            }
+            if self.bytes == 0 {
                 self.load(from, BLOCK_BYTES.min(most as usize)).await;
             }
         }
@@ -56,17 +59,30 @@ impl Stretch<'_> {
         (self.from, self.bytes) = (from, if result.is_ok() { bytes } else { 0 });
     }
 
-    /// Where to look next when no section that counts stands at `at`: behind one that does not if one that does follows, else at the next block.
-    async fn behind(&mut self, at: u64, counts: impl Fn(&SectionHeader) -> bool) -> u64 {
-        let next_block = (at + 1).next_multiple_of(BLOCK);
-        let mut end = at;
-        while let Some(freed) = self.header(end).await {
-            end += freed.bytes();
-            if self.header(end).await.is_some_and(|header| counts(&header)) {
-                return end;
+    /// The next byte from `at` on, and before `until`, where a header may begin: where its first bytes stand. What the device cannot read is passed
+    /// over.
+    async fn mark(&mut self, mut at: u64, until: u64) -> Option<u64> {
+        while at < until {
+            if self.at(at).await.is_none() {
+                at = (at + 1).next_multiple_of(BLOCK);
+                continue;
+            }
+            let place = (at - self.from) as usize;
+            let loaded = &self.buffer.as_ref()?[place..self.bytes];
+            match loaded.iter().position(|byte| *byte == SECTION_MAGIC[0]) {
+                Some(first) if loaded[first..].len() < SECTION_MAGIC.len() => {
+                    // The rest of it may be loaded with the next part, or be behind the end of the file.
+                    let found = at + first as u64;
+                    at = if first == 0 { found + 1 } else { found };
+                }
+                Some(first) if loaded[first..].starts_with(&SECTION_MAGIC) => {
+                    return Some(at + first as u64).filter(|found| *found < until);
+                }
+                Some(first) => at += first as u64 + 1,
+                None => at += loaded.len() as u64,
             }
         }
-        next_block
+        None
     }
 
     async fn header(&mut self, at: u64) -> Option<SectionHeader> {
@@ -96,16 +112,13 @@ pub async fn walk(
     let mut stretch = Stretch { disk, superblock, file, buffer, from: 0, bytes: 0 };
     let mut found: BTreeMap<u64, SectionHeader> = BTreeMap::new();
     let mut newest = 0;
-    // A run begins with a block, and its sections follow each other.
-    for block in (0..superblock.geometry.file_bytes).step_by(BLOCK_BYTES) {
-        let mut at = block;
-        while !found.contains_key(&at)
-            && let Some(header) = stretch.header(at).await
-        {
+    let mut at = 0;
+    while let Some(place) = stretch.mark(at, superblock.geometry.file_bytes).await {
+        if let Some(header) = stretch.header(place).await {
             newest = newest.max(header.place.file_generation);
-            found.insert(at, header);
-            at += header.bytes();
+            found.insert(place, header);
         }
+        at = place + 1;
     }
     found.retain(|_, header| header.place.file_generation == newest);
     Ok(found.into_values().collect())
@@ -133,8 +146,11 @@ pub(super) async fn sections_from(
                 at += header.bytes();
                 found.push(header);
             }
-            // Freed, of an earlier life, or no section at all: the next one that counts begins its run with a block, or stands behind this.
-            None => at = stretch.behind(at, &counts).await,
+            // Freed, of an earlier life, damaged, or no section at all: the next one that counts may begin anywhere.
+            None => {
+                let until = u64::from(range.end);
+                at = stretch.mark(at + 1, until).await.unwrap_or(until);
+            }
         }
     }
     Ok((found, u32::try_from(at).unwrap_or(u32::MAX)))

@@ -92,7 +92,7 @@ pub(crate) fn load(
     if let Err(what) = loaded.settings.limits.check() {
         wrong.add("limits", what);
     }
-    for what in loaded.settings.cold.wrong() {
+    for what in loaded.settings.cold.wrong(loaded.settings.listen) {
         wrong.add("cold", what);
     }
     for what in loaded.settings.cluster.wrong() {

@@ -397,6 +397,17 @@ pub(crate) const SETTINGS: &[Setting] = &[
     },
     Setting {
         section: "cold",
+        key: "peers",
+        kind: Kind::List,
+        reason: "the two other machines of the cold group, where they listen: what is damaged here is written anew from them. Empty = nothing is mended",
+        get: |settings| cold::peers_text(&settings.cold.peers),
+        set: |settings, text| {
+            settings.cold.peers = cold::peers(text)?;
+            Ok(())
+        },
+    },
+    Setting {
+        section: "cold",
         key: "cores",
         kind: Kind::Count,
         reason: "cores of a cold node, each with its part of the disks. 0: as many as it has disks, and the machine processors",
@@ -420,6 +431,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     count!(cold forward_count_max, "requests on their way to one other core; more are Busy"),
     count!(cold reserved_max, "places of a disk that are reserved and not sealed; more are Busy"),
     count!(cold repair_count_max, "damaged places of a disk that are remembered for repair"),
+    duration!(cold repair_retry, "how long a damaged place that could not be mended waits for the next try; twice as long each time"),
     duration!(cold request_deadline, "longest wait of a request before it is answered Timeout"),
     duration!(cold reuse_delay, "how long an emptied file stays as it is: longer than any request that may still read it"),
     duration!(cold hello_deadline, "how long a connection may stay without hello"),
@@ -615,8 +627,12 @@ mod tests {
 
     #[test]
     fn every_setting_reads_its_own_text_back() {
-        let cold = Cold { disks: vec!["/dev/y".to_owned(), "a \"b\", c".to_owned()], ..Cold::default() };
         let nodes = [1, 2, 3].map(|last| SocketAddr::from(([10, 0, 0, last], 7420))).to_vec();
+        let cold = Cold {
+            disks: vec!["/dev/y".to_owned(), "a \"b\", c".to_owned()],
+            peers: nodes[..2].to_vec(),
+            ..Cold::default()
+        };
         let sink = Sink { nodes, group: 9, disks: 65_535, after: Duration::from_secs(7) };
         let settings =
             Settings { disk_path: "/dev/x".to_owned(), role: Role::Cold, cold, sink, ..Settings::default() };
@@ -634,7 +650,7 @@ mod tests {
         let fields = format!("{:?}", Limits::default()).matches(": ").count();
         assert_eq!(counted("limits"), fields);
         let fields = format!("{:?}", Cold::default().limits).matches(": ").count();
-        assert_eq!(counted("cold"), fields + 2, "and disks, cores");
+        assert_eq!(counted("cold"), fields + 3, "and disks, peers, cores");
     }
 
     #[test]

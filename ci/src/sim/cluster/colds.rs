@@ -88,7 +88,9 @@ impl ColdsPlan {
             };
             Machine::new(world, made, || disk_config(&mut random, self.file_count))
         };
-        (0..COUNT).map(machine).collect()
+        let mut machines: Vec<Machine> = (0..COUNT).map(machine).collect();
+        Machine::introduce(&mut machines);
+        machines
     }
 }
 

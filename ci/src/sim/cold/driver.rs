@@ -134,7 +134,7 @@ impl Nodes {
         *self.counted.borrow_mut().entry(what).or_insert(0) += 1;
     }
 
-    fn way(&self, io: &Io, node: usize) -> ColdNode {
+    pub(super) fn way(&self, io: &Io, node: usize) -> ColdNode {
         let config = ClientConfig {
             deadline: Duration::from_secs(4),
             patience: Duration::from_secs(1),

@@ -46,6 +46,7 @@ pub(in crate::sim) fn limits() -> ColdNodeLimits {
         outbox_bytes_max: 1 << 20,
         waiting_bytes_max: 1 << 20,
         request_deadline: Duration::from_secs(3),
+        repair_retry: Duration::from_millis(100),
         ..ColdNodeLimits::default()
     }
 }
@@ -80,6 +81,7 @@ impl Machine {
             group,
             listen: SocketAddr::new(handle.address(), PORT),
             disks: (0..disk_count).map(|disk| format!("hdd{disk}")).collect(),
+            peers: Vec::new(),
             core_count,
             host: HostKind::Own,
             pin: false,
@@ -88,6 +90,15 @@ impl Machine {
         };
         let damaged = vec![false; usize::from(disk_count)];
         Machine { handle, disks, damaged, config, running: None, events: Arc::default() }
+    }
+
+    /// Tell each of a group where the others are.
+    pub(in crate::sim) fn introduce(machines: &mut [Machine]) {
+        let addresses: Vec<SocketAddr> = machines.iter().map(|machine| machine.config.listen).collect();
+        for machine in machines {
+            let own = machine.config.listen;
+            machine.config.peers = addresses.iter().copied().filter(|other| *other != own).collect();
+        }
     }
 
     pub(in crate::sim) fn start(&mut self) {

@@ -1,10 +1,11 @@
 //! Three cold nodes in a world of trouble, and clients that reserve, write, seal, read and free on them, as a sinker and readers would.
 //!
-//! Must never excuse a wrong byte: a disk that lies may fail to answer, and nothing else. Invariant: at peace each node holds just what the
-//! clients know to be sealed and not freed, and shows every record of it with one read of the device.
+//! Must never excuse a wrong byte: a disk that lies may fail to answer, and nothing else. Invariant: at peace what decayed is mended, and each node holds
+//! just what the clients know to be sealed and not freed, and shows every record of it with one read of the device.
 
 mod driver;
 mod machine;
+mod mended;
 
 use super::history::Violation;
 use super::one_node::Options;
@@ -64,6 +65,7 @@ impl Stage {
             let made = Made { cluster: CLUSTER, group: GROUP, number, disk_count, core_count, limits };
             machines.push(Machine::new(&world, made, || disk_config(&mut random, file_count)));
         }
+        Machine::introduce(&mut machines);
         let addresses = machines.iter().map(|machine| machine.config.listen).collect();
         let nodes = Rc::new(Nodes::new(addresses, CLUSTER, GROUP, disk_count, REUSE_DELAY));
         Stage { world, machines, clients, nodes, random, lies, wrong: Vec::new(), starts: 0 }
@@ -169,10 +171,14 @@ impl Stage {
             let launched = self.clients.launch(core, move |io| async move { driver.run(&io, seed).await });
             launched.expect("a simulated core can be launched");
         }
+        let mut decays = self.random.fork("decay", 0);
         let end = self.world.now().after(LIFE);
         self.until(end, |stage| {
             if stage.random.chance(30_000) {
                 stage.trouble();
+            }
+            if decays.chance(20_000) {
+                stage.decay(&mut decays);
             }
             stage.mend(false);
         });
@@ -199,6 +205,7 @@ impl Stage {
         if let Some(driver) = drivers.iter().find(|driver| !driver.is_done()) {
             return self.wrong.push(format!("client {} is not done: {}", driver.number, driver.doing()));
         }
+        self.mend_all();
         for number in 0..NODES {
             self.compare(number);
         }

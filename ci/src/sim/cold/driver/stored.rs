@@ -13,6 +13,11 @@ use net::outcome::Outcome;
 use net::reply::Answer;
 
 impl Known {
+    /// All of it, as it was written.
+    pub(in crate::sim::cold) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// What was written where these blocks are.
     fn written(&self, blocks: &ColdBlocks) -> &[u8] {
         let from = SECTION_HEADER_BYTES + blocks.block_offset as usize;
@@ -40,8 +45,27 @@ impl Nodes {
         ColdBlocks { block_offset, block_bytes, ..self.all_blocks(known) }
     }
 
+    /// The index of a section, at peace: what is wrong with the answer.
+    pub(in crate::sim::cold) async fn wrong_index(&self, way: &ColdNode, known: &Known) -> Option<String> {
+        let section = ColdBlocks { block_bytes: 0, ..self.all_blocks(known) };
+        let (header, _) = self.index(known).expect("its index was kept");
+        let reply = match way.ask(&ColdRequest::Index { section }).await {
+            Ok(reply) => reply,
+            Err(error) => return Some(format!("{section:?} is not answered at peace: {error}")),
+        };
+        match reply.answer() {
+            Answer::Cold(ColdAnswer::Index(found))
+                if (found.number, found.digest, found.data_bytes)
+                    == (header.place.number, header.digest, header.data_bytes) =>
+            {
+                None
+            }
+            answer => Some(format!("index of {section:?} is {answer:?}")),
+        }
+    }
+
     /// All blocks of a section, at peace: what is wrong with the answer.
-    pub(super) async fn wrong_stored(&self, way: &ColdNode, known: &Known) -> Option<String> {
+    pub(in crate::sim::cold) async fn wrong_stored(&self, way: &ColdNode, known: &Known) -> Option<String> {
         let blocks = self.all_blocks(known);
         let reply = match way.ask(&ColdRequest::Read { blocks }).await {
             Ok(reply) => reply,
