@@ -93,6 +93,7 @@ fn encode(out: &mut [u8], reply: &Reply<'_>) -> usize {
             bytes
         }
         Answer::Not(outcome) => encode_outcome(out, reply.log_time, &outcome),
+        Answer::Redirect(redirect) => net::redirect::encode_redirect(out, reply.log_time, &redirect),
         Answer::Hello(hello) => {
             let bytes = encode_hello(out, &hello);
             // Only replies that ask a tablet have a log time of their own; the others are written with none.

@@ -20,12 +20,13 @@ mod hedge;
 mod link;
 mod multi_get;
 mod pages;
+mod redirect;
 mod turnstile;
 mod verbs;
 
 pub use bulk::{Bulk, Done, OwnedKey, Work};
 pub use caches::{Routed, Through};
-pub use cold::{ColdNode, ColdReply};
+pub use cold::{COPIES, ColdNode, ColdReply, copies_in_any_order, first_copy};
 pub use connection::CONNECTION_ARENA_BYTES;
 pub use error::ClientError;
 pub use pages::{Page, ScanPages, ScanRange, ScanRecord, StreamPage, StreamPages};
@@ -43,6 +44,7 @@ use layout::units::{TabletIndex, Uuid};
 
 use crate::frame::{BODY_BYTES_MAX, PROTOCOL_VERSION};
 use crate::outcome::Outcome;
+use crate::redirect::FEATURE_REDIRECT;
 use crate::reply::{Answer, Reply};
 use crate::request::{AuthMethod, Hello, Map, Request};
 use crate::request_id::RequestIds;
@@ -73,6 +75,8 @@ pub struct ClientConfig {
     pub hedged_ppm: u32,
     /// None is asked twice before this.
     pub hedge_floor: Duration,
+    /// Read records that lie on cold disks from there, where the store says; else the store reads them.
+    pub redirects: bool,
 }
 
 impl Default for ClientConfig {
@@ -86,6 +90,7 @@ impl Default for ClientConfig {
             through: Through::default(),
             hedged_ppm: 50_000,
             hedge_floor: Duration::from_millis(1),
+            redirects: true,
         }
     }
 }
@@ -112,6 +117,8 @@ struct Shared {
     counted: Counted,
     /// Gets that may be asked twice.
     hedged: Share,
+    /// By address, as stores name them.
+    cold_nodes: RefCell<BTreeMap<SocketAddr, Rc<ColdNode>>>,
 }
 
 impl Client {
@@ -144,6 +151,7 @@ impl Client {
                         fetched: Notify::new(),
                         counted: Counted::default(),
                         hedged: Share::new(config.hedged_ppm),
+                        cold_nodes: RefCell::default(),
                         config,
                     });
                     let deadline = shared.config.deadline;
@@ -176,6 +184,7 @@ impl Client {
             fetched: Notify::new(),
             counted: Counted::default(),
             hedged: Share::new(config.hedged_ppm),
+            cold_nodes: RefCell::default(),
             config,
         });
         Ok(Client { shared, deadline, local: false })
@@ -392,7 +401,7 @@ fn hello(config: &ClientConfig, client: u64) -> Hello<'static> {
         protocol_max: PROTOCOL_VERSION,
         method: AuthMethod::None,
         auth: &[],
-        features: 0,
+        features: u64::from(config.redirects) * FEATURE_REDIRECT,
         frame_bytes: config.frame_bytes,
         in_flight: config.in_flight,
         client,

@@ -17,7 +17,7 @@ use layout::cold_kept::KeptFor;
 use layout::key::Key;
 use layout::units::{BLOCK_BYTES, BucketIndex, Space};
 
-use crate::field::{Read, Sink, Write};
+use crate::field::{Field, Read, Sink, Write};
 use crate::operation::Operation;
 use crate::outcome::Why;
 use crate::reply::{ReplyError, Rest};
@@ -158,13 +158,31 @@ pub struct ColdBlocks {
 }
 
 impl ColdBlocks {
+    /// Bytes of it on the wire.
+    pub(crate) const BYTES: usize = block::BYTES;
+
     fn decode(body: &mut Body<'_>, has_blocks: bool) -> Result<ColdBlocks, RequestError> {
         let fixed = body.head::<{ block::BYTES }>()?;
         if !fixed.is_zero(block::RESERVED) {
             return Err(body.bad(Why::Reserved, block::RESERVED.offset));
         }
-        let wrong = |field: crate::field::Field| Err(body.bad(Why::Place, field.offset));
-        let Some(bucket) = BucketIndex::new(fixed.u32(block::BUCKET)) else { return wrong(block::BUCKET) };
+        let wrong = |field: Field| body.bad(Why::Place, field.offset);
+        let found = ColdBlocks::read(fixed, has_blocks).map_err(wrong)?;
+        body.skip(block::BYTES);
+        Ok(found)
+    }
+
+    pub(crate) fn decode_reply(rest: &mut Rest<'_>) -> Result<ColdBlocks, ReplyError> {
+        let fixed = rest.head::<{ block::BYTES }>()?;
+        rest.reserved(fixed, block::RESERVED)?;
+        let found = ColdBlocks::read(fixed, true).map_err(|field| rest.wrong(field))?;
+        rest.take(block::BYTES)?;
+        Ok(found)
+    }
+
+    /// The first field that cannot be, otherwise.
+    fn read(fixed: &[u8; block::BYTES], has_blocks: bool) -> Result<ColdBlocks, Field> {
+        let Some(bucket) = BucketIndex::new(fixed.u32(block::BUCKET)) else { return Err(block::BUCKET) };
         let found = ColdBlocks {
             group: fixed.u16(block::GROUP),
             disk: fixed.u16(block::DISK),
@@ -179,22 +197,21 @@ impl ColdBlocks {
             block_bytes: fixed.u32(block::BLOCK_BYTES),
         };
         if found.file_generation == 0 {
-            return wrong(block::FILE_GENERATION);
+            return Err(block::FILE_GENERATION);
         }
         if found.offset > 1 << 30 {
-            return wrong(block::OFFSET);
+            return Err(block::OFFSET);
         }
         if found.block_offset > 1 << 30 || (!has_blocks && found.block_offset > 0) {
-            return wrong(block::BLOCK_OFFSET);
+            return Err(block::BLOCK_OFFSET);
         }
         if found.block_bytes > COLD_READ_BYTES_MAX || has_blocks != (found.block_bytes > 0) {
-            return wrong(block::BLOCK_BYTES);
+            return Err(block::BLOCK_BYTES);
         }
-        body.skip(block::BYTES);
         Ok(found)
     }
 
-    fn bytes(&self) -> [u8; block::BYTES] {
+    pub(crate) fn bytes(&self) -> [u8; block::BYTES] {
         [0; block::BYTES]
             .set(block::GROUP, self.group.to_le_bytes())
             .set(block::DISK, self.disk.to_le_bytes())

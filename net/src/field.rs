@@ -45,6 +45,7 @@ pub fn tables() -> Vec<&'static Table> {
     all.extend(crate::route::tables());
     all.extend(crate::peer::tables());
     all.extend(crate::cold::tables());
+    all.extend(crate::redirect::tables());
     all
 }
 

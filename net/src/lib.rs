@@ -12,6 +12,7 @@ pub mod frame;
 pub mod operation;
 pub mod outcome;
 pub mod peer;
+pub mod redirect;
 pub mod reply;
 pub mod request;
 pub mod request_id;

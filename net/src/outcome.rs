@@ -150,8 +150,7 @@ coded! {
 }
 
 coded! {
-    /// The code of an outcome: byte 0 of every reply body. 4 belongs to `Redirect` of the cold tier, which no server of protocol version
-    /// 1 sends.
+    /// The code of an outcome: byte 0 of every reply body.
     OutcomeCode {
         /// Done; what follows depends on the operation.
         Ok = 1, "ok";
@@ -159,6 +158,8 @@ coded! {
         NotFound = 2, "not found";
         /// The current version equals the one asked about.
         NotModified = 3, "not modified";
+        /// The record lies on cold disks: where. Only to a Get with REDIRECT.
+        Redirect = 4, "it lies elsewhere";
         /// Another section stands there, or none: of cold disks only.
         Moved = 5, "moved";
         /// The version is not the expected one; nothing was written.

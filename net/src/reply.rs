@@ -12,7 +12,6 @@ pub(crate) use decode::Rest;
 pub use decode::{
     Answer, HelloReply, MultiGetAnswer, MultiGetItem, Record, Records, Reply, ReplyError, StreamList, Written,
 };
-pub(crate) use encode::encode_ok_head;
 pub use encode::{
     MultiGetWriter, RecordsWriter, StreamsWriter, encode_batch_written, encode_echo, encode_get_ok,
     encode_hello, encode_map, encode_outcome, encode_status, encode_written, patch_multi_get_head,
@@ -20,6 +19,7 @@ pub use encode::{
     reply_bytes_outcome, reply_bytes_payload, reply_bytes_record, reply_bytes_records, reply_bytes_stream,
     reply_bytes_streams, reply_bytes_written,
 };
+pub(crate) use encode::{encode_ok_head, encode_redirect_head, reply_head_bytes};
 
 use crate::field::{Table, wire_table};
 

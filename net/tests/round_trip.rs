@@ -63,11 +63,11 @@ proptest! {
     #[test]
     fn requests_of_one_key(
         space in any::<u16>(), stream in stream(), time in any::<u64>(), id in id(), value in value(),
-        (local, newer, version, expiry) in any::<(bool, bool, u64, u64)>(),
+        (local, newer, redirect, version, expiry) in any::<(bool, bool, bool, u64, u64)>(),
     ) {
         let key = Key::new(Space(space), &stream, time).unwrap();
         let if_newer = newer.then_some(Version(version));
-        check(&Request::Get(Get { key, local, if_newer }));
+        check(&Request::Get(Get { key, local, if_newer, redirect }));
         check(&Request::Put(Put { id, key, expiry, value: &value }));
         check(&Request::Delete(Delete { id, key }));
         check(&Request::CompareAndSet(CompareAndSet { id, key, expected: Version(version), expiry, value: &value }));
@@ -83,7 +83,7 @@ proptest! {
         let mut many = MultiGetBody::new();
         for (space, stream, time, local) in &keys {
             let key = Key::new(Space(*space), stream, *time).unwrap();
-            let get = Get { key, local: *local, if_newer: None };
+            let get = Get { key, local: *local, if_newer: None, redirect: false };
             prop_assert!(many.push(&get));
         }
         check(&Request::MultiGet(many.request().unwrap()));

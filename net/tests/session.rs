@@ -219,7 +219,12 @@ fn client() -> ClientSession {
 fn answers_find_their_requests_in_any_order() {
     let mut session = client();
     let mut out = Vec::new();
-    let get = Request::Get(Get { key: Key::new(Space(0), b"s", 1).unwrap(), local: false, if_newer: None });
+    let get = Request::Get(Get {
+        key: Key::new(Space(0), b"s", 1).unwrap(),
+        local: false,
+        if_newer: None,
+        redirect: false,
+    });
     let first = session.send(&get, 3, 100, 1001, &mut out).unwrap();
     let second = session.send(&Request::Status, 3, 50, 1002, &mut out).unwrap();
     assert_eq!(session.send(&get, 3, 1, 1003, &mut out), None, "the server agreed to two");

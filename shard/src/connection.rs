@@ -171,7 +171,7 @@ pub(crate) fn serve(shard: &Rc<Shard>, stream: Stream) {
         cluster: shard.facts.cluster,
         node: shard.facts.node,
         incarnation: shard.facts.incarnation.0,
-        features: 0,
+        features: net::redirect::FEATURE_REDIRECT,
     };
     let now_us = shard.io.now().ns / 1000;
     let session = ServerSession::new(server_limits(shard), identity, now_us);

@@ -38,6 +38,8 @@ pub struct Counters {
     pub gets: Counter,
     /// Gets answered `NotModified` from the version cache alone.
     pub gets_not_modified: Counter,
+    /// Gets answered with where on cold disks their record lies.
+    pub gets_redirected: Counter,
     /// Which keys these are of, for who asks with Hot.
     #[serde(skip)]
     pub(crate) hot: Board,

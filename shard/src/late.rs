@@ -12,7 +12,7 @@ use crate::door::{self, Wrote};
 use crate::gather::{self, NoPart};
 use crate::get::{self, Asked, Looked, Visible};
 use crate::log;
-use crate::lsm::{self, Fetched, ReadError, Reader};
+use crate::lsm::{self, Fetched, ReadError, Reader, Told};
 use crate::memtable::Record;
 use crate::parked::{Parked, Work};
 use crate::put::{self, Admitted, Observed, Wanted};
@@ -22,6 +22,7 @@ use crate::versions::FillToken;
 use layout::key::Key;
 use layout::units::{LogTime, TabletIndex, Version};
 use net::outcome::{Limit, Outcome};
+use net::redirect::{Redirect, encode_redirect};
 use net::reply::{MultiGetWriter, encode_get_ok, encode_outcome, reply_bytes_get_ok, reply_bytes_outcome};
 use net::request::{CompareAndSet, Get, Request, Streams};
 use std::rc::Rc;
@@ -46,27 +47,58 @@ pub(crate) async fn serve(shard: &Rc<Shard>, parked: &Parked, reader: &mut Reade
     }
 }
 
+/// What is found of a key.
+enum Found {
+    /// Version and expiry of its record; the value is in `reader.value`.
+    Record(Version, u64),
+    /// There is none to show, and this is why.
+    Not(Outcome),
+    /// Who may be redirected finds it there.
+    Elsewhere(Redirect),
+}
+
+impl Found {
+    /// For who may not be redirected.
+    fn here(self) -> Result<(Version, u64), Outcome> {
+        match self {
+            Found::Record(version, expiry_us) => Ok((version, expiry_us)),
+            Found::Not(outcome) => Err(outcome),
+            Found::Elsewhere(redirect) => panic!("nobody asked for {redirect:?}"),
+        }
+    }
+}
+
 /// The newest record of a key, wherever it lies. Its value is in `reader.value`.
 async fn find(
     shard: &Shard,
     key: Key<'_>,
     asked: Asked,
+    redirect: bool,
     reader: &mut Reader,
-) -> (LogTime, Result<(Version, u64), Outcome>) {
+) -> (LogTime, Found) {
     let tablet = key.tablet();
     let (log_time, fill) = {
         let state = shard.state.borrow();
         let own = state.tablet(tablet);
         match get::look(&state, tablet, key, asked) {
-            Looked::Found(found) => return (own.log_time, Ok(reader.keep(&found))),
-            Looked::Not(outcome) => return (own.log_time, Err(outcome)),
+            Looked::Found(found) => {
+                let (version, expiry_us) = reader.keep(&found);
+                return (own.log_time, Found::Record(version, expiry_us));
+            }
+            Looked::Not(outcome) => return (own.log_time, Found::Not(outcome)),
             Looked::Disk => state.tables.list(tablet, key.time, reader),
         }
         // What a damaged tablet still has may not be the newest.
         let is_whole = own.damage.is_none();
         (own.log_time, is_whole.then(|| state.versions.begin_fill(state.versions.place(tablet, key))))
     };
-    let judged = match lsm::fetch(shard, key, reader).await {
+    let told = match lsm::fetch(shard, key, redirect, reader).await {
+        Ok(Told::Elsewhere(redirect)) => return (log_time, Found::Elsewhere(redirect)),
+        Ok(Told::Record(found)) => Ok(Some(found)),
+        Ok(Told::Absent) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let judged = match told {
         Ok(found) => {
             if let (Some(found), Some(token)) = (&found, fill) {
                 fill_cell(shard, found, token);
@@ -77,15 +109,15 @@ async fn find(
                 value: (!found.is_tombstone).then_some(reader.value.as_slice()),
             });
             match get::judge(record, log_time, asked.if_newer) {
-                Looked::Found(Visible { version, expiry_us, .. }) => Ok((version, expiry_us)),
-                Looked::Not(outcome) => Err(outcome),
+                Looked::Found(Visible { version, expiry_us, .. }) => Found::Record(version, expiry_us),
+                Looked::Not(outcome) => Found::Not(outcome),
                 Looked::Disk => panic!("the disk was asked"),
             }
         }
         Err(error) => {
             shard.counters.disk_read_errors.add(1);
             tracing::error!(%error, tablet = tablet.get(), "a record cannot be read");
-            Err(log::cannot_read(shard, tablet, &error))
+            Found::Not(log::cannot_read(shard, tablet, &error))
         }
     };
     (log_time, judged)
@@ -119,13 +151,13 @@ async fn record(shard: &Rc<Shard>, to: &ReplyTo, get: &Get<'_>, reader: &mut Rea
         shard.count_get(&get.key);
         return door::tell(shard, to, |out| encode_outcome(out, log_time, &Outcome::NotModified));
     }
-    let (log_time, found) = find(shard, get.key, asked, reader).await;
+    let (log_time, found) = find(shard, get.key, asked, get.redirect, reader).await;
     if !shard.parking.claim(reader.number) {
         return;
     }
     shard.count_get(&get.key);
     match found {
-        Ok((version, expiry_us)) => {
+        Found::Record(version, expiry_us) => {
             let value = std::mem::take(&mut reader.value);
             wants_tick(shard, get.key, Visible { version, expiry_us, value: &value });
             answer(shard, to, reply_bytes_get_ok(value.len()), |out| {
@@ -134,7 +166,10 @@ async fn record(shard: &Rc<Shard>, to: &ReplyTo, get: &Get<'_>, reader: &mut Rea
             .await;
             reader.value = value;
         }
-        Err(outcome) => door::tell(shard, to, |out| encode_outcome(out, log_time, &outcome)),
+        Found::Not(outcome) => door::tell(shard, to, |out| encode_outcome(out, log_time, &outcome)),
+        Found::Elsewhere(redirect) => {
+            answer(shard, to, Redirect::REPLY_BYTES, |out| encode_redirect(out, log_time, &redirect)).await;
+        }
     }
 }
 
@@ -147,13 +182,13 @@ fn wants_tick(shard: &Shard, key: Key<'_>, visible: Visible<'_>) {
 
 async fn compare_and_set(shard: &Rc<Shard>, to: &ReplyTo, compare: &CompareAndSet<'_>, reader: &mut Reader) {
     let index = shard.state.borrow().tablet(compare.key.tablet()).applied;
-    let (_, found) = find(shard, compare.key, Asked::default(), reader).await;
+    let (_, found) = find(shard, compare.key, Asked::default(), false, reader).await;
     // Before it is staged: once it is, its entry answers.
     if !shard.parking.claim(reader.number) {
         return;
     }
     let wanted = Wanted::CompareAndSet(*compare);
-    let admitted = match found {
+    let admitted = match found.here() {
         Ok((version, expiry_us)) => {
             put::admit(shard, &wanted, *to, Some(Observed { version, index, expiry_us }))
         }
@@ -297,7 +332,8 @@ async fn part(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8], reader: &mut Reader)
             Some(log_time) => (log_time, Err(Outcome::NotModified)),
             None => {
                 let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
-                find(shard, get.key, asked, reader).await
+                let (log_time, found) = find(shard, get.key, asked, false, reader).await;
+                (log_time, found.here())
             }
         };
         shard.count_get(&get.key);

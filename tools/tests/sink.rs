@@ -110,6 +110,8 @@ fn what_is_old_sinks_by_itself_survives_kill_9_and_is_read_with_one_read_each() 
     let (more, device) = (after.0 - before.0, after.1 - before.1);
     assert!(more > 0 && more <= asked, "{more} reads of cold disks for {asked} gets");
     assert_eq!(more, device, "each read of a block reads a device once");
+    let status = server.run(&folder, &["status", "--json"]).json();
+    assert_eq!(sum(&status, "gets_redirected"), more, "each was read from the cold node by who asked");
 
     server.run(&folder, &["export", "--out", "export.ndjson"]).done();
     let exported: BTreeMap<(String, u64), String> = folder
@@ -128,4 +130,30 @@ fn what_is_old_sinks_by_itself_survives_kill_9_and_is_read_with_one_read_each() 
     server.run(&folder, &["put", stream, &time.to_string(), "late"]).done();
     assert_eq!(server.run(&folder, &["get", stream, &time.to_string()]).done(), "late\n");
     assert_eq!(server.stop().1, 0);
+
+    // By the disks alone: all that is linked stands on all three, and in the end nothing else does.
+    let since = Instant::now();
+    loop {
+        let links = links(&folder);
+        assert_eq!(links["wrong"], 0, "{links}");
+        assert!(links["linked"].as_u64().unwrap() > 0, "{links}");
+        if links["unlinked"] == 0 {
+            break;
+        }
+        assert!(since.elapsed() < PATIENCE, "what nobody links is not swept: {links}");
+        let server = Server::start(&folder, &DEV);
+        std::thread::sleep(Duration::from_secs(45));
+        assert_eq!(server.stop().1, 0);
+    }
+}
+
+/// What the disks of all nodes say of links.
+fn links(folder: &Folder) -> Value {
+    let mut arguments = vec!["fsck".to_owned(), "--json".to_owned(), "--rebuild-links".to_owned()];
+    arguments.extend((1..=3).map(|node| format!("data/disk-{node}.img")));
+    arguments.extend((1..=3).flat_map(|node| (0..2).map(move |disk| format!("data/cold-{node}-{disk}.img"))));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let said = run(folder, &arguments).done();
+    let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["part"] == "links").last().unwrap()
 }

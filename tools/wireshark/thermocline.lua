@@ -35,7 +35,7 @@ local operations = {
   [40] = "ColdRead",
 }
 local outcomes = {
-  [1] = "Ok", [2] = "NotFound", [3] = "NotModified", [5] = "Moved", [6] = "VersionMismatch", [7] = "Busy", [8] = "NotCurrent",
+  [1] = "Ok", [2] = "NotFound", [3] = "NotModified", [4] = "Redirect", [5] = "Moved", [6] = "VersionMismatch", [7] = "Busy", [8] = "NotCurrent",
   [9] = "WrongGroup", [10] = "TooLarge", [11] = "BadRequest", [12] = "Unauthorized", [13] = "Corrupt",
   [14] = "UnknownOutcome", [15] = "Timeout",
 }
@@ -331,19 +331,21 @@ local function opening(c, tree, flags_known)
   end
   return stream_bytes
 end
-requests[3] = function(c, tree)
-  local stream_bytes = opening(c, tree, 3)
+-- Get, and one of a MultiGet, which knows fewer flags.
+local function get(c, tree, flags_known)
+  local stream_bytes = opening(c, tree, flags_known)
   c:reserved(tree, 4)
   local time = c:time(tree, "time")
   c:number(tree, "if_newer", 8)
   return key(c:stream(tree, "stream", stream_bytes), time)
 end
+requests[3] = function(c, tree) return get(c, tree, 7) end
 requests[4] = function(c, tree)
   local count = c:number(tree, "count", 2)
   c:reserved(tree, 6)
   for index = 0, count - 1 do
     local branch, finish = c:branch(tree, "Get " .. index)
-    branch:append_text(requests[3](c, branch))
+    branch:append_text(get(c, branch, 3))
     finish()
   end
   return " of " .. count
@@ -583,6 +585,7 @@ reply_body = function(c, tree, operation)
   local text = " " .. (name or ("outcome " .. outcome))
   if name == "Ok" then return text .. oks[operation](c, tree, detail) end
   if name == "VersionMismatch" then c:number(tree, "current", 8) end
+  if name == "Redirect" then return text .. cold.redirect(c, tree) end
   if name == "Busy" then return string.format("%s (%s), again in %d ms", text, limits[code] or code, detail) end
   if name == "TooLarge" then return string.format("%s (%s)", text, limits[code] or code) end
   if name == "BadRequest" then return string.format("%s (%s at %d)", text, reasons[code] or code, detail) end

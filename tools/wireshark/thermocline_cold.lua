@@ -44,6 +44,19 @@ local function cold_read(fields)
   end
 end
 
+-- Where a record lies: the block, and the three nodes that have it.
+function cold.redirect(c, tree)
+  local text = cold_block(c, tree)
+  for copy = 1, 3 do
+    local branch, finish = c:branch(tree, "Copy " .. copy)
+    c:bytes(branch, "address", 16)
+    c:number(branch, "port", 2)
+    c:reserved(branch, 2)
+    finish()
+  end
+  return text
+end
+
 -- Adds how bodies are shown, by the code of their operation: of requests, and of Ok replies behind their head. ColdGet
 -- and ColdScan have the replies of Get and Scan.
 function cold.bodies(requests, oks)

@@ -245,7 +245,8 @@ impl Scene {
         }
         let places = caches.iter().map(|cache| cache.address).collect();
         let share_ppm = (!caches.is_empty()).then(|| (places, Rc::new(Cell::new(SHARE_PPM))));
-        let routes = Routes { orders: Rc::new(orders(&addresses)), addresses, caches: share_ppm };
+        let routes =
+            Routes { orders: Rc::new(orders(&addresses)), addresses, caches: share_ppm, colds: Vec::new() };
         // The first ones: a minority.
         let rotten = if options.damage { (1 << ((count - 1) / 2)) - 1 } else { 0 };
         Ok(Scene {

@@ -44,7 +44,7 @@ async fn one(io: Io, address: SocketAddr, mut random: Random) {
 fn message(random: &mut Random) -> Vec<u8> {
     let mut frame = Vec::new();
     let key = Key { space: Space(0), stream: b"hot-0", time: 0 };
-    let get = Request::Get(Get { key, local: false, if_newer: Some(Version(1)) });
+    let get = Request::Get(Get { key, local: false, if_newer: Some(Version(1)), redirect: false });
     append_frame(&get, 1, 0, &mut frame);
     match random.below(6) {
         // Silence.

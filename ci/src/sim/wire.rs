@@ -9,6 +9,7 @@ use ioengine::sync::{Either, Notify, race};
 use ioengine::{Io, Queue, Stream};
 use layout::units::{LogIndex, LogTime, Space, Uuid, Version};
 use net::outcome::Outcome;
+use net::redirect::{FEATURE_REDIRECT, Redirect};
 use net::reply::{Answer, Reply};
 use net::request::{AuthMethod, Hello, Request};
 use net::session::{ClientSession, ClientStep, SessionBroken};
@@ -31,6 +32,7 @@ pub(crate) struct Came {
 pub(crate) enum Heard {
     Not(Outcome),
     Record(Came),
+    Redirect(Redirect),
     Many(Vec<(u16, LogTime, Result<Came, Outcome>)>),
     Written { first: Version, repeated: bool },
     Records { log_index: LogIndex, resume: Option<u64>, records: Vec<(u64, Came)> },
@@ -224,7 +226,7 @@ impl Wire {
             protocol_max: 1,
             method: AuthMethod::None,
             auth: &[],
-            features: 0,
+            features: FEATURE_REDIRECT,
             frame_bytes: self.limits.frame_bytes,
             in_flight: self.limits.in_flight,
             client: self.client,
@@ -356,6 +358,7 @@ fn own(reply: &Reply<'_>) -> Heard {
         Answer::Record { version, expiry, value } => {
             Heard::Record(Came { version, expiry, value: value.to_vec() })
         }
+        Answer::Redirect(redirect) => Heard::Redirect(redirect),
         Answer::MultiGet(many) => Heard::Many(
             many.items()
                 .map(|item| {

@@ -241,9 +241,13 @@ impl Client {
     }
 
     /// A get, by way of a cache where that is its way.
-    pub(super) async fn read(&self, key: &Key<'_>, request: Request<'_>) -> Result<Finished, ClientError> {
+    pub(super) async fn read(
+        &self,
+        key: &Key<'_>,
+        request: Request<'_>,
+        deadline: Instant,
+    ) -> Result<Finished, ClientError> {
         let target = self.placed(key.space, key.stream)?;
-        let deadline = self.io().now().after(self.deadline);
         if self.is_for_cache(key)
             && let Some(finished) = self.of_caches(target, &request, deadline).await
         {

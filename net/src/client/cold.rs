@@ -11,9 +11,57 @@ use crate::cold::ColdRequest;
 use crate::reply::{Answer, Reply};
 use crate::request::Request;
 use ioengine::Io;
+use ioengine::sync::{Either, race};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
+
+/// Machines of a cold group: each holds what the two others do.
+pub const COPIES: usize = 3;
+
+/// The machines of a cold group in an order drawn anew.
+#[must_use]
+pub fn copies_in_any_order(io: &Io) -> [usize; COPIES] {
+    let random = io.random();
+    let mut order = [0, 1, 2];
+    order.rotate_left((random % 3) as usize);
+    if random & 8 == 0 {
+        order.swap(1, 2);
+    }
+    order
+}
+
+/// What the first of three copies gives, in an order drawn anew: the next is asked when one gives nothing, and the second beside the first when
+/// that takes longer than `slow`.
+///
+/// # Errors
+/// What each of them said in its place.
+pub async fn first_copy<T, N>(
+    io: &Io,
+    slow: Duration,
+    ask: impl AsyncFn(usize) -> Result<T, N>,
+) -> Result<T, [N; COPIES]> {
+    let [one, two, three] = copies_in_any_order(io);
+    let (mut first, mut second) = (pin!(ask(one)), pin!(ask(two)));
+    let raced = match race(first.as_mut(), io.sleep(slow)).await {
+        Either::First(given) => Either::First(given),
+        Either::Second(()) => {
+            ioengine::sometimes!("a slow cold node is not waited for alone");
+            race(first.as_mut(), second.as_mut()).await
+        }
+    };
+    let (not, other) = match raced {
+        Either::First(Ok(given)) | Either::Second(Ok(given)) => return Ok(given),
+        Either::First(Err(not)) => (not, second.await),
+        Either::Second(Err(not)) => (not, first.await),
+    };
+    let also_not = match other {
+        Ok(given) => return Ok(given),
+        Err(not) => not,
+    };
+    ask(three).await.map_err(|last| [not, also_not, last])
+}
 
 /// A way to one node with cold disks. Never leaves its core.
 pub struct ColdNode {

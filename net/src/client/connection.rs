@@ -19,8 +19,9 @@ use ioengine::{Instant, Io, Queue, Stream};
 use super::error::ClientError;
 use super::turnstile::Turnstile;
 use crate::frame::HEADER_BYTES;
+use crate::redirect::FEATURE_REDIRECT;
 use crate::reply::HelloReply;
-use crate::request::{Hello, Request};
+use crate::request::{Get, Hello, Request};
 use crate::session::{ClientSession, ClientStep, SessionBroken};
 
 /// Bytes of the receive buffer and of the send buffer of a connection.
@@ -212,12 +213,24 @@ impl Connection {
         map_epoch: u32,
         until: Instant,
     ) -> Result<Answered, CallError> {
+        let request = &self.spoken(request);
         let waiting =
             self.put(request, map_epoch, until).await.map_err(|error| CallError { sent: false, error })?;
         match race(waiting, self.io.sleep_until(until)).await {
             Either::First(Ok(answered)) => Ok(answered),
             Either::First(Err(lost)) => Err(CallError { sent: true, error: CallEnd::Lost(lost) }),
             Either::Second(()) => Err(CallError { sent: true, error: CallEnd::Late }),
+        }
+    }
+
+    /// The request without what the server does not know.
+    fn spoken<'a>(&self, request: &Request<'a>) -> Request<'a> {
+        match request {
+            Request::Get(get) => {
+                let redirect = get.redirect && self.hello.features & FEATURE_REDIRECT != 0;
+                Request::Get(Get { redirect, ..*get })
+            }
+            other => *other,
         }
     }
 

@@ -64,7 +64,8 @@ impl Client {
             check_stream(key.stream)?;
         }
         let local = self.local;
-        let gets: Vec<Get<'_>> = keys.iter().map(|&key| Get { key, local, if_newer: None }).collect();
+        let gets: Vec<Get<'_>> =
+            keys.iter().map(|&key| Get { key, local, if_newer: None, redirect: false }).collect();
         let mut answers: Answers = vec![None; keys.len()];
         let mut hear = |index: usize, reply: &Reply<'_>| {
             answers[index] = Some(match reply.answer {

@@ -8,9 +8,10 @@ use layout::units::{LogTime, STREAM_BYTES_MAX, Space, TabletIndex, VALUE_BYTES_M
 use super::Client;
 use super::call::{Finished, Target};
 use super::error::ClientError;
+use super::redirect::Got;
 use crate::outcome::Outcome;
 use crate::reply::{Answer, Written};
-use crate::request::{BatchBody, CompareAndSet, Delete, Get, Map, Put, Request};
+use crate::request::{BatchBody, CompareAndSet, Delete, Map, Put, Request};
 use crate::route::{ClusterMap, Place};
 
 /// A record that was found.
@@ -99,12 +100,9 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub async fn get(&self, key: Key<'_>) -> Result<Option<Found>, ClientError> {
-        let request = Request::Get(Get { key, local: self.local, if_newer: None });
-        let finished = self.read(&key, request).await?;
-        match finished.answer() {
-            Answer::Not(Outcome::NotFound) => Ok(None),
-            Answer::Record { .. } => Ok(found(&finished)),
-            _ => Err(finished.error()),
+        match self.got(key, None).await? {
+            Got::Found(found) => Ok(Some(found)),
+            Got::Absent | Got::NotModified => Ok(None),
         }
     }
 
@@ -113,14 +111,11 @@ impl Client {
     /// # Errors
     /// As every call: [`ClientError`].
     pub async fn get_if_newer(&self, key: Key<'_>, known: Version) -> Result<Newer, ClientError> {
-        let request = Request::Get(Get { key, local: self.local, if_newer: Some(known) });
-        let finished = self.read(&key, request).await?;
-        match finished.answer() {
-            Answer::Not(Outcome::NotModified) => Ok(Newer::NotModified),
-            Answer::Not(Outcome::NotFound) => Ok(Newer::Absent),
-            Answer::Record { .. } => Ok(found(&finished).map_or(Newer::Absent, Newer::Found)),
-            _ => Err(finished.error()),
-        }
+        Ok(match self.got(key, Some(known)).await? {
+            Got::Found(found) => Newer::Found(found),
+            Got::Absent => Newer::Absent,
+            Got::NotModified => Newer::NotModified,
+        })
     }
 
     /// Writes a record. `expiry` is in µs since the epoch, 0 = never.

@@ -13,6 +13,7 @@ use crate::cold::ColdAnswer;
 use crate::field::{Field, Read};
 use crate::operation::Operation;
 use crate::outcome::{Limit, Outcome, OutcomeCode, Why};
+use crate::redirect::Redirect;
 
 /// A reply, borrowed from the frame's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub enum Answer<'a> {
         /// Its value.
         value: &'a [u8],
     },
+    /// Get with REDIRECT: where the record lies, if there is one.
+    Redirect(Redirect),
     /// MultiGet: an answer per key.
     MultiGet(MultiGetAnswer<'a>),
     /// Put, Delete, CompareAndSet: applied.
@@ -152,6 +155,7 @@ impl<'a> Rest<'a> {
 fn outcome_fits(operation: Operation, outcome: OutcomeCode) -> bool {
     match outcome {
         OutcomeCode::NotFound => matches!(operation, Operation::Get | Operation::ColdGet),
+        OutcomeCode::Redirect => operation == Operation::Get,
         OutcomeCode::Moved => operation.is_of_cold(),
         OutcomeCode::NotModified => matches!(operation, Operation::Get | Operation::Map),
         OutcomeCode::VersionMismatch => operation == Operation::CompareAndSet,
@@ -163,6 +167,7 @@ fn outcome_fits(operation: Operation, outcome: OutcomeCode) -> bool {
 
 enum Head {
     Ok { code: u8, detail: u32 },
+    Redirect,
     Not(Outcome),
 }
 
@@ -184,6 +189,16 @@ fn decode_head(rest: &mut Rest<'_>, operation: Operation) -> Result<(LogTime, He
         OutcomeCode::Ok => {
             rest.take(head::BYTES)?;
             return Ok((log_time, Head::Ok { code, detail }));
+        }
+        OutcomeCode::Redirect => {
+            if code != 0 {
+                return Err(rest.wrong(head::CODE));
+            }
+            if detail != 0 {
+                return Err(rest.wrong(head::DETAIL));
+            }
+            rest.take(head::BYTES)?;
+            return Ok((log_time, Head::Redirect));
         }
         OutcomeCode::Busy => Outcome::Busy { limit: limit()?, hint_ms: detail },
         OutcomeCode::TooLarge => Outcome::TooLarge { limit: limit()? },
@@ -232,6 +247,7 @@ impl<'a> Reply<'a> {
         let (log_time, outcome) = decode_head(&mut rest, operation)?;
         let answer = match outcome {
             Head::Not(outcome) => Answer::Not(outcome),
+            Head::Redirect => Answer::Redirect(Redirect::decode(&mut rest)?),
             Head::Ok { code, detail } => {
                 let repeats = operation.is_write();
                 if code & !(u8::from(repeats) * CODE_REPEATED) != 0 {
@@ -362,6 +378,7 @@ fn decode_item<'a>(rest: &mut Rest<'a>) -> Result<MultiGetItem<'a>, ReplyError> 
             Answer::Record { version, expiry, value }
         }
         Head::Ok { .. } => return Err(whole.wrong(head::CODE)),
+        Head::Redirect => return Err(whole.wrong(head::OUTCOME)),
     };
     Ok(MultiGetItem { index, reply: Reply { log_time, answer } })
 }

@@ -82,6 +82,16 @@ fn head_bytes(outcome: OutcomeCode, code: u8, detail: u32, log_time: LogTime) ->
         .set(head::LOG_TIME, log_time.0.to_le_bytes())
 }
 
+/// Bytes of the head of every reply.
+pub(crate) const fn reply_head_bytes() -> usize {
+    head::BYTES
+}
+
+/// The head of a redirect.
+pub(crate) fn encode_redirect_head(out: &mut impl Sink, log_time: LogTime) {
+    out.put(&head_bytes(OutcomeCode::Redirect, 0, 0, log_time));
+}
+
 /// The head of an Ok without code and detail.
 pub(crate) fn encode_ok_head(out: &mut impl Sink, log_time: LogTime) {
     out.put(&head_bytes(OutcomeCode::Ok, 0, 0, log_time));

@@ -62,6 +62,8 @@ pub(crate) fn tables() -> [&'static Table; 5] {
 
 /// Get: `if_newer` holds a version to compare with.
 const FLAG_IF_NEWER: u8 = 1 << 1;
+/// Get: where the record lies may be answered in its place.
+const FLAG_REDIRECT: u8 = 1 << 2;
 /// Scan: from the end of the range to its beginning.
 const FLAG_BACKWARD: u8 = 1 << 1;
 /// Streams: go on after the stream in the body.
@@ -78,6 +80,8 @@ pub struct Get<'a> {
     pub local: bool,
     /// Answer `NotModified` when the current version equals this one; 0 asks "still absent?".
     pub if_newer: Option<Version>,
+    /// Answer where the record lies when it lies on cold disks; not among those of a MultiGet.
+    pub redirect: bool,
 }
 
 impl<'a> Get<'a> {
@@ -85,7 +89,7 @@ impl<'a> Get<'a> {
     pub(super) fn decode(body: &mut Body<'a>) -> Result<Get<'a>, RequestError> {
         let fixed = body.head::<{ get::BYTES }>()?;
         let flags = fixed.u8(get::FLAGS);
-        if flags & !(FLAG_LOCAL | FLAG_IF_NEWER) != 0 {
+        if flags & !(FLAG_LOCAL | FLAG_IF_NEWER | FLAG_REDIRECT) != 0 {
             return Err(body.bad(Why::Flags, get::FLAGS.offset));
         }
         if !fixed.is_zero(get::RESERVED) {
@@ -101,6 +105,7 @@ impl<'a> Get<'a> {
             key: key(fixed.u16(get::SPACE), stream, fixed.u64(get::TIME)),
             local: flags & FLAG_LOCAL != 0,
             if_newer,
+            redirect: flags & FLAG_REDIRECT != 0,
         })
     }
 
@@ -123,7 +128,9 @@ impl<'a> Get<'a> {
     }
 
     pub(super) fn encode(&self, out: &mut impl Sink) {
-        let flags = u8::from(self.local) * FLAG_LOCAL + u8::from(self.if_newer.is_some()) * FLAG_IF_NEWER;
+        let flags = u8::from(self.local) * FLAG_LOCAL
+            + u8::from(self.if_newer.is_some()) * FLAG_IF_NEWER
+            + u8::from(self.redirect) * FLAG_REDIRECT;
         out.put(
             &[0; get::BYTES]
                 .set(get::SPACE, self.key.space.0.to_le_bytes())
@@ -164,7 +171,10 @@ impl<'a> MultiGet<'a> {
         body.skip(multi_get::BYTES);
         let items = body.rest();
         for _ in 0..count {
-            Get::decode(body)?;
+            let begin = *body;
+            if Get::decode(body)?.redirect {
+                return Err(begin.bad(Why::Flags, get::FLAGS.offset));
+            }
         }
         Ok(MultiGet { count, items: &items[..items.len() - body.rest().len()] })
     }
@@ -213,9 +223,10 @@ impl MultiGetBody {
     /// Adds a get; false when 4096 are there already.
     ///
     /// # Panics
-    /// When the stream is not 1..=128 bytes.
+    /// When the stream is not 1..=128 bytes, or the get may be redirected.
     #[must_use]
     pub fn push(&mut self, get: &Get<'_>) -> bool {
+        assert!(!get.redirect, "the keys of a multi-get are not redirected");
         if self.count as usize == OPERATION_COUNT_MAX {
             return false;
         }

@@ -4,6 +4,7 @@
 
 use net::frame::{FrameError, FrameHeader};
 use net::outcome::Outcome;
+use net::redirect::Redirect;
 use net::reply::{Answer, Reply, ReplyError};
 use net::request::{AuthMethod, Change, Request, RequestError};
 use net::route::ClusterMap;
@@ -40,6 +41,7 @@ fn get(get: &net::request::Get<'_>) -> Value {
         "time": get.key.time,
         "local": get.local,
         "if_newer": get.if_newer.map(|version| version.0),
+        "redirect": get.redirect,
     })
 }
 
@@ -162,6 +164,7 @@ fn extend(into: &mut Value, more: Value) {
 pub(crate) fn reply(reply: &Reply<'_>) -> Value {
     let mut said = match &reply.answer {
         Answer::Not(not) => outcome(not),
+        Answer::Redirect(_) => json!({ "outcome": "Redirect" }),
         _ => json!({ "outcome": "Ok" }),
     };
     extend(&mut said, json!({ "log_time": reply.log_time.0 }));
@@ -182,6 +185,20 @@ pub(crate) fn reply(reply: &Reply<'_>) -> Value {
         Answer::Record { version, expiry, value } => {
             json!({ "version": version.0, "expiry": expiry, "value": hex(value) })
         }
+        Answer::Redirect(Redirect { blocks, nodes }) => json!({
+            "group": blocks.group,
+            "disk": blocks.disk,
+            "bucket": blocks.bucket.get(),
+            "window_from": blocks.window_from,
+            "window_days": blocks.window_days,
+            "window_generation": blocks.window_generation,
+            "file": blocks.file,
+            "file_generation": blocks.file_generation,
+            "offset": blocks.offset,
+            "block_offset": blocks.block_offset,
+            "block_bytes": blocks.block_bytes,
+            "nodes": nodes.map(|node| node.to_string()),
+        }),
         Answer::MultiGet(many) => {
             let items: Vec<Value> = many
                 .items()

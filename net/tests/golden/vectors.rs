@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 
 use layout::key::Key;
-use layout::units::{LogIndex, LogTime, RequestId, Space, TabletIndex, Uuid, Version};
+use layout::units::{BucketIndex, LogIndex, LogTime, RequestId, Space, TabletIndex, Uuid, Version};
+use net::cold::ColdBlocks;
 use net::frame::{HEADER_BYTES, seal};
 use net::operation::REPLY_BIT;
 use net::outcome::{Limit, Outcome, Why};
+use net::redirect::{Redirect, encode_redirect};
 use net::reply::*;
 use net::request::*;
 use net::route::{ClusterMap, Group, Node, Roles};
@@ -73,21 +75,28 @@ pub(crate) fn requests() -> Vec<(String, Vec<u8>)> {
     );
     add("ping-empty", &Request::Ping(b""));
     add("ping-echo", &Request::Ping(b"are you there"));
-    add("get", &Request::Get(Get { key: key(), local: false, if_newer: None }));
-    add("get-local", &Request::Get(Get { key: key(), local: true, if_newer: None }));
-    add("get-if-newer", &Request::Get(Get { key: key(), local: false, if_newer: Some(Version(9 << 16)) }));
+    add("get", &Request::Get(Get { key: key(), local: false, if_newer: None, redirect: false }));
+    add("get-local", &Request::Get(Get { key: key(), local: true, if_newer: None, redirect: false }));
+    add(
+        "get-if-newer",
+        &Request::Get(Get { key: key(), local: false, if_newer: Some(Version(9 << 16)), redirect: false }),
+    );
     add(
         "get-if-no-longer-absent",
-        &Request::Get(Get { key: key(), local: false, if_newer: Some(Version(0)) }),
+        &Request::Get(Get { key: key(), local: false, if_newer: Some(Version(0)), redirect: false }),
     );
+    add("get-redirect", &Request::Get(Get { key: key(), local: false, if_newer: None, redirect: true }));
     let longest = [0xa5; 128];
     let last_key = Key::new(Space(u16::MAX), &longest, u64::MAX).expect("128 bytes");
-    add("get-longest-stream", &Request::Get(Get { key: last_key, local: false, if_newer: None }));
+    add(
+        "get-longest-stream",
+        &Request::Get(Get { key: last_key, local: false, if_newer: None, redirect: false }),
+    );
     let mut many = MultiGetBody::new();
     let others = [key(), Key { stream: b"user-2", ..key() }, Key { space: Space(3), time: 0, ..key() }];
     for (index, key) in others.into_iter().enumerate() {
         let if_newer = (index == 1).then_some(Version(5 << 16 | 2));
-        assert!(many.push(&Get { key, local: false, if_newer }), "three keys fit");
+        assert!(many.push(&Get { key, local: false, if_newer, redirect: false }), "three keys fit");
     }
     add("multi-get", &Request::MultiGet(many.request().expect("three keys")));
     add("put", &Request::Put(Put { id: ID, key: key(), expiry: 0, value: b"hello" }));
@@ -193,6 +202,7 @@ pub(crate) fn replies() -> Vec<(String, Vec<u8>)> {
     let version = Version(9 << 16 | 1);
     add("get-ok", reply_frame(Operation::Get, |out| encode_get_ok(out, LOG_TIME, version, 0, b"hello")));
     add("get-ok-empty", reply_frame(Operation::Get, |out| encode_get_ok(out, LOG_TIME, version, TIME, b"")));
+    add("get-redirected", reply_frame(Operation::Get, |out| encode_redirect(out, LOG_TIME, &redirect())));
     add(
         "multi-get-ok",
         reply_frame(Operation::MultiGet, |out| {
@@ -291,6 +301,25 @@ pub(crate) fn replies() -> Vec<(String, Vec<u8>)> {
     all
 }
 
+/// A block of three cold nodes, one of them by IPv6.
+fn redirect() -> Redirect {
+    let blocks = ColdBlocks {
+        group: 1,
+        disk: 2,
+        bucket: BucketIndex::new(77).expect("below 131,072"),
+        window_from: 1_728_000_000_000_000,
+        window_days: 7,
+        window_generation: 3,
+        file: 4,
+        file_generation: 5,
+        offset: 8_192,
+        block_offset: 600,
+        block_bytes: 4_100,
+    };
+    let nodes = ["10.0.0.1:7420", "[2001:db8::2]:7421", "10.0.0.3:7422"];
+    Redirect { blocks, nodes: nodes.map(|node| node.parse().expect("an address")) }
+}
+
 /// A frame that must be refused.
 pub(crate) struct Malformed {
     pub(crate) name: String,
@@ -375,7 +404,7 @@ pub(crate) fn malformed() -> Vec<Malformed> {
     add("get-trailing", LIMIT, body_of_length(of("get"), 31));
     add("get-stream-0", LIMIT, body_with(of("get"), 2, &[0]));
     add("get-stream-129", LIMIT, body_with(of("get-longest-stream"), 2, &[129]));
-    add("get-flags", LIMIT, body_with(of("get"), 3, &[4]));
+    add("get-flags", LIMIT, body_with(of("get"), 3, &[8]));
     add("get-reserved", LIMIT, body_with(of("get"), 7, &[1]));
     add("get-version-without-flag", LIMIT, body_with(of("get-if-newer"), 3, &[0]));
     add("multi-get-none", LIMIT, body_with(of("multi-get"), 0, &[0, 0]));
@@ -405,7 +434,9 @@ pub(crate) fn malformed() -> Vec<Malformed> {
 
     add("reply-empty-body", LIMIT, body_of_length(of("get-ok"), 0));
     add("reply-outcome-0", LIMIT, body_with(of("get-ok"), 0, &[0]));
-    add("reply-outcome-redirect", LIMIT, body_with(of("get-not-found"), 0, &[4]));
+    add("multi-get-redirect", LIMIT, body_with(of("multi-get"), 8 + 3, &[4]));
+    add("reply-redirect-cut", LIMIT, body_with(of("get-not-found"), 0, &[4]));
+    add("reply-redirect-port", LIMIT, body_with(of("get-redirected"), 16 + 48 + 20 + 16, &[0, 0]));
     add("reply-not-found-to-put", LIMIT, body_with(of("put-busy"), 0, &[2]));
     add("reply-reserved", LIMIT, body_with(of("get-not-found"), 2, &[1]));
     add("reply-detail", LIMIT, body_with(of("get-not-found"), 4, &[1]));

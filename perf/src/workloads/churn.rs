@@ -94,7 +94,7 @@ impl Workload for Churn {
         }
         let old = self.written.saturating_sub(YOUNG_COUNT).max(1);
         let number = 1 + hash(self.seed ^ 0x9e37, self.turn) % old;
-        Some(Request::Get(Get { key: self.key(number), local: false, if_newer: None }))
+        Some(Request::Get(Get { key: self.key(number), local: false, if_newer: None, redirect: false }))
     }
 
     fn learn(&mut self, tablet: TabletIndex, log_time: LogTime) {

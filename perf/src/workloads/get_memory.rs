@@ -67,7 +67,7 @@ impl Workload for GetMemory {
         let record = hash(self.seed, self.asked) % self.record_count;
         self.name = StreamName::of(record / RECORDS_PER_STREAM);
         let key = Key { space: Space::DEFAULT, stream: self.name.bytes(), time: time_of(record) };
-        Some(Request::Get(Get { key, local: false, if_newer: None }))
+        Some(Request::Get(Get { key, local: false, if_newer: None, redirect: false }))
     }
 }
 

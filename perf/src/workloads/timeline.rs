@@ -222,7 +222,12 @@ impl Timeline {
                 to: time + 7 * DAY_US,
                 byte_limit: 0,
             }),
-            _ => Request::Get(Get { key: Key { space, stream: name, time }, local: false, if_newer: None }),
+            _ => Request::Get(Get {
+                key: Key { space, stream: name, time },
+                local: false,
+                if_newer: None,
+                redirect: false,
+            }),
         }
     }
 }

@@ -177,7 +177,7 @@ impl Ycsb {
     }
 
     fn read(&mut self, row: u64) -> Request<'_> {
-        Request::Get(Get { key: self.key(row), local: false, if_newer: None })
+        Request::Get(Get { key: self.key(row), local: false, if_newer: None, redirect: false })
     }
 
     fn write(&mut self, row: u64) -> Request<'_> {

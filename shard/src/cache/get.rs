@@ -136,7 +136,12 @@ async fn leave(cache: &Rc<Cache>, batch: Batch) {
     for ask in 0..ASKS_MAX {
         let gets: Vec<Get<'_>> = parts
             .iter()
-            .map(|part| Get { key: part.leaving.key(&streams), local: false, if_newer: Some(part.held) })
+            .map(|part| Get {
+                key: part.leaving.key(&streams),
+                local: false,
+                if_newer: Some(part.held),
+                redirect: false,
+            })
             .collect();
         let mut hear_one = |place: usize, reply: &Reply<'_>| {
             hear(cache, gets[place].key, &parts[place], reply);

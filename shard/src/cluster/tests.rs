@@ -591,7 +591,7 @@ fn a_tablet_that_is_not_here_is_refused_at_every_door() {
     let mut many = MultiGetBody::new();
     for key in &keys {
         // Local: a node that is alone among six cannot say what is the newest.
-        let get = Get { key: *key, local: true, if_newer: None };
+        let get = Get { key: *key, local: true, if_newer: None, redirect: false };
         assert!(many.push(&get));
         let body = ask(&scene, &outside, 0, &Request::Get(get));
         let answer = Reply::decode(Operation::Get, &body).unwrap().answer;

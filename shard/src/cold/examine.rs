@@ -63,7 +63,16 @@ pub struct ColdCoverage {
     pub reserved_count: usize,
 }
 
-/// Look at all of a disk whose superblock in force this is; findings as they come.
+/// Something that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColdSeen {
+    /// A section that counts, all of it read and sound.
+    Sound(SectionHeader),
+    /// Something is wrong.
+    Finding(ColdFinding),
+}
+
+/// Look at all of a disk whose superblock in force this is; sound sections and findings as they come.
 ///
 /// # Errors
 /// [`ColdError::Arena`], and [`ColdError::Disk`] where the file table or the superblock cannot be read at all. A section that cannot be
@@ -72,9 +81,10 @@ pub async fn examine_disk(
     io: &Io,
     disk: &Disk,
     superblock: &ColdSuperblock,
-    mut each: impl FnMut(ColdFinding),
+    mut seen: impl FnMut(ColdSeen),
 ) -> Result<ColdCoverage, ColdError> {
     let mut coverage = ColdCoverage::default();
+    let mut each = |finding| seen(ColdSeen::Finding(finding));
     let warning =
         |part, what: String| ColdFinding { grade: ColdGrade::Warning, part, file: None, what, at: None };
     for copy in read_copies(io, disk).await? {
@@ -111,25 +121,26 @@ pub async fn examine_disk(
     let (files, _) = read_table(io, disk, superblock).await?;
     for (file, facts) in (0u32..).zip(&files) {
         let at = Some(superblock.geometry.slot_offset(file, 0));
-        let of_entry =
-            |grade, what: String| ColdFinding { grade, part: "file table", file: Some(file), what, at };
+        let of_entry = |grade, what: String| {
+            ColdSeen::Finding(ColdFinding { grade, part: "file table", file: Some(file), what, at })
+        };
         let state = match read_slots(io, disk, superblock, file).await {
             Ok(Slots::Known(state)) => state,
             Ok(Slots::AtLeast(state, corrupt)) => {
                 let what = format!(
                     "{corrupt}: one slot of two is torn or damaged: the next start walks the file and writes both again"
                 );
-                each(of_entry(ColdGrade::Warning, what));
+                seen(of_entry(ColdGrade::Warning, what));
                 state
             }
             Ok(Slots::Lost([first, _])) => {
                 let what =
                     format!("{first}, and the other slot, too: what was freed in the file counts again");
-                each(of_entry(ColdGrade::Damage, what));
+                seen(of_entry(ColdGrade::Damage, what));
                 ColdFile::default()
             }
             Err(ColdError::Disk(error)) => {
-                each(of_entry(
+                seen(of_entry(
                     ColdGrade::Damage,
                     format!("{error}: what was freed in the file counts again"),
                 ));
@@ -156,13 +167,13 @@ pub async fn examine_disk(
         coverage.section_freed_count += freed_count;
         if !counting.is_empty() {
             let looked = examine_file(io, disk, superblock, (file, facts), counting, &mut coverage).await?;
-            looked.into_iter().for_each(&mut each);
+            looked.into_iter().for_each(&mut seen);
         }
     }
     Ok(coverage)
 }
 
-/// The sections of a file that count; what is wrong with those that are not sound.
+/// The sections of a file that count: the sound ones, and what is wrong with the others.
 async fn examine_file(
     io: &Io,
     disk: &Disk,
@@ -170,9 +181,10 @@ async fn examine_file(
     (file, facts): (u32, &FileFacts),
     mut counting: BTreeSet<u32>,
     coverage: &mut ColdCoverage,
-) -> Result<Vec<ColdFinding>, ColdError> {
+) -> Result<Vec<ColdSeen>, ColdError> {
     let place = |offset: u32| superblock.geometry.file_offset(file).plus(u64::from(offset));
     let mut bad: BTreeMap<u32, (SectionHeader, String)> = BTreeMap::new();
+    let mut found = Vec::new();
     for header in walk::walk(io, disk, superblock, file).await? {
         let number = header.place.number;
         if header.place.file_generation != facts.generation || !counting.contains(&number) {
@@ -197,6 +209,7 @@ async fn examine_file(
                 coverage.record_count += u64::from(header.record_count);
                 coverage.bytes_in_use += header.bytes();
                 coverage.bytes_read += header.bytes();
+                found.push(ColdSeen::Sound(header));
             }
         }
     }
@@ -218,9 +231,15 @@ async fn examine_file(
                 (None, format!("section {number} is not found: {what}"))
             }
         };
-        ColdFinding { grade: ColdGrade::Damage, part: "section", file: Some(file), what, at }
+        ColdSeen::Finding(ColdFinding {
+            grade: ColdGrade::Damage,
+            part: "section",
+            file: Some(file),
+            what,
+            at,
+        })
     };
-    let found = counting.iter().map(|number| finding(*number)).collect();
+    found.extend(counting.iter().map(|number| finding(*number)));
     coverage.bytes_in_use += bad
         .iter()
         .filter(|(number, _)| counting.contains(number))

@@ -37,7 +37,7 @@ mod zone;
 
 pub(crate) use capture::Capture;
 pub(crate) use cursor::TableCursor;
-pub(crate) use fetch::{Fetched, fetch};
+pub(crate) use fetch::{Fetched, Told, fetch};
 pub(crate) use gather::{Gathered, gather, gather_streams};
 pub(crate) use keeper::Keeper;
 pub(crate) use merge::MergeError;

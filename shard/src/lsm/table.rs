@@ -15,6 +15,7 @@ use layout::table_sunk::{SunkSection, SunkSections, open_sunk_sections, section_
 use layout::tablet_sink::ColdLink;
 use layout::units::TableId;
 use net::cold::ColdBlocks;
+use net::redirect::Redirect;
 
 /// Bytes that one read of a cold disk gets at most, unless a block is larger: every frame carries them.
 const READ_BYTES_MAX: u64 = 96 << 10;
@@ -249,6 +250,15 @@ impl Table {
             block += 1;
         }
         end.unwrap_or(to)
+    }
+
+    /// Where on cold disks a block of a sunk table lies, and with whom; `None` where it is not a sunk table's, or nothing says it.
+    pub(crate) fn redirect(&self, handle: BlockHandle) -> Option<Redirect> {
+        let sections = self.parts.as_ref()?.sunk.as_ref()?;
+        let (section, link) = sections.at(handle.offset)?;
+        let within = (handle.offset - section.data_from, u64::from(handle.stored_bytes));
+        let blocks = self.cold_blocks(sections.generation, section, link, within)?;
+        Some(Redirect { blocks, nodes: self.place.extents.zone().cold()?.addresses() })
     }
 
     /// How a cold node is asked for bytes `from`, `bytes` of a section's data.

@@ -6,20 +6,20 @@
 use crate::limits::Limits;
 use crate::sink_settings::SinkSettings;
 use ioengine::Io;
-use ioengine::sync::{Either, race};
 use layout::cold_kept::KeptFor;
 use layout::units::{BLOCK_BYTES, BucketIndex, Uuid};
-use net::client::{CONNECTION_ARENA_BYTES, ClientConfig, ClientError, ColdNode, ColdReply};
+use net::client::{
+    CONNECTION_ARENA_BYTES, COPIES, ClientConfig, ClientError, ColdNode, ColdReply, copies_in_any_order,
+    first_copy,
+};
 use net::cold::{ColdAnswer, ColdBlocks, ColdKept, ColdPlace, ColdRequest};
 use net::outcome::Outcome;
 use net::reply::Answer;
 use net::route::BucketMap;
 use std::cell::Cell;
-use std::pin::pin;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Machines of a cold group.
-pub(crate) const COPIES: usize = 3;
 /// How long a machine may take to answer a read before the next one is asked.
 const READ_WAIT: Duration = Duration::from_millis(1500);
 /// Reads that passes, copies and comparisons have under way, each one at a time.
@@ -79,23 +79,10 @@ pub(super) enum Done {
     Lost,
 }
 
-/// What came of asking for blocks.
-enum Given {
-    Bytes(ColdReply),
-    /// They were not given; so many machines say that they are another's by now.
-    Not {
-        moved: usize,
-    },
-}
-
-impl Given {
-    /// This one, or else the other.
-    fn or(self, other: Given) -> Given {
-        match (self, other) {
-            (Given::Not { moved }, Given::Not { moved: more }) => Given::Not { moved: moved + more },
-            (Given::Bytes(reply), _) | (_, Given::Bytes(reply)) => Given::Bytes(reply),
-        }
-    }
+/// Blocks were not given by a machine.
+struct NotGiven {
+    /// It says that they are another's by now.
+    is_moved: bool,
 }
 
 fn bytes_of(reply: &ColdReply) -> Option<&[u8]> {
@@ -164,17 +151,6 @@ impl ColdGroup {
         self.number
     }
 
-    /// The machines in an order drawn anew.
-    fn order(&self) -> [usize; COPIES] {
-        let random = self.io.random();
-        let mut order = [0, 1, 2];
-        order.rotate_left((random % 3) as usize);
-        if random & 8 == 0 {
-            order.swap(1, 2);
-        }
-        order
-    }
-
     /// Append stored blocks to `out`, from the first machine that gives them: one drawn anew, soon another one beside it if that is slow, and
     /// each in turn while they do not give them.
     ///
@@ -192,56 +168,38 @@ impl ColdGroup {
     }
 
     async fn read_any(&self, blocks: &ColdBlocks, out: &mut Vec<u8>) -> Result<(), ColdFailure> {
-        let order = self.order();
-        let mut first = pin!(self.ask_read(order[0], blocks));
-        let mut second = pin!(self.ask_read(order[1], blocks));
-        let slow = self.io.sleep(HEDGE);
-        let (given, asked_both) = match race(first.as_mut(), slow).await {
-            Either::First(Given::Bytes(reply)) => (Given::Bytes(reply), false),
-            Either::First(not) => (not.or(second.await), true),
-            Either::Second(()) => {
-                ioengine::sometimes!("a slow cold node is not waited for alone");
-                match race(first.as_mut(), second.as_mut()).await {
-                    Either::First(Given::Bytes(reply)) | Either::Second(Given::Bytes(reply)) => {
-                        (Given::Bytes(reply), true)
-                    }
-                    Either::First(not) => (not.or(second.await), true),
-                    Either::Second(not) => (not.or(first.await), true),
-                }
-            }
-        };
-        let given = match given {
-            Given::Bytes(reply) => Given::Bytes(reply),
-            not if asked_both => not.or(self.ask_read(order[2], blocks).await),
-            not => not,
-        };
-        match given {
-            Given::Bytes(reply) => {
+        match first_copy(&self.io, HEDGE, async |node: usize| self.ask_read(node, blocks).await).await {
+            Ok(reply) => {
                 out.extend_from_slice(bytes_of(&reply).expect("it was just looked at"));
                 Ok(())
             }
-            Given::Not { moved: COPIES } => Err(ColdFailure::Gone),
-            Given::Not { .. } => Err(ColdFailure::Unavailable),
+            Err(nots) if nots.iter().all(|not| not.is_moved) => Err(ColdFailure::Gone),
+            Err(_) => Err(ColdFailure::Unavailable),
         }
     }
 
     /// One machine is asked for blocks.
-    async fn ask_read(&self, node: usize, blocks: &ColdBlocks) -> Given {
+    async fn ask_read(&self, node: usize, blocks: &ColdBlocks) -> Result<ColdReply, NotGiven> {
         let reply = self.nodes[node].ask_within(&ColdRequest::Read { blocks: *blocks }, READ_WAIT).await;
         match reply {
             Ok(reply) if bytes_of(&reply).is_some_and(|bytes| bytes.len() == blocks.block_bytes as usize) => {
-                Given::Bytes(reply)
+                Ok(reply)
             }
             Ok(reply) => {
                 let is_moved = matches!(reply.answer(), Answer::Not(Outcome::Moved));
                 tracing::warn!(node, answer = ?reply.answer(), ?blocks, "a cold node does not give blocks");
-                Given::Not { moved: usize::from(is_moved) }
+                Err(NotGiven { is_moved })
             }
             Err(error) => {
                 tracing::warn!(node, %error, ?blocks, "a cold node does not give blocks");
-                Given::Not { moved: 0 }
+                Err(NotGiven { is_moved: false })
             }
         }
+    }
+
+    /// Where the nodes serve.
+    pub(crate) fn addresses(&self) -> [SocketAddr; COPIES] {
+        std::array::from_fn(|node| self.nodes[node].address())
     }
 
     /// Whom a run of sections is for.
@@ -257,7 +215,7 @@ impl ColdGroup {
     /// Have the same place kept on all three. `wanted` names none.
     pub(super) async fn agree(&self, wanted: &ColdPlace) -> Agreed {
         let mut exact: Option<ColdPlace> = None;
-        let order = self.order();
+        let order = copies_in_any_order(&self.io);
         for _round in 0..ROUNDS {
             let mut answers = Vec::new();
             for node in order {
@@ -373,12 +331,5 @@ mod tests {
         assert_eq!(of([at(1, 1, 4096, 2); 3]), at(1, 1, 4096, 2));
         assert_eq!(of([at(1, 1, 8192, 2), at(1, 1, 4096, 7), at(0, 9, 65_536, 9)]), at(1, 1, 8192, 7));
         assert_eq!(of([at(1, 2, 0, 0), at(1, 1, 8192, 7), at(1, 1, 4096, 3)]), at(1, 2, 0, 0));
-    }
-
-    #[test]
-    fn bytes_win_and_words_that_it_moved_are_counted() {
-        let not = |moved| Given::Not { moved };
-        assert!(matches!(not(1).or(not(1)).or(not(1)), Given::Not { moved: COPIES }));
-        assert!(matches!(not(1).or(not(0)), Given::Not { moved: 1 }));
     }
 }

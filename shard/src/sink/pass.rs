@@ -3,7 +3,7 @@
 //! Must never go on once the log has ended the sink, or say that a run stands anywhere before all three machines have read it back.
 //! Invariant: what this writes carries the generation of the sink, so whatever becomes of it, it can be told from everything else.
 
-use super::group::{Agreed, COPIES, ColdGroup, Done};
+use super::group::{Agreed, ColdGroup, Done};
 use super::maker::{Maker, Numbered};
 use crate::core::Shard;
 use crate::lsm::{MergeError, Table};
@@ -13,6 +13,7 @@ use layout::table_seal::TableIdentity;
 use layout::table_sunk::window_days;
 use layout::tablet_sink::{ColdLink, LINK_BYTES, SINK_LINKS_MAX, TabletSink};
 use layout::units::TabletIndex;
+use net::client::COPIES;
 use net::cold::ColdPlace;
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -4,11 +4,12 @@
 //! is asked of the tablet's state as this replica has applied it, and what has once ended never comes back. Invariant: what is freed was
 //! nobody's in two looks, one period apart, so that replicas that are a little behind still read it.
 
-use super::group::{COPIES, ColdGroup};
+use super::group::ColdGroup;
 use crate::core::Shard;
 use ioengine::sync::yield_now;
 use layout::key::tablet_of;
 use layout::units::TabletIndex;
+use net::client::COPIES;
 use net::cold::{ColdAnswer, ColdPlace};
 use net::reply::Answer;
 use std::collections::BTreeSet;

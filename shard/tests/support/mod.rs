@@ -237,7 +237,7 @@ impl Client {
 
     pub(crate) async fn get(&mut self, stream: &[u8], time: u64) -> Result<(Version, Vec<u8>), Outcome> {
         let key = Key { space: Space(0), stream, time };
-        let request = Request::Get(net::request::Get { key, local: false, if_newer: None });
+        let request = Request::Get(net::request::Get { key, local: false, if_newer: None, redirect: false });
         let body = self.ask(&request).await.ok_or(Outcome::Timeout)?;
         match Reply::decode(request.operation(), &body).unwrap().answer {
             Answer::Record { version, value, .. } => Ok((version, value.to_vec())),
@@ -249,7 +249,7 @@ impl Client {
     /// What the node has of a record, whatever others have.
     pub(crate) async fn get_local(&mut self, stream: &[u8], time: u64) -> Option<Vec<u8>> {
         let key = Key { space: Space(0), stream, time };
-        let request = Request::Get(net::request::Get { key, local: true, if_newer: None });
+        let request = Request::Get(net::request::Get { key, local: true, if_newer: None, redirect: false });
         let body = self.ask(&request).await.expect("an answer");
         match Reply::decode(request.operation(), &body).unwrap().answer {
             Answer::Record { value, .. } => Some(value.to_vec()),

@@ -31,7 +31,6 @@ UNSEEN = {
     "batch-delete-with-value",
     "hello-versions-swapped",
     "reply-map-cut",
-    "reply-outcome-redirect",
     "reply-not-found-to-put",
 }
 

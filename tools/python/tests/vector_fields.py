@@ -124,6 +124,8 @@ def describe_reply(reply: Reply) -> Fields:
         fields.update(more=body.more, streams=streams)
     elif isinstance(body, ClusterMap):
         fields["map"] = describe_map(body)
+    elif isinstance(body, replies.RedirectReply):
+        fields.update(vars(body), nodes=list(body.nodes))
     elif isinstance(body, (replies.BusyReply, replies.TooLargeReply)):
         fields.update(vars(body), limit=body.limit.name)
     elif isinstance(body, replies.BadRequestReply):
@@ -162,6 +164,8 @@ def build_reply(operation: Operation, fields: Fields) -> Reply:
     body: Optional[Any] = None
     if outcome is Outcome.Busy:
         body = replies.BusyReply(Limit[fields["limit"]], fields["hint_ms"])
+    elif outcome is Outcome.Redirect:
+        body = replies.RedirectReply(**{**fields, "nodes": tuple(fields["nodes"])})
     elif outcome is Outcome.TooLarge:
         body = replies.TooLargeReply(Limit[fields["limit"]])
     elif outcome is Outcome.BadRequest:

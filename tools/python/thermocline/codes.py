@@ -20,12 +20,15 @@ TOKEN_BYTES_MAX = 1_024
 # Keys of a MultiGet, operations of a Batch, records or streams of a page.
 ITEMS_MAX = 4_096
 TABLET_COUNT = 64
+COLD_OFFSET_MAX = 1 << 30
+COLD_READ_BYTES_MAX = 2_097_152
 TIME_MAX = 2**64 - 1
 
 REPLY_BIT = 0x80
 
 GET_LOCAL = 1
 GET_IF_NEWER = 2
+GET_REDIRECT = 4
 SCAN_LOCAL = 1
 SCAN_BACKWARD = 2
 STREAMS_AFTER = 1
@@ -71,11 +74,12 @@ WRITES = frozenset({Operation.Put, Operation.Delete, Operation.CompareAndSet, Op
 
 
 class Outcome(IntEnum):
-    """How a request ended. 4 is kept for the cold tier."""
+    """How a request ended."""
 
     Ok = 1
     NotFound = 2
     NotModified = 3
+    Redirect = 4
     Moved = 5
     VersionMismatch = 6
     Busy = 7

@@ -6,6 +6,7 @@ table of the document, and encodes to the bytes that it was decoded from.
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from dataclasses import dataclass
 from typing import Any, FrozenSet, Optional, Tuple, Union
@@ -24,8 +25,11 @@ PAGE = struct.Struct("<QQIB3s")
 RECORD = struct.Struct("<QQQI")
 STREAMS = struct.Struct("<IB3s")
 STREAM = struct.Struct("<HBB")
+BLOCK = struct.Struct("<HHIQIIIIIIII")
+COLD_NODE = struct.Struct("<16sHH")
 assert (HEAD.size, HELLO.size, GET.size, BATCH.size) == (16, 56, 16, 16)
 assert (PAGE.size, RECORD.size, STREAMS.size, STREAM.size) == (24, 28, 8, 4)
+assert (BLOCK.size, COLD_NODE.size) == (48, 20)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,24 @@ class GetReply:
     version: int
     expiry: int
     value: bytes
+
+
+@dataclass(frozen=True)
+class RedirectReply:
+    """Where on cold disks the record lies, if there is one. Each of the three `nodes`, as "host:port", has the block."""
+
+    group: int
+    disk: int
+    bucket: int
+    window_from: int
+    window_days: int
+    window_generation: int
+    file: int
+    file_generation: int
+    offset: int
+    block_offset: int
+    block_bytes: int
+    nodes: Tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -186,6 +208,8 @@ OkBody = Union[
 _ANY = frozenset(Outcome) - {
     Outcome.NotFound,
     Outcome.NotModified,
+    Outcome.Redirect,
+    Outcome.Moved,
     Outcome.VersionMismatch,
     Outcome.UnknownOutcome,
 }
@@ -197,7 +221,7 @@ def possible(operation: Operation) -> FrozenSet[Outcome]:
     if operation in WRITES:
         outcomes = outcomes - {Outcome.Timeout} | {Outcome.UnknownOutcome}
     if operation is Operation.Get:
-        outcomes = outcomes | {Outcome.NotFound, Outcome.NotModified}
+        outcomes = outcomes | {Outcome.NotFound, Outcome.NotModified, Outcome.Redirect}
     if operation is Operation.Map:
         outcomes = outcomes | {Outcome.NotModified}
     if operation is Operation.CompareAndSet:
@@ -228,6 +252,13 @@ def encode_reply(reply: Reply) -> bytes:
     return HEAD.pack(reply.outcome, code, bytes(2), detail, reply.log_time) + _encode_behind(body)
 
 
+def _encode_node(node: str) -> bytes:
+    host, _, port = node.rpartition(":")
+    address = ipaddress.ip_address(host.strip("[]"))
+    mapped = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+    return COLD_NODE.pack(mapped, int(port), 0)
+
+
 def _encode_behind(body: Any) -> bytes:
     """What stands behind the head."""
     if isinstance(body, HelloReply):
@@ -237,6 +268,9 @@ def _encode_behind(body: Any) -> bytes:
         return body.echo
     if isinstance(body, GetReply):
         return GET.pack(body.version, body.expiry) + body.value
+    if isinstance(body, RedirectReply):
+        *fields, nodes = vars(body).values()
+        return BLOCK.pack(*fields, 0) + b"".join(_encode_node(node) for node in nodes)
     if isinstance(body, WriteReply):
         return VERSION.pack(body.version)
     if isinstance(body, MismatchReply):

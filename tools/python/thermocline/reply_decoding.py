@@ -6,12 +6,15 @@ outcome that its operation can have, a code and detail that its outcome can have
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any, List, Set, Tuple, Type, TypeVar
 
 from .cluster_map import ClusterMap
 from .codes import (
     BODY_BYTES_BEFORE_HELLO,
     BODY_BYTES_MAX,
+    COLD_OFFSET_MAX,
+    COLD_READ_BYTES_MAX,
     ITEMS_MAX,
     PROTOCOL_VERSION,
     STREAM_BYTES_MAX,
@@ -24,8 +27,11 @@ from .codes import (
 )
 from .fields import Reader, reply_reader
 from .fields import refuse_reply_unless as refuse_unless
+from .placement import BUCKET_COUNT
 from .replies import (
     BATCH,
+    BLOCK,
+    COLD_NODE,
     COUNT,
     GET,
     HEAD,
@@ -47,6 +53,7 @@ from .replies import (
     OkBody,
     PageReply,
     Record,
+    RedirectReply,
     Reply,
     StatusReply,
     StreamsReply,
@@ -68,6 +75,28 @@ def decode_reply(operation: Operation, body: bytes) -> Reply:
     return reply
 
 
+def _read_redirect(reader: Reader) -> RedirectReply:
+    base = reader.at
+    *fields, zero = reader.table(BLOCK)
+    refuse_unless(zero == 0, "reserved", base + 44)
+    bucket, file_generation, offset, block_offset, block_bytes = fields[2], fields[7], fields[8], fields[9], fields[10]
+    refuse_unless(bucket < BUCKET_COUNT, "bucket", base + 4)
+    refuse_unless(file_generation != 0, "file_generation", base + 28)
+    refuse_unless(offset <= COLD_OFFSET_MAX, "offset", base + 32)
+    refuse_unless(block_offset <= COLD_OFFSET_MAX, "block_offset", base + 36)
+    refuse_unless(0 < block_bytes <= COLD_READ_BYTES_MAX, "block_bytes", base + 40)
+    nodes = []
+    for _ in range(3):
+        at = reader.at
+        packed, port, zero = reader.table(COLD_NODE)
+        refuse_unless(zero == 0, "reserved", at + 18)
+        refuse_unless(port != 0, "port", at + 16)
+        address = ipaddress.IPv6Address(packed)
+        host = str(address.ipv4_mapped) if address.ipv4_mapped else f"[{address}]"
+        nodes.append(f"{host}:{port}")
+    return RedirectReply(*fields, nodes=tuple(nodes))
+
+
 def _read_reply(reader: Reader, operation: Operation) -> Reply:
     base = reader.at
     outcome_code, code, zeroes, detail, log_time = reader.table(HEAD)
@@ -87,6 +116,8 @@ def _read_reply(reader: Reader, operation: Operation) -> Reply:
         (current,) = reader.table(VERSION)
         refuse_unless(code == 1 or current == 0, "current", base + HEAD.size)
         body = MismatchReply(current if code else None)
+    elif outcome is Outcome.Redirect:
+        body = _read_redirect(reader)
     elif outcome is Outcome.Busy:
         code_used = detail_used = True
         body = BusyReply(_known(Limit, code, "code", base + 1), detail)

@@ -15,6 +15,7 @@ from .codes import (
     BODY_BYTES_BEFORE_HELLO,
     GET_IF_NEWER,
     GET_LOCAL,
+    GET_REDIRECT,
     ITEMS_MAX,
     SCAN_BACKWARD,
     SCAN_LOCAL,
@@ -122,7 +123,10 @@ class Ping:
 
 @dataclass(frozen=True)
 class Get:
-    """One record. With `if_newer` (a version, 0 = absent) the answer is NotModified where the record still has it."""
+    """One record. With `if_newer` (a version, 0 = absent) the answer is NotModified where the record still has it.
+
+    With `redirect` the answer may be where on cold disks it lies.
+    """
 
     operation: ClassVar[Operation] = Operation.Get
     stream: bytes
@@ -130,10 +134,12 @@ class Get:
     space: int = 0
     if_newer: Optional[int] = None
     local: bool = False
+    redirect: bool = False
 
     def encode(self) -> bytes:
         stream = stream_bytes(self.stream)
         flags = (GET_LOCAL if self.local else 0) | (0 if self.if_newer is None else GET_IF_NEWER)
+        flags |= GET_REDIRECT if self.redirect else 0
         return (
             _GET.pack(
                 number("space", self.space, U16_MAX),
@@ -152,12 +158,13 @@ class Get:
         base = reader.at
         space, length, flags, zero, time, if_newer = reader.table(_GET)
         refuse_unless(1 <= length <= STREAM_BYTES_MAX, Why.Stream, base + 2)
-        refuse_unless(flags & ~(GET_LOCAL | GET_IF_NEWER) == 0, Why.Flags, base + 3)
+        refuse_unless(flags & ~(GET_LOCAL | GET_IF_NEWER | GET_REDIRECT) == 0, Why.Flags, base + 3)
         refuse_unless(zero == 0, Why.Reserved, base + 4)
         named = bool(flags & GET_IF_NEWER)
         refuse_unless(named or if_newer == 0, Why.Version, base + 16)
         stream = reader.take(length)
-        return cls(stream, time, space, if_newer if named else None, bool(flags & GET_LOCAL))
+        newer_than = if_newer if named else None
+        return cls(stream, time, space, newer_than, bool(flags & GET_LOCAL), bool(flags & GET_REDIRECT))
 
     @classmethod
     def decode(cls, body: bytes) -> Get:
@@ -186,7 +193,11 @@ class MultiGet:
         if count > ITEMS_MAX:
             raise SizeError(Limit.Operations)
         refuse_unless(zeroes == bytes(6), Why.Reserved, 2)
-        gets: List[Get] = [Get.read(reader) for _ in range(count)]
+        gets: List[Get] = []
+        for _ in range(count):
+            base = reader.at
+            gets.append(Get.read(reader))
+            refuse_unless(not gets[-1].redirect, Why.Flags, base + 3)
         reader.end()
         return cls(tuple(gets))
 

@@ -1,9 +1,10 @@
 //! `fsck` of a cold disk: every section that counts, byte by byte, and how much of the disk that was.
 
 use serde_json::json;
-use shard::cold::examine::{ColdCoverage, ColdFinding, ColdGrade, examine_disk};
+use shard::cold::examine::{ColdCoverage, ColdFinding, ColdGrade, ColdSeen, examine_disk};
 use shard::cold::open;
 
+use super::links::Links;
 use super::report::Report;
 use crate::disk::{Offline, not_cold};
 use crate::failure::Failure;
@@ -12,19 +13,30 @@ use crate::failure::Failure;
 ///
 /// # Errors
 /// None of its superblock copies can be believed, or the device cannot be read at all.
-pub(super) fn check(offline: &Offline, path: &str, titled: bool, report: &mut Report) -> Result<(), Failure> {
+pub(super) fn check(
+    offline: &Offline,
+    path: &str,
+    titled: bool,
+    report: &mut Report,
+    links: Option<&mut Links>,
+) -> Result<(), Failure> {
     let (io, disk) = (offline.io(), offline.disk());
     let superblock = offline.run(open::read(io, disk)).map_err(|error| not_cold(offline, path, &error))?;
     report.begin(path, titled)?;
     let mut said = Ok(());
-    let examined = offline.run(examine_disk(io, disk, &superblock, |finding| {
-        if said.is_ok() {
-            said = report.cold_finding(&finding);
-        }
+    let mut sound = Vec::new();
+    let examined = offline.run(examine_disk(io, disk, &superblock, |seen| match seen {
+        ColdSeen::Finding(finding) if said.is_ok() => said = report.cold_finding(&finding),
+        ColdSeen::Finding(_) => {}
+        ColdSeen::Sound(section) if links.is_some() => sound.push(section),
+        ColdSeen::Sound(_) => {}
     }));
     said?;
     let coverage = examined.map_err(|error| Failure::failed(error.to_string(), ""))?;
     report.cold_coverage(&coverage)?;
+    if let Some(links) = links {
+        links.add_disk(path, (superblock.group, superblock.disk), &sound);
+    }
     report.verdict()
 }
 

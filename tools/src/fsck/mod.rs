@@ -1,9 +1,11 @@
 //! `thermocline fsck`: are disks that no node uses sound? Reads only.
 //!
 //! Reads every manifest and walks every journal as a start does, by the same code and the same rule of proof, and beyond
-//! that every block of every table; of a cold disk every section. What shared memory knows beyond the disk is left to the start itself.
+//! that every block of every table; of a cold disk every section. With `--rebuild-links` also what links must lead to these sections,
+//! beside the links that stores have. What shared memory knows beyond the disk is left to the start itself.
 
 mod cold;
+mod links;
 mod report;
 
 use clap::Args;
@@ -18,6 +20,7 @@ use shard::recover::journal_zone;
 
 use crate::disk::Offline;
 use crate::failure::{Exit, Failure};
+use links::Links;
 use report::Report;
 
 /// Arguments of `fsck`.
@@ -26,6 +29,9 @@ pub(crate) struct FsckArgs {
     /// Devices or files
     #[arg(required = true)]
     disks: Vec<String>,
+    /// Say which links lead to the sections of the cold disks, by these disks alone; with disks of stores, too, whether those have the same
+    #[arg(long)]
+    rebuild_links: bool,
     /// Say it as JSON
     #[arg(long)]
     json: bool,
@@ -37,10 +43,11 @@ pub(crate) struct FsckArgs {
 /// A disk cannot be opened, is not ours, or a node uses it.
 pub(crate) fn run(args: &FsckArgs) -> Result<Exit, Failure> {
     let mut report = Report::new(args.json);
+    let mut links = args.rebuild_links.then(Links::default);
     let mut failed = None;
     for disk in &args.disks {
         // The others are looked at all the same.
-        if let Err(failure) = check(disk, args.disks.len() > 1, &mut report) {
+        if let Err(failure) = check(disk, args.disks.len() > 1, &mut report, links.as_mut()) {
             if args.disks.len() == 1 || failure.what.is_empty() {
                 return Err(failure);
             }
@@ -48,15 +55,23 @@ pub(crate) fn run(args: &FsckArgs) -> Result<Exit, Failure> {
             failed.get_or_insert(failure.exit);
         }
     }
+    if let Some(links) = &links {
+        links.report(&mut report)?;
+    }
     let exit = report.end()?;
     Ok(failed.unwrap_or(exit))
 }
 
-fn check(disk: &str, titled: bool, report: &mut Report) -> Result<(), Failure> {
+fn check(
+    disk: &str,
+    titled: bool,
+    report: &mut Report,
+    mut links: Option<&mut Links>,
+) -> Result<(), Failure> {
     // Opened for writing, though nothing is written: that claims it, so that no node changes it meanwhile.
     let offline = Offline::open(disk, false)?;
     if offline.is_cold()? {
-        return cold::check(&offline, disk, titled, report);
+        return cold::check(&offline, disk, titled, report, links);
     }
     let copies = offline.copies();
     let superblock = offline.superblock()?;
@@ -70,6 +85,9 @@ fn check(disk: &str, titled: bool, report: &mut Report) -> Result<(), Failure> {
         let found = walk(&offline, &superblock, next, shard)?;
         report.tables(shard, &found.examined)?;
         report.journal(shard, &found)?;
+        if let Some(links) = &mut links {
+            links.add_store(disk, &found.examined.sunk);
+        }
     }
     report.verdict()
 }

@@ -3,10 +3,12 @@
 //! Must never write down more than the protocol promises: a write without an answer may have happened, once; a
 //! refused one is refused only if every sending of it was answered.
 
+mod follow;
 mod peek;
 mod read;
 mod write;
 
+pub(crate) use follow::Colds;
 pub(crate) use peek::Unpeeked;
 pub(crate) use read::Unseen;
 
@@ -65,6 +67,8 @@ pub(crate) struct Ways {
     pub(crate) first: usize,
     /// Cache nodes that part of its gets go to; `None` where there are none.
     pub(crate) caches: Option<Caches>,
+    /// Cold nodes, where the store may send part of its gets; `None` where there are none.
+    pub(crate) colds: Option<Colds>,
 }
 
 /// The ways of a client to cache nodes.
@@ -89,7 +93,7 @@ pub(crate) type Orders = Vec<Vec<usize>>;
 impl Ways {
     /// To one node.
     pub(crate) fn one(wire: Wire) -> Ways {
-        Ways { wires: vec![wire], orders: None, first: 0, caches: None }
+        Ways { wires: vec![wire], orders: None, first: 0, caches: None, colds: None }
     }
 
     /// The node to ask at try number `replica`, and after how many tries all were asked.
@@ -228,6 +232,7 @@ impl Client {
     pub(crate) fn hang_up(&self) {
         self.ways.wires.iter().for_each(Wire::hang_up);
         self.ways.caches.iter().flat_map(|caches| &caches.wires).for_each(Wire::hang_up);
+        self.ways.colds.iter().flat_map(|colds| &colds.wires).for_each(|(_, wire)| wire.hang_up());
     }
 
     /// The way to one node.

@@ -27,7 +27,7 @@ impl Client {
         self.read_on(request, tablet, &mut attempt).await
     }
 
-    async fn read_on(
+    pub(super) async fn read_on(
         &self,
         request: &Request<'_>,
         tablet: Option<TabletIndex>,
@@ -52,17 +52,13 @@ impl Client {
         time: u64,
         if_newer: Option<Version>,
     ) -> Result<Seen, Unseen> {
-        let (space, name, key) = self.name(stream, time);
-        let request = Request::Get(Get { key: Key { space, stream: &name, time }, local: false, if_newer });
+        let (_, _, key) = self.name(stream, time);
         let tablet = self.history().keys.tablet(key);
-        let (invoked, answered) = self.read(&request, Some(tablet)).await.ok_or(Unseen::Silence)?;
-        let returned = self.learn(invoked, tablet, answered.log_time);
-        let came = match answered.heard {
-            Heard::Record(came) => Ok(came),
-            Heard::Not(outcome) => Err(outcome),
-            other => panic!("an answer to a get is no {other:?}"),
-        };
-        self.note("a get", invoked, returned, key, answered.log_time, if_newer, came)
+        let mut attempt = self.attempt();
+        let got = self.got((stream, time, if_newer), tablet, &mut attempt).await;
+        let (invoked, log_time, came) = got.ok_or(Unseen::Silence)?;
+        let returned = self.learn(invoked, tablet, log_time);
+        self.note("a get", invoked, returned, key, log_time, if_newer, came)
     }
 
     /// Write down what a get, or an item of a multi-get, showed.
@@ -127,7 +123,8 @@ impl Client {
             if !asks_all && !self.ways.together(self.tablet(first), self.tablet(key)) {
                 continue;
             }
-            let get = Get { key: Key { space, stream: &name, time }, local: false, if_newer };
+            let get =
+                Get { key: Key { space, stream: &name, time }, local: false, if_newer, redirect: false };
             assert!(body.push(&get), "few keys fit");
             keys.push((key, if_newer));
         }

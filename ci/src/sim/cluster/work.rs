@@ -2,7 +2,7 @@
 
 use super::plan::{ClientPlan, Plan};
 use super::scene::Scene;
-use crate::sim::client::{Caches, Client, Patience, Shared, Ways};
+use crate::sim::client::{Caches, Client, Colds, Patience, Shared, Ways};
 use crate::sim::history::{History, StreamIndex};
 use crate::sim::hostile;
 use crate::sim::load::{Lane, Streams};
@@ -23,6 +23,8 @@ pub(crate) struct Routes {
     pub(crate) orders: Rc<crate::sim::client::Orders>,
     /// Cache nodes, and which part of gets goes to them; none in most worlds.
     pub(crate) caches: Option<(Vec<SocketAddr>, Rc<Cell<u32>>)>,
+    /// Cold nodes; none in most worlds.
+    pub(crate) colds: Vec<SocketAddr>,
 }
 
 impl Routes {
@@ -35,6 +37,7 @@ impl Routes {
             addresses,
             orders: Rc::clone(&scene.orders),
             caches: scene.cache_share_ppm.as_ref().map(share),
+            colds: scene.colds.iter().map(|cold| cold.config.listen).collect(),
         }
     }
 
@@ -61,8 +64,12 @@ impl Routes {
             said_ppm: Rc::clone(share_ppm),
             random: RefCell::new(Random::new(random).fork("caches", 0)),
         });
+        let colds = (!self.colds.is_empty()).then(|| Colds {
+            wires: self.colds.iter().map(|address| (*address, wire(address))).collect(),
+            random: RefCell::new(Random::new(random).fork("colds", 0)),
+        });
         let wires = self.addresses.iter().map(wire).collect();
-        let ways = Ways { wires, orders: Some(Rc::clone(&self.orders)), first, caches };
+        let ways = Ways { wires, orders: Some(Rc::clone(&self.orders)), first, caches, colds };
         Rc::new(Client::new(number, io.clone(), ways, Rc::clone(shared), random | 1, patience))
     }
 }

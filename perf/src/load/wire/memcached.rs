@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn commands_are_those_of_memcached_and_fit_their_room() {
         let mut wire = MemcachedWire::new(4);
-        let get = Request::Get(Get { key: KEY, local: false, if_newer: None });
+        let get = Request::Get(Get { key: KEY, local: false, if_newer: None, redirect: false });
         assert_eq!(text(&mut wire, &get, 1), "mg user-1:000000000000001f v\r\n");
         let id = RequestId { client: 1, log_time: 0, sequence: 1 };
         let put = Request::Put(Put { id, key: KEY, expiry: 0, value: b"hello" });
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn answers_are_told_apart_at_every_cut() {
         let mut wire = MemcachedWire::new(8);
-        let get = Request::Get(Get { key: KEY, local: false, if_newer: None });
+        let get = Request::Get(Get { key: KEY, local: false, if_newer: None, redirect: false });
         let mut body = BatchBody::new();
         for time in 0..2 {
             assert!(body.push(&BatchOperation { time, change: Change::Put { expiry: 0, value: b"x" } }));

@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn commands_are_those_of_redis_and_fit_their_room() {
         let mut wire = RedisWire::new(4);
-        let get = Request::Get(Get { key: KEY, local: false, if_newer: None });
+        let get = Request::Get(Get { key: KEY, local: false, if_newer: None, redirect: false });
         let key = "$23\r\nuser-1:000000000000001f\r\n";
         assert_eq!(text(&mut wire, &get, 1), format!("*2\r\n$3\r\nGET\r\n{key}"));
         let id = RequestId { client: 1, log_time: 0, sequence: 1 };
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn answers_are_told_apart_at_every_cut() {
         let mut wire = RedisWire::new(8);
-        let get = Request::Get(Get { key: KEY, local: false, if_newer: None });
+        let get = Request::Get(Get { key: KEY, local: false, if_newer: None, redirect: false });
         let mut body = BatchBody::new();
         for time in 0..2 {
             assert!(body.push(&BatchOperation { time, change: Change::Put { expiry: 0, value: b"x" } }));

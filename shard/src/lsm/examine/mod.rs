@@ -20,6 +20,7 @@ use crate::manifest::{self, Reading, Verdict};
 use ioengine::{Disk, Io};
 use layout::manifest::{AddTable, TableKind};
 use layout::superblock::Superblock;
+use layout::table_sunk::SunkSections;
 use layout::tablet_state::TabletHead;
 use layout::units::{DiskOffset, Incarnation, TableId, TabletIndex};
 use std::collections::BTreeMap;
@@ -85,6 +86,8 @@ pub struct Examined {
     pub tablets: Vec<TabletHead>,
     /// What was looked at.
     pub coverage: Coverage,
+    /// Where on cold disks the sections of each sunk table stand, of those whose list can be read.
+    pub sunk: Vec<SunkSections>,
     /// What is wrong.
     pub findings: Vec<Finding>,
 }
@@ -133,6 +136,7 @@ pub async fn examine(
         start: JournalStart::FIRST,
         tablets: Vec::new(),
         coverage,
+        sunk: Vec::new(),
         findings: Vec::new(),
     };
     if let Verdict::Damaged { what, at } = examined.reading.verdict {

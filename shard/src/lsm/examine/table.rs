@@ -13,7 +13,7 @@ use layout::table::{
     open_sections,
 };
 use layout::table_check::{TableCheck, compare_facts};
-use layout::table_sunk::open_sunk_sections;
+use layout::table_sunk::{SunkSections, open_sunk_sections};
 use layout::units::{DiskOffset, TableId};
 
 /// Bytes read at once.
@@ -82,6 +82,7 @@ pub(super) async fn examine(examined: &mut Examined, zone: &Zone, ground: &Groun
         window,
         unpack: Decompressor::new(),
         dictionary: None,
+        sunk: None,
         content: ContentChecksum::new(),
         hole: false,
         read_bytes: 0,
@@ -91,6 +92,7 @@ pub(super) async fn examine(examined: &mut Examined, zone: &Zone, ground: &Groun
         more: 0,
     };
     pass.run().await;
+    examined.sunk.extend(pass.sunk.take());
     examined.coverage.bytes_read += pass.read_bytes;
     examined.coverage.block_count += pass.block_count;
     examined.coverage.record_count += pass.record_count;
@@ -114,6 +116,8 @@ struct Pass<'a> {
     unpack: Decompressor,
     /// Of the table, when it has one that can be read.
     dictionary: Option<Dictionary>,
+    /// Where its sections stand, when it is a sunk one.
+    sunk: Option<SunkSections>,
     /// Of everything up to here, unless something could not be read.
     content: ContentChecksum,
     hole: bool,
@@ -209,7 +213,10 @@ impl Pass<'_> {
         let (at, bytes) = (footer.sections_offset(), footer.sections_bytes);
         let opened = match self.window.get(at, bytes).await {
             Ok(part) if footer.is_sunk => open_sunk_sections(&self.checksum, footer, part, &mut self.unpack)
-                .map(|_| None)
+                .map(|sunk| {
+                    self.sunk = Some(sunk);
+                    None
+                })
                 .map_err(|corrupt| fault(&self.checksum, at, part, &corrupt)),
             Ok(part) => open_sections(&self.checksum, footer, part, &mut self.unpack)
                 .map_err(|corrupt| fault(&self.checksum, at, part, &corrupt)),
