@@ -269,7 +269,10 @@ impl ColdDisk {
             && run.number < facts.section_count
     }
 
-    /// What a file is once the run in it counts.
+    /// What a file is once the run in it counts. Numbers that it passes over are freed, but for those of places that are kept still.
+    ///
+    /// Failing history otherwise: a place is taken behind what another machine had kept; the numbers before it are nobody's, count for ever, and
+    /// the file is never begun anew.
     async fn state_with(&self, run: &Run) -> Result<ColdFile, ColdError> {
         let facts = self.table.with(run);
         let mut state = self.state(run.file).await?;
@@ -292,8 +295,10 @@ impl ColdDisk {
             runs.any(|run| (run.file, run.file_generation) == (file, generation) && run.has(number))
         };
         for number in numbers.filter(|number| !is_reserved(*number)) {
-            ioengine::sometimes!("a number of a cold file is passed over");
-            state.free(number);
+            if !ioengine::canary("count_what_is_passed_over") {
+                ioengine::sometimes!("a number of a cold file is passed over");
+                state.free(number);
+            }
         }
     }
 

@@ -158,6 +158,44 @@ impl Nodes {
         swept
     }
 
+    /// Free all that is known on three machines.
+    pub(super) async fn free_all(&self, io: &Io) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let known = std::mem::take(&mut *self.known.borrow_mut());
+        for node in 0..self.addresses.len() {
+            let way = self.way(io, node);
+            for known in known.iter().filter(|known| !self.is_excused(node, known.place.disk)) {
+                let freed = way.ask(&ColdRequest::Free { place: known.place }).await;
+                if !matches!(freed.as_ref().map(ColdReply::answer), Ok(Answer::Cold(ColdAnswer::Freed(_)))) {
+                    let said = freed.as_ref().map(ColdReply::answer);
+                    wrong.push(format!(
+                        "node {} does not free {:?} at peace: {said:?}",
+                        node + 1,
+                        known.place
+                    ));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// With nothing on it, all of a disk can be given again.
+    pub(super) async fn compare_room(&self, io: &Io, node: usize, disk: u16) -> Option<String> {
+        let way = self.way(io, node);
+        let reply = way.status().await.ok()?;
+        let Answer::Status(text) = reply.answer() else { return None };
+        let status: serde_json::Value = serde_json::from_str(text).expect("status is JSON");
+        let counters = &status["disks"][disk.to_string()]["counters"];
+        let (room, files) = (counters["room_bytes"].as_u64()?, counters["files"].as_u64()?);
+        let whole = files * FILE_BYTES;
+        (room != whole).then(|| {
+            format!(
+                "node {} disk {disk} is empty, and gives {room} of {whole} bytes: space has leaked",
+                node + 1
+            )
+        })
+    }
+
     /// A node holds what is expected on a disk, and nothing else.
     pub(super) async fn compare(
         &self,

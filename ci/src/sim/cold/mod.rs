@@ -209,6 +209,27 @@ impl Stage {
         for number in 0..NODES {
             self.compare(number);
         }
+        self.empty();
+    }
+
+    /// Once nothing is known any more, all room is there again.
+    fn empty(&mut self) {
+        let nodes = Rc::clone(&self.nodes);
+        let wrong =
+            self.world.block_on(&self.clients, PEACE, move |io: Io| async move { nodes.free_all(&io).await });
+        self.wrong.extend(wrong);
+        for number in 0..NODES {
+            for disk in 0..self.machines[number].disks.len() {
+                if self.machines[number].damaged[disk] {
+                    continue;
+                }
+                let nodes = Rc::clone(&self.nodes);
+                let wrong = self.world.block_on(&self.clients, PEACE, move |io: Io| async move {
+                    nodes.compare_room(&io, number, disk as u16).await
+                });
+                self.wrong.extend(wrong);
+            }
+        }
     }
 
     /// What a node holds, and that each record of it, and each section as it is stored, is shown with one read.
