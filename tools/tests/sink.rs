@@ -30,8 +30,8 @@ fn value(number: u64) -> String {
     })
 }
 
-fn lines() -> BTreeMap<(String, u64), String> {
-    (0..COUNT)
+fn lines(count: u64) -> BTreeMap<(String, u64), String> {
+    (0..count)
         .map(|number| {
             ((format!("sensor-{}", number % STREAMS), FIRST_US + number * HOUR_US / STREAMS), value(number))
         })
@@ -90,17 +90,87 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-#[test]
-fn what_is_old_sinks_by_itself_survives_kill_9_and_is_read_with_one_read_each() {
-    let folder = Folder::new();
-    let lines = lines();
+/// A trial that has all these records, most of them on cold disks.
+fn sunk_trial(folder: &Folder, lines: &BTreeMap<(String, u64), String>) -> Server {
     let text = lines.iter().fold(String::new(), |mut text, ((stream, time), value)| {
         writeln!(text, "{{\"stream\":\"{stream}\",\"time_us\":{time},\"value\":\"{value}\"}}").unwrap();
         text
     });
     folder.write("all.ndjson", text);
+    let server = Server::start(folder, &DEV);
+    server.run(folder, &["import", "all.ndjson"]).done();
+    server
+}
+
+fn exported(folder: &Folder, server: &Server) -> BTreeMap<(String, u64), String> {
+    server.run(folder, &["export", "--out", "export.ndjson"]).done();
+    let parse = |line: &str| {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let of = |name: &str| record[name].as_str().unwrap().to_owned();
+        ((of("stream"), record["time_us"].as_u64().unwrap()), of("value"))
+    };
+    folder.text("export.ndjson").lines().map(parse).collect()
+}
+
+/// Turn a bit in some of the blocks that two machines hold the same: those of sections, since all else names its disk.
+fn damage(folder: &Folder) -> u64 {
+    let name = "data/cold-1-0.img";
+    let (mut one, other) =
+        (std::fs::read(folder.path(name)).unwrap(), std::fs::read(folder.path("data/cold-2-0.img")).unwrap());
+    let mut count = 0;
+    for (number, (block, twin)) in one.chunks_mut(4096).zip(other.chunks(4096)).enumerate() {
+        if number % 7 == 3 && block == twin && block.iter().any(|byte| *byte != 0) {
+            block[number % 4096] ^= 1 << (number % 8);
+            count += 1;
+        }
+    }
+    folder.write(name, one);
+    count
+}
+
+/// Damages that `fsck` finds on the first cold disk.
+fn damages(folder: &Folder) -> u64 {
+    let said = run(folder, &["fsck", "--json", "data/cold-1-0.img"]);
+    let verdict = said.out.lines().last().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    verdict.unwrap()["damages"].as_u64().unwrap()
+}
+
+#[test]
+fn a_damaged_cold_disk_says_nothing_wrong_and_is_mended_where_it_is_read() {
+    let folder = Folder::new();
+    let lines = lines(COUNT / 4);
+    let server = sunk_trial(&folder, &lines);
+    wait_until("most of it sinks", || sunk(&folder, &server) > COUNT / 8);
+    assert_eq!(server.stop().1, 0);
+    assert!(damage(&folder) > 0, "there is nothing on the cold disk");
+    let before = damages(&folder);
+    assert!(before > 0, "fsck finds what was damaged");
+
     let server = Server::start(&folder, &DEV);
-    server.run(&folder, &["import", "all.ndjson"]).done();
+    // Each time other copies are read.
+    let mut rounds = 0;
+    let first = colds(&folder)[0].clone();
+    let counter = |name: &str| {
+        let status = run(&folder, &["status", "--json", "--endpoint", &first]).json();
+        status["disks"]["0"]["counters"][name].as_u64().unwrap()
+    };
+    wait_until("what is damaged is read", || {
+        assert!(exported(&folder, &server) == lines, "a record is lost, or another one");
+        rounds += 1;
+        counter("corrupt") > 0
+    });
+    wait_until("what was read is mended", || counter("repaired") > 0 && counter("repair_queue") == 0);
+    assert!(exported(&folder, &server) == lines, "a record is lost, or another one");
+    assert_eq!(server.stop().1, 0);
+    let after = damages(&folder);
+    assert!(after < before, "{before} damages before, {after} after {rounds} rounds");
+}
+
+#[test]
+fn what_is_old_sinks_by_itself_survives_kill_9_and_is_read_with_one_read_each() {
+    let folder = Folder::new();
+    let lines = lines(COUNT);
+    let server = sunk_trial(&folder, &lines);
     // All of them die while windows are on their way, again and again.
     wait_until("something sinks", || sunk(&folder, &server) > 0);
     server.kill();
@@ -127,16 +197,7 @@ fn what_is_old_sinks_by_itself_survives_kill_9_and_is_read_with_one_read_each() 
     assert_eq!(more, device, "each read of a block reads a device once");
     assert_eq!(redirected(&folder, &server) - redirects, more, "each by who asked");
 
-    server.run(&folder, &["export", "--out", "export.ndjson"]).done();
-    let exported: BTreeMap<(String, u64), String> = folder
-        .text("export.ndjson")
-        .lines()
-        .map(|line| {
-            let record: Value = serde_json::from_str(line).unwrap();
-            let of = |name: &str| record[name].as_str().unwrap().to_owned();
-            ((of("stream"), record["time_us"].as_u64().unwrap()), of("value"))
-        })
-        .collect();
+    let exported = exported(&folder, &server);
     assert!(exported == lines, "{} of {} records, or other values", exported.len(), lines.len());
 
     // What is written late lies above, and hides what is beneath.
