@@ -46,6 +46,7 @@ mod table_check_sections;
 pub mod table_columns;
 pub mod table_cursor;
 mod table_dictionary;
+pub mod table_directory;
 pub mod table_filter;
 pub mod table_footer;
 mod table_held;

@@ -237,6 +237,16 @@ impl<'a> Block<'a> {
         Ok(Block { entries, restarts, version_base, entry_count })
     }
 
+    /// The entries of a block that was parsed before, without its restarts: for reading entries whose place is known.
+    #[inline]
+    pub(crate) fn of_entries(entries: &'a [u8], version_base: u64, entry_count: usize) -> Block<'a> {
+        Block { entries, restarts: &[], version_base, entry_count }
+    }
+
+    pub(crate) fn version_base(&self) -> u64 {
+        self.version_base
+    }
+
     /// Records in the block, at least one.
     #[must_use]
     pub fn entry_count(&self) -> usize {

@@ -8,8 +8,8 @@
 //! entry: | shared | unshared | separator's tail | gap | stored bytes | records |
 //! ```
 //!
-//! Every 16th separator stands whole. A search halves an array of their first eight bytes, which is small and
-//! contiguous, and then reads one group of entries: a few cache lines, whatever the size of the table.
+//! Every 16th separator stands whole. A search halves an array of the first eight bytes of all separators, which is small
+//! and contiguous; only where several blocks, or the key, begin with the same eight does it read a group of entries.
 
 use crate::field::{Corrupt, Table, byte_table};
 use crate::table_block::common_prefix;
@@ -121,7 +121,7 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub struct Index {
     bytes: Box<[u8]>,
-    /// The first eight bytes of each group's first separator, as a number.
+    /// The first eight bytes of each separator, as a number.
     heads: Box<[u64]>,
     groups: Box<[Group]>,
     block_count: u32,
@@ -181,8 +181,8 @@ impl Index {
             if last.len() > TABLE_KEY_BYTES_MAX {
                 return Err(wrong);
             }
+            heads.push(head(&last));
             if whole {
-                heads.push(head(&last));
                 groups.push(Group { at: at as u32, end });
                 if count == 0 && last[..] < bytes[INDEX_HEADER_BYTES..entries_at] {
                     return Err(INDEX_TABLE.corrupt(I_FIRST_KEY_BYTES, 0));
@@ -224,7 +224,8 @@ impl Index {
         size_of::<Index>()
             + self.bytes.len()
             + self.last_key.len()
-            + self.heads.len() * (size_of::<u64>() + size_of::<Group>())
+            + size_of_val(&self.heads[..])
+            + size_of_val(&self.groups[..])
     }
 
     /// The first key of the table.
@@ -249,14 +250,33 @@ impl Index {
         &self.bytes[entry.tail_at..entry.tail_end]
     }
 
-    /// The number and place of the only block that can hold `key`, and of the first that can hold a key from `key`
-    /// on; `None` behind the last key.
+    /// The number and place of the only block that can hold `key`, and of the first that can hold a key from `key` on;
+    /// `None` behind the last key.
     #[must_use]
     pub fn find(&self, key: &[u8]) -> Option<(u32, BlockHandle)> {
+        let block = self.find_block(key)?;
+        self.handle(block).map(|handle| (block, handle))
+    }
+
+    /// The same, its number alone.
+    #[must_use]
+    #[inline]
+    pub fn find_block(&self, key: &[u8]) -> Option<u32> {
         let wanted = head(key);
-        // Groups that start below the key: all with a lower head, and of those with the same head the first ones.
-        let mut low = self.heads.partition_point(|head| *head < wanted);
-        let mut high = low + self.heads[low..].partition_point(|head| *head == wanted);
+        // Blocks whose separators are below the key: all with a lower head, and of those with the same head the first ones.
+        let first = self.heads.partition_point(|head| *head < wanted);
+        match self.heads.get(first) {
+            Some(head) if *head == wanted => self.find_from(key, first, wanted),
+            Some(_) => Some(first as u32),
+            None => None,
+        }
+    }
+
+    /// The same, where the separators from `first` on begin with the same eight bytes as the key.
+    fn find_from(&self, key: &[u8], first: usize, wanted: u64) -> Option<u32> {
+        let behind = first + self.heads[first..].partition_point(|head| *head == wanted);
+        // Groups that start below the key.
+        let (mut low, mut high) = (first.div_ceil(GROUP_COUNT), behind.div_ceil(GROUP_COUNT));
         while low < high {
             let middle = (low + high) / 2;
             if self.group_key(middle) < key {
@@ -284,7 +304,7 @@ impl Index {
                 entry.shared > matched
             };
             if !below {
-                return Some((block, entry.handle));
+                return Some(block);
             }
             (at, end) = (entry.next, entry.handle.end());
             block += 1;
@@ -387,6 +407,7 @@ mod tests {
             for (number, (key, handle)) in blocks.iter().enumerate() {
                 prop_assert_eq!(index.handle(number as u32), Some(*handle));
                 prop_assert_eq!(index.find(key), Some((number as u32, *handle)));
+                prop_assert_eq!(index.find_block(key), Some(number as u32));
             }
             prop_assert_eq!(index.handle(blocks.len() as u32), None);
             for mut probe in probes {

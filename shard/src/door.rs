@@ -56,8 +56,8 @@ pub(crate) fn serve(
     body: &[u8],
     seen: Option<Seen>,
 ) -> Served {
-    if let Some(Seen { hash, tablet }) = seen {
-        return answer(shard, Out::Here(connection), to, request, Some(tablet), Some(hash));
+    if let Some(Seen { tablet, .. }) = seen {
+        return answer(shard, Out::Here(connection), to, request, Some(tablet), seen);
     }
     if let Request::MultiGet(many) = request {
         return gather::serve(shard, connection, to, many);
@@ -116,7 +116,7 @@ fn answer(
     to: &ReplyTo,
     request: &Request<'_>,
     tablet: Option<TabletIndex>,
-    hash: Option<u64>,
+    seen: Option<Seen>,
 ) -> Served {
     if let Some(tablet) = tablet.filter(|_| shard.logs.is_some() && is_strong(request)) {
         return wait_for_tip(shard, out, to, request, tablet);
@@ -124,7 +124,7 @@ fn answer(
     match request {
         Request::Get(get) => {
             let tablet = tablet.expect("a get is of a stream, and so of a tablet");
-            answer_get(shard, out, to, get, tablet, hash)
+            answer_get(shard, out, to, get, tablet, seen)
         }
         Request::Put(put) => answer_write(shard, out, to, &Wanted::Put(*put)),
         Request::Delete(delete) => answer_write(shard, out, to, &Wanted::Delete(*delete)),
@@ -186,7 +186,7 @@ fn answer_get(
     to: &ReplyTo,
     get: &Get<'_>,
     tablet: TabletIndex,
-    hash: Option<u64>,
+    seen: Option<Seen>,
 ) -> Served {
     if let Some(asked) = get.if_newer
         && get::is_unmodified(&mut shard.state.borrow_mut(), tablet, get.key, asked)
@@ -198,23 +198,33 @@ fn answer_get(
     }
     let state = shard.state.borrow();
     let log_time = state.tablet(tablet).log_time;
-    let served =
-        match get::look(&state, tablet, get.key, Asked { if_newer: get.if_newer, local: get.local, hash }) {
-            Looked::Disk => {
-                drop(state);
-                return park(shard, out, to, &Request::Get(*get));
+    let (hash, aim) = (seen.map(|seen| seen.hash), seen.and_then(|seen| seen.aim));
+    let served = match get::look(
+        &state,
+        tablet,
+        get.key,
+        Asked { if_newer: get.if_newer, local: get.local, hash, aim },
+    ) {
+        Looked::Disk => {
+            drop(state);
+            return park(shard, out, to, &Request::Get(*get));
+        }
+        Looked::Found(found) => {
+            if get::wants_tick(&found, || shard.clock(state.tablet(tablet))) {
+                shard.want_tick(tablet);
             }
-            Looked::Found(found) => {
-                if get::wants_tick(&found, || shard.clock(state.tablet(tablet))) {
-                    shard.want_tick(tablet);
-                }
-                write(shard, out, to, reply_bytes_get_ok(found.value.len()), |bytes| {
-                    Some(encode_get_ok(bytes, log_time, found.version, found.expiry_us, found.value))
-                })
-                .served()
-            }
-            Looked::Not(other) => outcome(shard, out, to, log_time, &other),
-        };
+            write(shard, out, to, reply_bytes_get_ok(found.value.len()), |bytes| {
+                Some(encode_get_ok(bytes, log_time, found.version, found.expiry_us, found.value))
+            })
+            .served()
+        }
+        Looked::Not(other) => outcome(shard, out, to, log_time, &other),
+    };
+    let wants_directory = state.tables.wants_directory();
+    drop(state);
+    if wants_directory {
+        shard.state.borrow_mut().tables.make_directory();
+    }
     if served == Served::Done {
         shard.count_get(&get.key);
     }

@@ -189,7 +189,7 @@ pub(crate) fn item_bytes_of(result_bytes: usize) -> usize {
 }
 
 fn asked(get: &Get<'_>) -> Asked {
-    Asked { if_newer: get.if_newer, local: get.local, hash: None }
+    Asked { if_newer: get.if_newer, local: get.local, ..Asked::default() }
 }
 
 fn needs_disk(shard: &Shard, get: &Get<'_>) -> bool {

@@ -4,7 +4,7 @@
 //! The version cell answers "has it changed?" alone; it is asked first, because later the record may lie on a disk.
 
 use crate::apply::State;
-use crate::lsm::Probe;
+use crate::lsm::{Aim, Probe};
 use crate::memtable::Record;
 use layout::key::Key;
 use layout::units::{LogTime, TabletIndex, Version};
@@ -28,6 +28,8 @@ pub(crate) struct Asked {
     pub(crate) local: bool,
     /// The memtable's hash of the key, where it is known already.
     pub(crate) hash: Option<u64>,
+    /// Where tables have it, where that is known already.
+    pub(crate) aim: Option<Aim>,
 }
 
 /// What memory says of a record.
@@ -54,7 +56,7 @@ pub(crate) fn look<'a>(state: &'a State, tablet: TabletIndex, key: Key<'_>, aske
     let hash = asked.hash.unwrap_or_else(|| state.memtables.key_hash(key));
     let record = match state.memtables.get(hash, key) {
         Some(record) => Some(record),
-        None => match state.tables.look(tablet, key) {
+        None => match state.tables.look(tablet, key, asked.aim) {
             Probe::Absent => None,
             Probe::Record(record) => Some(record),
             Probe::Disk => return Looked::Disk,

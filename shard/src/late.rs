@@ -144,7 +144,7 @@ fn unmodified(shard: &Shard, get: &Get<'_>) -> Option<LogTime> {
 }
 
 async fn record(shard: &Rc<Shard>, to: &ReplyTo, get: &Get<'_>, reader: &mut Reader) {
-    let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
+    let asked = Asked { if_newer: get.if_newer, local: get.local, ..Asked::default() };
     if let Some(log_time) = unmodified(shard, get)
         && shard.parking.claim(reader.number)
     {
@@ -331,7 +331,7 @@ async fn part(shard: &Rc<Shard>, to: &ReplyTo, body: &[u8], reader: &mut Reader)
         let (log_time, found) = match unmodified(shard, &get) {
             Some(log_time) => (log_time, Err(Outcome::NotModified)),
             None => {
-                let asked = Asked { if_newer: get.if_newer, local: get.local, hash: None };
+                let asked = Asked { if_newer: get.if_newer, local: get.local, ..Asked::default() };
                 let (log_time, found) = find(shard, get.key, asked, false, reader).await;
                 (log_time, found.here())
             }

@@ -4,8 +4,7 @@ use super::zone::ReadError;
 use super::{Reader, Table};
 use crate::core::Shard;
 use layout::key::Key;
-use layout::table_block::Block;
-use layout::table_index::BlockHandle;
+use layout::table_block::{Block, Record};
 use layout::table_key::{encode_key, key_hash};
 use layout::units::Version;
 use net::redirect::Redirect;
@@ -48,18 +47,18 @@ pub(crate) async fn fetch(
             found = Err(ReadError::Broken { table: table.place.id });
             break;
         }
-        let Some((block, handle)) = table.block_of(key.time, &reader.key, hash) else { continue };
+        let Some(block) = table.block_of(key.time, &reader.key, hash) else { continue };
         if redirect
             && place + 1 == tables.len()
             && shard.state.borrow().tables.cached(table, block).is_none()
-            && let Some(elsewhere) = table.redirect(handle)
+            && let Some(elsewhere) = table.redirect(table.handle(block))
         {
             ioengine::sometimes!("a get is told where its record lies");
             shard.counters.gets_redirected.add(1);
             found = Ok(Told::Elsewhere(elsewhere));
             break;
         }
-        found = ask(shard, table, block, handle, reader).await;
+        found = ask(shard, table, block, hash, reader).await;
         if !matches!(found, Ok(Told::Absent)) {
             break;
         }
@@ -70,34 +69,36 @@ pub(crate) async fn fetch(
     found
 }
 
-/// Look for `reader.key` in a block of a table.
+/// Look for `reader.key`, of this hash, in a block of a table.
 async fn ask(
     shard: &Shard,
     table: &Table,
     block: u32,
-    handle: BlockHandle,
+    hash: u64,
     reader: &mut Reader,
 ) -> Result<Told, ReadError> {
-    reader.raw.clear();
-    let cached =
-        shard.state.borrow().tables.cached(table, block).map(|raw| reader.raw.extend_from_slice(raw));
-    if cached.is_none() {
-        reader.stored.clear();
-        table.read_data(handle.offset, handle.stored_bytes as usize, &mut reader.stored).await?;
-        table.unpack(handle.offset, &reader.stored, &mut reader.unpack, &mut reader.raw)?;
-        shard.state.borrow_mut().tables.keep(table, block, &reader.raw);
-    }
     let corrupt = |corrupt| ReadError::Corrupt { table: table.place.id, corrupt };
-    let Some(record) = Block::parse(&reader.raw).and_then(|block| block.get(&reader.key)).map_err(corrupt)?
-    else {
+    if let Some(kept) = shard.state.borrow().tables.cached(table, block) {
+        let record = kept.get(&reader.key, hash).map_err(corrupt)?;
+        return Ok(taken(record, &mut reader.value));
+    }
+    let handle = table.handle(block);
+    reader.stored.clear();
+    table.read_data(handle.offset, handle.stored_bytes as usize, &mut reader.stored).await?;
+    reader.raw.clear();
+    table.unpack(handle.offset, &reader.stored, &mut reader.unpack, &mut reader.raw)?;
+    shard.state.borrow_mut().tables.keep(table, block, &reader.raw);
+    let record = Block::parse(&reader.raw).and_then(|block| block.get(&reader.key)).map_err(corrupt)?;
+    Ok(taken(record, &mut reader.value))
+}
+
+/// A record, its value in `out`.
+fn taken(record: Option<Record<'_>>, out: &mut Vec<u8>) -> Told {
+    let Some(Record { version, expiry_us, value }) = record else {
         ioengine::sometimes!("a filter said maybe, and it was not there");
-        return Ok(Told::Absent);
+        return Told::Absent;
     };
-    reader.value.clear();
-    reader.value.extend_from_slice(record.value.unwrap_or_default());
-    Ok(Told::Record(Fetched {
-        version: record.version,
-        expiry_us: record.expiry_us,
-        is_tombstone: record.value.is_none(),
-    }))
+    out.clear();
+    out.extend_from_slice(value.unwrap_or_default());
+    Told::Record(Fetched { version, expiry_us, is_tombstone: value.is_none() })
 }

@@ -53,13 +53,12 @@ pub(crate) use zone::ReadError;
 use crate::get::Visible;
 use crate::limits::Limits;
 use crate::memtable::Record;
-use cache::{BlockCache, BlockId};
+use cache::{BlockCache, BlockId, Kept};
 use layout::key::Key;
-use layout::table_block::Block;
 use layout::table_key::{encode_key, key_hash};
 use layout::table_seal::Decompressor;
 use layout::units::{TABLET_COUNT, TabletIndex, Version};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// What memory knows of a record that is in no memtable.
@@ -73,6 +72,18 @@ pub(crate) enum Probe<'a> {
     Disk,
 }
 
+/// What looking ahead has found out about a key: the newest of the tables that may hold it, and the block. True as long
+/// as the tables are the same, which is checked when it is used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aim {
+    /// The filters' hash of the key.
+    hash: u64,
+    change_count: u64,
+    /// Its number among those that are asked.
+    table: u32,
+    block: u32,
+}
+
 /// The tables of a shard that can be read.
 pub(crate) struct Tables {
     /// By tablet, newest first.
@@ -81,10 +92,14 @@ pub(crate) struct Tables {
     windows: Vec<Vec<Rc<Table>>>,
     /// How often records of a tablet have moved from a memtable into tables.
     moved_counts: Vec<u64>,
+    /// How often a table has come or gone.
+    change_count: u64,
     /// Blocks of runs.
     cache: BlockCache,
     /// Blocks of sealed tables, which are larger.
     sealed_cache: BlockCache,
+    /// A block that was asked for and has no directory yet: whether it is of a sealed table, and its place.
+    undirected: Cell<Option<(bool, u32)>>,
     /// An encoded key.
     key: RefCell<Vec<u8>>,
 }
@@ -97,8 +112,10 @@ impl Tables {
             runs: vec![Vec::new(); TABLET_COUNT],
             windows: vec![Vec::new(); TABLET_COUNT],
             moved_counts: vec![0; TABLET_COUNT],
+            change_count: 0,
             cache: BlockCache::new(limits.block_cache_bytes, slot_bytes),
             sealed_cache: BlockCache::new(limits.sealed_cache_bytes, sealed_slot_bytes),
+            undirected: Cell::new(None),
             key: RefCell::default(),
         }
     }
@@ -156,11 +173,13 @@ impl Tables {
 
     /// A flush: its runs come to the front.
     pub(crate) fn add(&mut self, tablet: TabletIndex, table: Rc<Table>) {
+        self.change_count += 1;
         self.runs[tablet.index()].insert(0, table);
     }
 
     /// A sealed table: among the windows, by its time.
     pub(crate) fn add_window(&mut self, tablet: TabletIndex, table: Rc<Table>) {
+        self.change_count += 1;
         let from = |table: &Table| table.window().map(|window| window.from);
         let windows = &mut self.windows[tablet.index()];
         let place = windows.partition_point(|other| from(other) < from(&table));
@@ -174,6 +193,7 @@ impl Tables {
 
     /// A merge: `old`, neighbours among the runs, are one run now, or none if nothing was left of them.
     pub(crate) fn replace(&mut self, tablet: TabletIndex, old: &[Rc<Table>], new: Option<Rc<Table>>) {
+        self.change_count += 1;
         let list = &mut self.runs[tablet.index()];
         let Some(first) = old.first() else {
             list.extend(new);
@@ -219,6 +239,7 @@ impl Tables {
         run: Option<Rc<Table>>,
         windows: &[Rc<Table>],
     ) -> Vec<Rc<Table>> {
+        self.change_count += 1;
         let mut old = std::mem::replace(&mut self.runs[tablet.index()], run.into_iter().collect());
         old.append(&mut self.windows[tablet.index()]);
         old.retain(|table| !windows.iter().any(|kept| Rc::ptr_eq(kept, table)));
@@ -226,22 +247,63 @@ impl Tables {
         old
     }
 
-    /// What memory knows of a record that is in no memtable.
-    pub(crate) fn look(&self, tablet: TabletIndex, key: Key<'_>) -> Probe<'_> {
+    /// Look ahead at a key: which table is asked first, and which block of it. That block's place comes near.
+    pub(crate) fn aim(&self, tablet: TabletIndex, key: Key<'_>) -> Option<Aim> {
+        let mut encoded = self.key.borrow_mut();
+        encoded.clear();
+        encode_key(&mut encoded, key.bucket(), key);
+        let hash = key_hash(&encoded);
+        for (number, table) in self.asked(tablet, key.time).enumerate() {
+            if table.is_broken() {
+                return None;
+            }
+            if let Some(block) = table.block_near(key.time, &encoded, hash) {
+                self.cache_of(table).prefetch(table.kept_at(block)?);
+                return Some(Aim { hash, change_count: self.change_count, table: number as u32, block });
+            }
+        }
+        None
+    }
+
+    /// A get that was aimed comes soon: what it reads of its block comes near.
+    pub(crate) fn approach(&self, tablet: TabletIndex, key: Key<'_>, aim: &Aim) {
+        if aim.change_count != self.change_count {
+            return;
+        }
+        let Some(table) = self.asked(tablet, key.time).nth(aim.table as usize) else { return };
+        let id = BlockId { table: table.place.id, block: aim.block };
+        if let Some(kept) = table.kept_at(aim.block).and_then(|place| self.cache_of(table).peek(place, id)) {
+            kept.prefetch_entry(aim.hash);
+        }
+    }
+
+    /// What memory knows of a record that is in no memtable. What looking ahead has found out is not found out again.
+    pub(crate) fn look(&self, tablet: TabletIndex, key: Key<'_>, aim: Option<Aim>) -> Probe<'_> {
         if self.runs(tablet).is_empty() && self.windows(tablet).is_empty() {
             return Probe::Absent;
         }
         let mut encoded = self.key.borrow_mut();
         encoded.clear();
         encode_key(&mut encoded, key.bucket(), key);
-        let hash = key_hash(&encoded);
-        for table in self.asked(tablet, key.time) {
+        let aim = aim.filter(|aim| aim.change_count == self.change_count);
+        let hash = aim.map_or_else(|| key_hash(&encoded), |aim| aim.hash);
+        let first = aim.map_or(0, |aim| aim.table as usize);
+        for (number, table) in self.asked(tablet, key.time).enumerate().skip(first) {
             if table.is_broken() {
                 return Probe::Disk;
             }
-            let Some((block, _)) = table.block_of(key.time, &encoded, hash) else { continue };
-            let Some(raw) = self.cached(table, block) else { return Probe::Disk };
-            match Block::parse(raw).and_then(|block| block.get(&encoded)) {
+            let block = match aim {
+                Some(aim) if number == first => Some(aim.block),
+                _ => table.block_near(key.time, &encoded, hash),
+            };
+            let Some(block) = block else { continue };
+            let Some(kept) = self.cached(table, block) else {
+                if table.passes(hash) {
+                    return Probe::Disk;
+                }
+                continue;
+            };
+            match kept.get(&encoded, hash) {
                 Ok(None) => {}
                 Ok(Some(record)) => return Probe::Record(record),
                 // It was right when it was read: let the reader read it again and say what is wrong.
@@ -261,13 +323,38 @@ impl Tables {
     fn keep(&mut self, table: &Table, block: u32, raw: &[u8]) {
         let id = BlockId { table: table.place.id, block };
         let cache = if table.window().is_some() { &mut self.sealed_cache } else { &mut self.cache };
-        cache.put(id, raw);
+        if let Some(place) = cache.put(id, raw) {
+            table.set_kept(block, place);
+        }
     }
 
     #[inline]
-    fn cached(&self, table: &Table, block: u32) -> Option<&[u8]> {
-        let cache = if table.window().is_some() { &self.sealed_cache } else { &self.cache };
-        cache.get(BlockId { table: table.place.id, block })
+    fn cache_of(&self, table: &Table) -> &BlockCache {
+        if table.window().is_some() { &self.sealed_cache } else { &self.cache }
+    }
+
+    #[inline]
+    fn cached(&self, table: &Table, block: u32) -> Option<Kept<'_>> {
+        let place = table.kept_at(block)?;
+        let kept = self.cache_of(table).get(place, BlockId { table: table.place.id, block })?;
+        if kept.wants_directory() {
+            self.undirected.set(Some((table.window().is_some(), place)));
+        }
+        Some(kept)
+    }
+
+    /// Is there a block that was asked for and has no directory yet?
+    #[inline]
+    pub(crate) fn wants_directory(&self) -> bool {
+        self.undirected.get().is_some()
+    }
+
+    /// Make the directory of the block that was asked for last without one.
+    pub(crate) fn make_directory(&mut self) {
+        if let Some((is_sealed, place)) = self.undirected.take() {
+            let cache = if is_sealed { &mut self.sealed_cache } else { &mut self.cache };
+            cache.make_directory(place);
+        }
     }
 
     /// Runs of the tablet that has most, and levels of the one that has most.

@@ -16,9 +16,13 @@ use layout::tablet_sink::ColdLink;
 use layout::units::TableId;
 use net::cold::ColdBlocks;
 use net::redirect::Redirect;
+use std::cell::Cell;
 
 /// Bytes that one read of a cold disk gets at most, unless a block is larger: every frame carries them.
 const READ_BYTES_MAX: u64 = 96 << 10;
+
+/// No place of a block cache.
+const NOWHERE: u32 = u32::MAX;
 
 /// What is needed to open a table.
 pub(crate) struct TablePlace {
@@ -42,6 +46,8 @@ pub(crate) struct Parts {
     dictionary: Option<Dictionary>,
     /// Of a sunk table: where its sections stand.
     pub(crate) sunk: Option<SunkSections>,
+    /// By block: where the block cache has put it last.
+    kept: Box<[Cell<u32>]>,
 }
 
 /// A table in use.
@@ -110,7 +116,8 @@ impl Table {
             self.read(footer.sections_offset(), footer.sections_bytes as usize, &mut bytes).await?;
             sunk = Some(open_sunk_sections(&self.checksum, &footer, &bytes, unpack).map_err(corrupt)?);
         }
-        Ok(Parts { footer, index, filter, dictionary, sunk })
+        let kept = vec![Cell::new(NOWHERE); index.block_count() as usize].into();
+        Ok(Parts { footer, index, filter, dictionary, sunk, kept })
     }
 
     /// The manifest names it, or names it no more: its extents are kept, or free again when the last one who holds it lets go.
@@ -170,12 +177,53 @@ impl Table {
 
     /// The block that has this key if the table has it; `None` when it has not.
     #[inline]
-    pub(crate) fn block_of(&self, time: u64, key: &[u8], hash: u64) -> Option<(u32, BlockHandle)> {
+    pub(crate) fn block_of(&self, time: u64, key: &[u8], hash: u64) -> Option<u32> {
         let Parts { footer, index, filter, .. } = self.parts.as_ref()?;
         if !(footer.time_min..=footer.time_max).contains(&time) || !filter.contains(hash) {
             return None;
         }
-        index.find(key)
+        index.find_block(key)
+    }
+
+    /// The same for a reader of blocks in memory, who asks [`Table::passes`] before the device is asked. Behind a window
+    /// nothing is asked, and most that ask for a time of its have their record here: a block in memory says so itself, without
+    /// the three far bytes of the filter.
+    #[inline]
+    pub(super) fn block_near(&self, time: u64, key: &[u8], hash: u64) -> Option<u32> {
+        if self.window().is_none() {
+            return self.block_of(time, key, hash);
+        }
+        let Parts { footer, index, .. } = self.parts.as_ref()?;
+        if !(footer.time_min..=footer.time_max).contains(&time) {
+            return None;
+        }
+        let block = index.find_block(key)?;
+        (self.kept_at(block).is_some() || self.passes(hash)).then_some(block)
+    }
+
+    /// Does its filter say maybe?
+    #[inline]
+    pub(super) fn passes(&self, hash: u64) -> bool {
+        self.parts.as_ref().is_none_or(|parts| parts.filter.contains(hash))
+    }
+
+    /// Where a block lies.
+    pub(crate) fn handle(&self, block: u32) -> BlockHandle {
+        self.parts().index.handle(block).expect("the block was found in the index")
+    }
+
+    /// Where the block cache has put a block last; it may hold another by now.
+    #[inline]
+    pub(super) fn kept_at(&self, block: u32) -> Option<u32> {
+        let place = self.parts.as_ref()?.kept.get(block as usize)?.get();
+        (place != NOWHERE).then_some(place)
+    }
+
+    /// The block cache has put a block there.
+    pub(super) fn set_kept(&self, block: u32, place: u32) {
+        if let Some(kept) = self.parts.as_ref().and_then(|parts| parts.kept.get(block as usize)) {
+            kept.set(place);
+        }
     }
 
     /// Its records stand on cold disks, and only what finds them is here.
@@ -320,12 +368,12 @@ impl Table {
         block.map_err(|_| ReadError::Cold { table, failure: ColdFailure::Wrong })
     }
 
-    /// Memory of index, filter, dictionary and places of sections, bytes.
+    /// Memory of index, filter, dictionary, places of sections and places in the block cache, bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.parts.as_ref().map_or(0, |Parts { index, filter, dictionary, sunk, .. }| {
+        self.parts.as_ref().map_or(0, |Parts { index, filter, dictionary, sunk, kept, .. }| {
             let dictionary = dictionary.as_ref().map_or(0, Dictionary::memory_bytes);
             let sunk = sunk.as_ref().map_or(0, SunkSections::memory_bytes);
-            index.memory_bytes() + filter.memory_bytes() + dictionary + sunk
+            index.memory_bytes() + filter.memory_bytes() + dictionary + sunk + size_of_val(&kept[..])
         })
     }
 }

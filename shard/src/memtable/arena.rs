@@ -257,7 +257,7 @@ impl Arena {
     pub(super) fn prefetch(&self, node: u32) {
         let start = node as usize * UNIT_BYTES;
         for line in 0..4 {
-            super::prefetch(&self.bytes, start + line * 64);
+            ioengine::memory::prefetch(&self.bytes, start + line * 64);
         }
     }
 

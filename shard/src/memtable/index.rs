@@ -130,7 +130,7 @@ impl Index {
 
     /// Ask the processor for the home line of a hash.
     pub(super) fn prefetch(&self, hash: u64) {
-        super::prefetch(&self.lines, self.home(hash));
+        ioengine::memory::prefetch(&self.lines, self.home(hash));
     }
 
     /// The first node in the home line whose tag fits: a guess for a prefetch.

@@ -139,7 +139,7 @@ impl Lists {
 
     /// Bring a hint near.
     pub(super) fn prefetch(&self, hint_slot: usize) {
-        super::prefetch(&self.hints, hint_slot);
+        ioengine::memory::prefetch(&self.hints, hint_slot);
     }
 
     /// Like [`Lists::search`] for the levels of a low node, from a hint; `None` when it does not help.

@@ -182,6 +182,11 @@ impl Memtable {
         }
     }
 
+    /// Is there no node whose tag fits in the key's line? Then the key is most likely not here: a hint, never an answer.
+    pub fn seems_absent(&self, hash: u64) -> bool {
+        self.index.guess(hash).is_none()
+    }
+
     fn find(&self, hash: u64, key: Key<'_>) -> Option<u32> {
         self.index.find(hash, |node| self.arena.key(node, &self.arena.header(node)) == key)
     }
@@ -367,16 +372,4 @@ impl Memtable {
             record_count: self.record_count,
         }
     }
-}
-
-/// Ask the processor to bring the line of element `index` near. Only a hint; nothing beyond the end.
-fn prefetch<T>(elements: &[T], index: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(element) = elements.get(index) {
-        let pointer: *const T = element;
-        // SAFETY: a prefetch has no effect on memory, and the pointer is that of an element.
-        unsafe { std::arch::x86_64::_mm_prefetch(pointer.cast(), std::arch::x86_64::_MM_HINT_T0) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (elements, index);
 }
