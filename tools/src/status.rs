@@ -76,7 +76,13 @@ fn disks(status: &Map<String, Value>) -> Vec<String> {
             0 => String::new(),
             count => format!(", {count} sections repaired"),
         };
-        lines.push(format!("  disk {number:<6} {name:<40} core {core}{failed}{damaged}{repaired}"));
+        let scrub = match counter("scrub_passes") {
+            0 => format!(", first scrub at file {} of {}", counter("scrub_file"), counter("files")),
+            count => {
+                format!(", scrubbed {count} times, at file {} of {}", counter("scrub_file"), counter("files"))
+            }
+        };
+        lines.push(format!("  disk {number:<6} {name:<40} core {core}{failed}{damaged}{repaired}{scrub}"));
     }
     let counters: Vec<Value> = disks.iter().filter_map(|(_, disk)| disk.get("counters").cloned()).collect();
     lines.extend(table_of("disk", &counters).into_iter().filter(|line| !line.starts_with("disk ")));
@@ -192,9 +198,10 @@ mod tests {
         let status = serde_json::json!({"disks": {"10": disk(10, 1), "9": disk(9, 0)}});
         let lines = disks(status.as_object().unwrap());
         let words: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(words[0], ["disk", "9", "/dev/9", "core", "0"]);
+        assert_eq!(words[0][..5], ["disk", "9", "/dev/9", "core", "0,"]);
+        assert!(lines[0].ends_with("first scrub at file 0 of 0"));
         assert!(
-            lines[1].contains("/dev/10") && lines[1].ends_with("FAILED, 3 damaged places wait for repair")
+            lines[1].contains("/dev/10") && lines[1].contains("FAILED, 3 damaged places wait for repair")
         );
         assert_eq!(words[2], ["node", "disk", "9", "disk", "10"]);
         assert_eq!(words.iter().find(|line| line[0] == "reads").unwrap()[..], ["reads", "21", "10", "11"]);

@@ -89,6 +89,28 @@ pub struct ColdCounters {
     pub repair_failed: Counter,
     /// Places that were whole when they were looked at, or hold nothing that counts.
     pub repair_dropped: Counter,
+    /// Passes of the scrub that have looked at all that counted.
+    pub scrub_passes: Counter,
+    /// When the last of them began and ended, microseconds of the wall clock.
+    pub scrub_covered_since_us: Counter,
+    /// See `scrub_covered_since_us`.
+    pub scrub_ended_us: Counter,
+    /// The file that it looks at.
+    pub scrub_file: Counter,
+    /// Sections looked at, and bytes read for that.
+    pub scrub_sections: Counter,
+    /// See `scrub_sections`.
+    pub scrub_bytes: Counter,
+    /// Sections looked at in this pass.
+    pub scrub_pass_sections: Counter,
+    /// Bytes read in this pass, and those it will come to.
+    pub scrub_pass_bytes: Counter,
+    /// See `scrub_pass_bytes`.
+    pub scrub_pass_total_bytes: Counter,
+    /// Sections that it found damaged, or that the others say where they stand.
+    pub scrub_found: Counter,
+    /// Sections that count and have no whole header.
+    pub scrub_missing: Counter,
     /// 1 once the device has failed.
     pub failed: Counter,
 }

@@ -38,6 +38,10 @@ pub struct ColdNodeLimits {
     pub repair_count_max: usize,
     /// How long a damaged place that could not be mended waits for the next try; twice as long each time, up to a thousand times that.
     pub repair_retry: Duration,
+    /// In which time every section of a disk is read and checked; 0 = never.
+    pub scrub_period: Duration,
+    /// What the scrub of a disk reads at most in a second, bytes.
+    pub scrub_bytes_per_second: u64,
     /// From a request to its answer, or to `Timeout`.
     pub request_deadline: Duration,
     /// How long an emptied file stays as it is: above `request_deadline`, for clients and redirects under way.
@@ -66,6 +70,8 @@ impl Default for ColdNodeLimits {
             reserved_max: 384,
             repair_count_max: 1024,
             repair_retry: Duration::from_secs(1),
+            scrub_period: Duration::from_secs(21 * 24 * 3600),
+            scrub_bytes_per_second: 32 << 20,
             request_deadline: Duration::from_secs(30),
             reuse_delay: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),
@@ -89,6 +95,10 @@ impl ColdNodeLimits {
             (
                 [self.read_count_max, self.reads_in_flight, self.work_count_max].iter().all(|one| *one > 0),
                 "something may be asked of a disk",
+            ),
+            (
+                self.scrub_bytes_per_second > 0,
+                "scrub_bytes_per_second is more than 0; scrub_period 0 ends the scrub",
             ),
             (self.forward_count_max > 0, "something may go to another core"),
             ((1..=KEPT_COUNT_MAX).contains(&self.reserved_max), "a disk keeps 1 to 568 places"),

@@ -12,6 +12,7 @@
 //! | `walk` | its sections, found by their headers alone |
 //! | `examine` | whether every section that counts is sound |
 //! | `damage`, `repair` | what was found damaged, and how it is mended from the two other machines |
+//! | `scrub` | reads and checks all that counts, slowly |
 //! | `others`, `proven` | what stands on these at the same place; a section in memory that has been proven |
 //! | `errand`, `mend` | what a disk's own tasks want of the one that writes; sections written anew where they stood |
 //! | `queue`, `serve` | what waits for a disk, and how it is carried out |
@@ -31,6 +32,7 @@ mod others;
 pub mod proven;
 mod queue;
 mod repair;
+mod scrub;
 mod serve;
 pub mod table;
 pub mod walk;

@@ -9,7 +9,7 @@ use super::disk::ColdDisk;
 use super::limits::ColdNodeLimits;
 use super::others::Others;
 use super::queue::DiskQueue;
-use super::{ColdError, others, repair, serve};
+use super::{ColdError, others, repair, scrub, serve};
 use crate::budget::Budget;
 use crate::front::{self, Connections};
 use crate::mesh::Peers;
@@ -303,7 +303,10 @@ async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> 
     }
     io.spawn(Queue::Maintenance, serve::work(Rc::clone(core), Rc::clone(&spindle), disk));
     if core.others.count() > 0 {
-        io.spawn(Queue::Maintenance, repair::run(Rc::clone(core), spindle));
+        io.spawn(Queue::Maintenance, repair::run(Rc::clone(core), Rc::clone(&spindle)));
+    }
+    if !limits.scrub_period.is_zero() {
+        io.spawn(Queue::Maintenance, scrub::run(Rc::clone(core), spindle));
     }
     Ok(())
 }

@@ -281,7 +281,11 @@ fn shared_blocks(ranges: &[Range<u64>]) -> Vec<u64> {
 }
 
 /// All that the two others hold in a file.
-async fn file_of_others(core: &ColdCore, spindle: &Spindle, file: u32) -> Result<Vec<Named>, NotMended> {
+pub(super) async fn file_of_others(
+    core: &ColdCore,
+    spindle: &Spindle,
+    file: u32,
+) -> Result<Vec<Named>, NotMended> {
     let disk = (spindle.superblock.group, spindle.superblock.disk);
     let mut all: Vec<Named> = Vec::new();
     for node in 0..core.others.count() {

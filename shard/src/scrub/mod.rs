@@ -11,7 +11,7 @@
 //! Must never hold up a request: it runs in the queue with the smallest share. Invariant: `scrub_covered_since_us` is the
 //! beginning of a pass that has looked at everything that was in use then.
 
-mod pace;
+pub(crate) mod pace;
 
 use crate::core::Shard;
 use crate::format;

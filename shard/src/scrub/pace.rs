@@ -4,7 +4,7 @@ use ioengine::Instant;
 use std::time::Duration;
 
 /// The time of one pass.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     began: Instant,
     period: Duration,
     bytes_per_second: u64,
@@ -15,18 +15,18 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Of a pass that begins now.
-    pub(super) fn new(now: Instant, period: Duration, bytes_per_second: u64) -> Pace {
+    pub(crate) fn new(now: Instant, period: Duration, bytes_per_second: u64) -> Pace {
         assert!(bytes_per_second > 0, "a pass gets on");
         Pace { began: now, period, bytes_per_second, total: 0, done: 0, due: now }
     }
 
     /// So many bytes will be read.
-    pub(super) fn begin(&mut self, total: u64) {
+    pub(crate) fn begin(&mut self, total: u64) {
         self.total = total;
     }
 
     /// So many were read, just now.
-    pub(super) fn add(&mut self, now: Instant, bytes: u64) {
+    pub(crate) fn add(&mut self, now: Instant, bytes: u64) {
         self.done += bytes;
         let at_most = Duration::from_nanos(nanos(1_000_000_000, bytes, self.bytes_per_second));
         let share = Duration::from_nanos(nanos(
@@ -38,17 +38,17 @@ impl Pace {
     }
 
     /// Bytes read, and bytes that will be read.
-    pub(super) fn progress(&self) -> (u64, u64) {
+    pub(crate) fn progress(&self) -> (u64, u64) {
         (self.done.min(self.total), self.total)
     }
 
     /// When it may go on.
-    pub(super) fn due(&self) -> Instant {
+    pub(crate) fn due(&self) -> Instant {
         self.due
     }
 
     /// When the next one may begin.
-    pub(super) fn ends(&self) -> Instant {
+    pub(crate) fn ends(&self) -> Instant {
         self.began.after(self.period).max(self.due)
     }
 }

@@ -432,6 +432,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     count!(cold reserved_max, "places of a disk that are reserved and not sealed; more are Busy"),
     count!(cold repair_count_max, "damaged places of a disk that are remembered for repair"),
     duration!(cold repair_retry, "how long a damaged place that could not be mended waits for the next try; twice as long each time"),
+    duration!(cold scrub_period, "in which time every section of a disk is read and checked; 0 s = never"),
+    size!(cold scrub_bytes_per_second, "what the scrub of a disk reads at most in a second, if it is behind"),
     duration!(cold request_deadline, "longest wait of a request before it is answered Timeout"),
     duration!(cold reuse_delay, "how long an emptied file stays as it is: longer than any request that may still read it"),
     duration!(cold hello_deadline, "how long a connection may stay without hello"),

@@ -47,6 +47,7 @@ pub(in crate::sim) fn limits() -> ColdNodeLimits {
         waiting_bytes_max: 1 << 20,
         request_deadline: Duration::from_secs(3),
         repair_retry: Duration::from_millis(100),
+        scrub_period: Duration::ZERO,
         ..ColdNodeLimits::default()
     }
 }

@@ -23,7 +23,7 @@ const LOST_PPM: u32 = 200_000;
 const STRETCH: u64 = 40;
 const SECTOR: u64 = 512;
 /// Strokes of decay once all else is at peace, at most.
-const DECAYS_AT_PEACE: u64 = 60;
+const DECAYS_AT_PEACE: u64 = 200;
 
 impl Stage {
     pub(super) fn geometry(&self, disk: usize) -> ColdGeometry {
@@ -94,16 +94,40 @@ impl Stage {
             self.decay(&mut random);
         }
         let until = self.world.now().after(MENDED);
+        if self.scrubs {
+            // One pass may be under way that has been there already.
+            let begun = self.counted("scrub_passes");
+            let is_due = |passes: &[Option<u64>]| {
+                passes
+                    .iter()
+                    .zip(&begun)
+                    .all(|(now, begun)| now.is_some_and(|now| now >= begun.unwrap_or(0) + 2))
+            };
+            while !is_due(&self.counted("scrub_passes")) {
+                if self.world.now() >= until {
+                    return self
+                        .wrong
+                        .push(format!("a scrub does not look at all, {MENDED:?} after all trouble"));
+                }
+                self.world.run_for(LOOK);
+            }
+        }
         // Read once: what is damaged waits from then on, and nobody looks at it again before it is said to be mended.
-        while let Some(first) = self.places_not_shown().into_iter().find(|what| !what.contains("Corrupt")) {
+        while !self.scrubs
+            && let Some(first) = self.places_not_shown().into_iter().find(|what| !what.contains("Corrupt"))
+        {
             if self.world.now() >= until {
                 return self.wrong.push(format!("{MENDED:?} after all trouble: {first}"));
             }
             self.world.run_for(LOOK);
         }
-        while self.waiting_places() > 0 {
+        // Who does not say may have some.
+        let waiting = |stage: &mut Stage| -> u64 {
+            stage.counted("repair_queue").into_iter().map(|count| count.unwrap_or(1)).sum()
+        };
+        while waiting(self) > 0 {
             if self.world.now() >= until {
-                let (count, shown) = (self.waiting_places(), self.places_not_shown());
+                let (count, shown) = (waiting(self), self.places_not_shown());
                 return self.wrong.push(format!(
                     "{count} places wait for repair, {MENDED:?} after all trouble: {:?}",
                     shown.first()
@@ -111,8 +135,9 @@ impl Stage {
             }
             self.world.run_for(LOOK);
         }
-        // What was mended outlives a loss of power.
-        for machine in &self.machines {
+        // What was mended outlives a loss of power, and what comes now is read by nobody else.
+        for machine in &mut self.machines {
+            machine.config.limits.scrub_period = Duration::ZERO;
             machine.disks.iter().for_each(|disk| disk.set_faults(DiskFaults::default()));
             machine.handle.power_cut();
         }
@@ -124,25 +149,22 @@ impl Stage {
         self.compare_bytes();
     }
 
-    /// Damaged places that wait for repair, by the word of the machines.
-    fn waiting_places(&mut self) -> u64 {
-        let mut waiting = 0;
+    /// A counter of all disks that do not lie, by the word of the machines.
+    fn counted(&mut self, name: &'static str) -> Vec<Option<u64>> {
+        let mut all = Vec::new();
         for number in 0..NODES {
             let nodes = Rc::clone(&self.nodes);
             let status = self
                 .world
                 .block_on(&self.clients, PEACE, move |io: Io| async move { nodes.status(&io, number).await });
-            for disk in
-                (0..self.machines[number].disks.len()).filter(|disk| !self.machines[number].damaged[*disk])
-            {
-                // Who does not say may have some.
-                let count = status.as_ref().and_then(|status| {
-                    status["disks"][disk.to_string()]["counters"]["repair_queue"].as_u64()
-                });
-                waiting += count.unwrap_or(1);
+            let disks = 0..self.machines[number].disks.len();
+            for disk in disks.filter(|disk| !self.machines[number].damaged[*disk]) {
+                let of =
+                    |status: &serde_json::Value| status["disks"][disk.to_string()]["counters"][name].as_u64();
+                all.push(status.as_ref().and_then(of));
             }
         }
-        waiting
+        all
     }
 
     /// What the machines do not show of what they should.

@@ -30,6 +30,7 @@ const LIFE: Duration = Duration::from_secs(40);
 /// Within this, all that is pending is done once trouble has ended.
 const PEACE: Duration = Duration::from_secs(600);
 const REUSE_DELAY: Duration = Duration::from_secs(4);
+const SCRUB_PERIOD: Duration = Duration::from_secs(6);
 
 struct Stage {
     world: World,
@@ -38,6 +39,8 @@ struct Stage {
     nodes: Rc<Nodes>,
     random: Random,
     lies: bool,
+    /// The nodes look for damage themselves.
+    scrubs: bool,
     wrong: Vec<String>,
     starts: u64,
 }
@@ -53,13 +56,14 @@ impl Stage {
         let clients = world.add_node(NodeConfig::numbered(20));
         let (disk_count, file_count) = (1 + random.below(3) as u16, 3 + random.below(4));
         let core_count = 1 + random.below(2) as u16;
-        let lies = seed % 4 == 3;
+        let (lies, scrubs) = (seed % 4 == 3, matches!(seed % 8, 1 | 3 | 6));
         let mut machines = Vec::new();
         for number in 1..=NODES as u16 {
             let limits = ColdNodeLimits {
                 reads_in_flight: 1 + random.below(4) as usize,
                 reserved_max: 24,
                 reuse_delay: REUSE_DELAY,
+                scrub_period: if scrubs { SCRUB_PERIOD } else { Duration::ZERO },
                 ..limits()
             };
             let made = Made { cluster: CLUSTER, group: GROUP, number, disk_count, core_count, limits };
@@ -68,7 +72,7 @@ impl Stage {
         Machine::introduce(&mut machines);
         let addresses = machines.iter().map(|machine| machine.config.listen).collect();
         let nodes = Rc::new(Nodes::new(addresses, CLUSTER, GROUP, disk_count, REUSE_DELAY));
-        Stage { world, machines, clients, nodes, random, lies, wrong: Vec::new(), starts: 0 }
+        Stage { world, machines, clients, nodes, random, lies, scrubs, wrong: Vec::new(), starts: 0 }
     }
 
     fn serves(&self) -> bool {
