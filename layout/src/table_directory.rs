@@ -229,7 +229,9 @@ mod tests {
             for key in keys.keys() {
                 let other = [&key[..], &[7]].concat();
                 prop_assert_eq!(directory.get(&other, key_hash(key)).expect("nothing is wrong"), None);
-                prop_assert_eq!(directory.get(&key[1..], key_hash(key)).expect("nothing is wrong"), None);
+                let shorter = directory.get(&key[1..], key_hash(key)).expect("nothing is wrong");
+                // Of one that is there, too, the tag may be the same.
+                prop_assert!(shorter.is_none() || keys.contains_key(&key[1..]));
             }
         }
     }

@@ -181,7 +181,8 @@ fn a_sound_disk_with_tables_is_found_sound_and_read_whole() {
         assert!(tables["tables"].as_u64() > Some(4) && tables["blocks"].as_u64() > Some(100), "{tables}");
         assert_eq!(tables["bytes_read"], tables["bytes_in_use"], "all of it was read");
         let journal = all.iter().find(|line| line["part"] == "journal").unwrap();
-        assert!(journal["start"].as_u64() > Some(0), "the journal was trimmed: {journal}");
+        // It goes round, so where it begins says nothing.
+        assert!(journal["operations"].as_u64() < Some(RECORD_COUNT), "the journal was trimmed: {journal}");
         let records = tables["records"].as_u64().unwrap() + journal["operations"].as_u64().unwrap();
         assert!(records >= RECORD_COUNT, "each record is in a table or in the journal: {records}");
     }
