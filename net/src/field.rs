@@ -4,6 +4,8 @@
 //! declaration. Invariant, checked by the compiler: the fields of a table follow each other without gap or overlap
 //! and end at its size.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 pub use layout::field::{Field, Table};
 
 /// Stops the compilation when fields overlap, leave a gap or do not end at the table's size.
@@ -47,6 +49,19 @@ pub fn tables() -> Vec<&'static Table> {
     all.extend(crate::cold::tables());
     all.extend(crate::redirect::tables());
     all
+}
+
+/// An address as it stands on the wire: IPv6 in network order, IPv4 a.b.c.d as ::ffff:a.b.c.d.
+pub(crate) fn ip_bytes(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// The address of these bytes.
+pub(crate) fn ip_of(bytes: [u8; 16]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
 /// Reads fields of a structure whose bytes are all there: the caller has cut `bytes` to the table's size.

@@ -3,10 +3,10 @@
 //! Owns the bytes behind the head of such a reply. Must never name a place that was not linked when the store looked. Invariant: each of
 //! the three nodes has the same bytes there, or says `Moved`.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::cold::ColdBlocks;
-use crate::field::{Read, Sink, SliceSink, Table, Write, wire_table};
+use crate::field::{Read, Sink, SliceSink, Table, Write, ip_bytes, ip_of, wire_table};
 use crate::reply::{ReplyError, Rest, encode_redirect_head, reply_head_bytes};
 use layout::units::LogTime;
 
@@ -51,8 +51,7 @@ impl Redirect {
             if port == 0 {
                 return Err(rest.wrong(node::PORT));
             }
-            let ip = IpAddr::V6(Ipv6Addr::from(fixed.bytes::<16>(node::ADDRESS))).to_canonical();
-            *address = SocketAddr::new(ip, port);
+            *address = SocketAddr::new(ip_of(fixed.bytes(node::ADDRESS)), port);
             rest.take(node::BYTES)?;
         }
         Ok(Redirect { blocks, nodes })
@@ -68,12 +67,10 @@ pub fn encode_redirect(out: &mut [u8], log_time: LogTime, redirect: &Redirect) -
     encode_redirect_head(&mut out, log_time);
     out.put(&redirect.blocks.bytes());
     for address in &redirect.nodes {
-        let ip = match address.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
         out.put(
-            &[0; node::BYTES].set(node::ADDRESS, ip.octets()).set(node::PORT, address.port().to_le_bytes()),
+            &[0; node::BYTES]
+                .set(node::ADDRESS, ip_bytes(address.ip()))
+                .set(node::PORT, address.port().to_le_bytes()),
         );
     }
     out.used()

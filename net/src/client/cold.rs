@@ -8,6 +8,7 @@ use super::error::ClientError;
 use super::link::Link;
 use super::{ClientConfig, hello};
 use crate::cold::ColdRequest;
+use crate::redirect::REDIRECT_NODES;
 use crate::reply::{Answer, Reply};
 use crate::request::Request;
 use ioengine::Io;
@@ -18,7 +19,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Machines of a cold group: each holds what the two others do.
-pub const COPIES: usize = 3;
+pub const COPIES: usize = REDIRECT_NODES;
 
 /// The machines of a cold group in an order drawn anew.
 #[must_use]

@@ -18,7 +18,7 @@ use super::verbs::{Found, found};
 use crate::cold::ColdRequest;
 use crate::operation::Operation;
 use crate::outcome::Outcome;
-use crate::redirect::{REDIRECT_NODES, Redirect};
+use crate::redirect::Redirect;
 use crate::reply::Answer;
 use crate::request::{Get, Request};
 
@@ -116,5 +116,3 @@ fn judge(found: Option<Found>, if_newer: Option<Version>) -> Got {
         (Some(found), _) => Got::Found(found),
     }
 }
-
-const _: () = assert!(REDIRECT_NODES == super::cold::COPIES);

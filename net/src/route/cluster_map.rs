@@ -4,7 +4,7 @@
 //! refuses. Invariant: in a valid map every member of a group is a known store node, in one group only, and every group
 //! has a shape that [`ReplicaOrder`] knows.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use layout::superblock_reads::{CACHE_COUNT_MAX, REVISION_MAX, SHARE_WHOLE};
 use layout::units::{SHARD_COUNT_MAX, Uuid};
@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::bucket_map::GROUP_COUNT_MAX;
 use super::replica_order::{MACHINES_MAX, ReplicaOrder};
-use crate::field::{Field, Read, Sink, Table, Write, wire_table};
+use crate::field::{Field, Read, Sink, Table, Write, ip_bytes, ip_of, wire_table};
 
 wire_table! {
     map = "cluster map", 40;
@@ -245,14 +245,10 @@ impl ClusterMap {
                 .set(map::REVISION, self.revision.to_le_bytes()),
         );
         for machine in &self.nodes {
-            let address = match machine.address.ip() {
-                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-                IpAddr::V6(ip) => ip,
-            };
             out.put(
                 &[0; node::BYTES]
                     .set(node::ID, machine.id.to_le_bytes())
-                    .set(node::ADDRESS, address.octets())
+                    .set(node::ADDRESS, ip_bytes(machine.address.ip()))
                     .set(node::PORT, machine.address.port().to_le_bytes())
                     .set(node::ZONE, machine.zone.to_le_bytes())
                     .set(node::SHARD_COUNT, machine.shard_count.to_le_bytes())
@@ -288,7 +284,7 @@ impl ClusterMap {
                 index,
             ))?;
             reserved(fixed, node::RESERVED, "node", index)?;
-            let ip = IpAddr::V6(Ipv6Addr::from(fixed.bytes::<16>(node::ADDRESS))).to_canonical();
+            let ip = ip_of(fixed.bytes(node::ADDRESS));
             nodes.push(Node {
                 id: fixed.u32(node::ID),
                 address: SocketAddr::new(ip, fixed.u16(node::PORT)),

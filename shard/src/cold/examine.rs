@@ -120,34 +120,7 @@ pub async fn examine_disk(
     }
     let (files, _) = read_table(io, disk, superblock).await?;
     for (file, facts) in (0u32..).zip(&files) {
-        let at = Some(superblock.geometry.slot_offset(file, 0));
-        let of_entry = |grade, what: String| {
-            ColdSeen::Finding(ColdFinding { grade, part: "file table", file: Some(file), what, at })
-        };
-        let state = match read_slots(io, disk, superblock, file).await {
-            Ok(Slots::Known(state)) => state,
-            Ok(Slots::AtLeast(state, corrupt)) => {
-                let what = format!(
-                    "{corrupt}: one slot of two is torn or damaged: the next start walks the file and writes both again"
-                );
-                seen(of_entry(ColdGrade::Warning, what));
-                state
-            }
-            Ok(Slots::Lost([first, _])) => {
-                let what =
-                    format!("{first}, and the other slot, too: what was freed in the file counts again");
-                seen(of_entry(ColdGrade::Damage, what));
-                ColdFile::default()
-            }
-            Err(ColdError::Disk(error)) => {
-                seen(of_entry(
-                    ColdGrade::Damage,
-                    format!("{error}: what was freed in the file counts again"),
-                ));
-                ColdFile::default()
-            }
-            Err(error) => return Err(error),
-        };
+        let state = file_state(io, disk, superblock, file, &mut seen).await?;
         if facts.generation == 0 {
             continue;
         }
@@ -171,6 +144,40 @@ pub async fn examine_disk(
         }
     }
     Ok(coverage)
+}
+
+/// What a file's entry says, or as much as can still be read of it.
+async fn file_state(
+    io: &Io,
+    disk: &Disk,
+    superblock: &ColdSuperblock,
+    file: u32,
+    seen: &mut impl FnMut(ColdSeen),
+) -> Result<ColdFile, ColdError> {
+    let at = Some(superblock.geometry.slot_offset(file, 0));
+    let of_entry = |grade, what: String| {
+        ColdSeen::Finding(ColdFinding { grade, part: "file table", file: Some(file), what, at })
+    };
+    match read_slots(io, disk, superblock, file).await {
+        Ok(Slots::Known(state)) => Ok(state),
+        Ok(Slots::AtLeast(state, corrupt)) => {
+            let what = format!(
+                "{corrupt}: one slot of two is torn or damaged: the next start walks the file and writes both again"
+            );
+            seen(of_entry(ColdGrade::Warning, what));
+            Ok(state)
+        }
+        Ok(Slots::Lost([first, _])) => {
+            let what = format!("{first}, and the other slot, too: what was freed in the file counts again");
+            seen(of_entry(ColdGrade::Damage, what));
+            Ok(ColdFile::default())
+        }
+        Err(ColdError::Disk(error)) => {
+            seen(of_entry(ColdGrade::Damage, format!("{error}: what was freed in the file counts again")));
+            Ok(ColdFile::default())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The sections of a file that count: the sound ones, and what is wrong with the others.
