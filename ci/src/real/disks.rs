@@ -31,8 +31,9 @@ pub(super) enum Harm {
     Worn,
     /// There is no file, or only zeros in it. A start must be refused; then it is formatted.
     Gone,
-    /// It is an old image, and its own is here. Nothing of the node may count until `until`.
-    Old { own: PathBuf, until: Instant, is_known: bool },
+    /// It is an old image, and its own is here. Nothing of the node may count until `until`. Of its starts (decision 0043), the last
+    /// in which another node recognised it: the next one votes until it meets somebody, and counts with nobody.
+    Old { own: PathBuf, until: Instant, refused_in: Option<u64> },
 }
 
 /// What is done to a disk.
@@ -98,7 +99,7 @@ impl Disks {
                 rename(&node.disk, &own)?;
                 damage::copy(&kept, &node.disk)?;
                 let until = self.io.now().after(WRONG_MAX);
-                node.harm = Some(Harm::Old { own, until, is_known: false });
+                node.harm = Some(Harm::Old { own, until, refused_in: None });
                 ("roll back", forget(node, &mut self.random)?)
             }
             Kind::Hurt(damage) => {
@@ -148,17 +149,20 @@ impl Disks {
                         scene.nodes[place].harm = None;
                     }
                 }
-                Some(Harm::Old { own, until, is_known }) => {
+                Some(Harm::Old { own, until, refused_in }) => {
                     is_left = true;
-                    let votes = votes(client, place).await;
-                    if is_known && votes.is_some_and(|(_, voting)| voting > 0) {
+                    let start = scene.nodes[place].starts;
+                    // A node that begins to start holds nothing yet.
+                    let votes = votes(client, place).await.filter(|(held, _)| *held > 0);
+                    if refused_in == Some(start) && votes.is_some_and(|(_, voting)| voting > 0) {
                         let text =
                             format!("node {} votes again on an old disk that was recognised", place + 1);
                         violations.push(Violation { checker: "run", text });
                     }
-                    let is_known = is_known || votes.is_some_and(|(_, voting)| voting == 0);
-                    scene.nodes[place].harm = Some(Harm::Old { own: own.clone(), until, is_known });
-                    if is_known && self.io.now() >= until {
+                    let is_refused = votes.is_some_and(|(_, voting)| voting == 0);
+                    let refused_in = if is_refused { Some(start) } else { refused_in };
+                    scene.nodes[place].harm = Some(Harm::Old { own: own.clone(), until, refused_in });
+                    if refused_in.is_some() && self.io.now() >= until {
                         self.give_back(scene, place, &own)?;
                     }
                 }
