@@ -31,6 +31,8 @@ pub enum BenchName {
     Scan,
     /// The upper bounds alone: bare echoes of 64 to 256 bytes, and the frame echo
     Limits,
+    /// Instructions and cache misses of single steps, counted by valgrind: the same on a noisy machine
+    Micro,
     /// All others in one run: redis, memcached, RocksDB, etcd, fio. Says what is missing and how to get it
     Peers,
     /// The hosts that can run a core's tasks, under the same load
@@ -170,6 +172,12 @@ pub struct BenchArgs {
     /// Keep the run in this folder as DATE-HOST-COMMIT/NAME.json, .md and .html
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// With `micro`: instructions that each case may take; more is a failure
+    #[arg(long, value_name = "FILE")]
+    pub budgets: Option<PathBuf>,
+    /// With `micro`: go through the cases without counting, as valgrind wants it
+    #[arg(long, hide = true)]
+    pub bare: bool,
     /// Few records and short rounds: shows that the benches work, not how fast anything is
     #[arg(long)]
     pub smoke: bool,

@@ -18,6 +18,7 @@ mod ycsb;
 use crate::args::{BenchArgs, BenchName};
 use crate::load::LoadError;
 use crate::machine::Machine;
+use crate::micro;
 use crate::outside::{self, OutsideError};
 use crate::report::{Run, compare, html, markdown};
 use crate::target::TargetError;
@@ -60,6 +61,9 @@ pub enum BenchError {
     /// A smoke run got answers that are wrong, or none.
     #[error("smoke: {0}")]
     Wrong(String),
+    /// Steps that take more instructions than they may.
+    #[error("{0}")]
+    Worse(String),
     /// What was to be shown could not be written.
     #[error("cannot write the report: {0}")]
     Show(#[from] std::io::Error),
@@ -73,8 +77,15 @@ pub fn bench_main(args: &BenchArgs, out: &mut dyn Write) -> Result<(), BenchErro
     if args.name == BenchName::Compare {
         return show_comparison(args, out);
     }
+    if args.name == BenchName::Micro && args.bare {
+        micro::run_bare(args);
+        return Ok(());
+    }
     if !args.reports.is_empty() {
         return Err(BenchError::Usage("only `compare` takes reports"));
+    }
+    if args.name == BenchName::Micro {
+        return micro::run(args, out);
     }
     let args = args.clone().sized();
     let (at, random) = moment();
@@ -155,7 +166,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
             ];
             all.into_iter().try_for_each(|name| measure(name, session))
         }
-        BenchName::Compare => panic!("compare measures nothing"),
+        BenchName::Compare | BenchName::Micro => panic!("they measure nothing in rounds"),
     }
 }
 

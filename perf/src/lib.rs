@@ -11,6 +11,7 @@ mod group;
 mod limits;
 pub mod load;
 mod machine;
+mod micro;
 mod outside;
 mod peers;
 mod report;

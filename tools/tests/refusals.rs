@@ -101,8 +101,7 @@ fn a_node_that_cannot_start_says_why() {
     let other = Folder::new();
     let port = server.endpoint.rsplit(':').next().unwrap();
     // One node: of several any may say first that its port is taken, by whoever else has it.
-    let error =
-        run(&other, &["dev", "--nodes", "1", "--port", port, "--disk-size", "256 MiB"]).error(3);
+    let error = run(&other, &["dev", "--nodes", "1", "--port", port, "--disk-size", "256 MiB"]).error(3);
     says(&error, &[port, "in use"]);
     let error = run(&folder, &["dev", "--dir", "data", "--port", "0"]).error(3);
     says(&error, &["disk-1.img", "another process uses it"]);
