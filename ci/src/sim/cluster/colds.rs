@@ -2,6 +2,7 @@
 //! all of it and nothing else.
 
 use super::Run;
+use super::copies;
 use super::plan::{CLUSTER, Plan};
 use super::scene::{Scene, address};
 use super::trouble::Nemesis;
@@ -13,7 +14,7 @@ use ioengine::sim::{DiskFaults, Random, World};
 use ioengine::{Instant, Io};
 use layout::key::tablet_of;
 use net::client::{ClientConfig, ColdNode};
-use net::cold::ColdKept;
+use net::cold::{ColdKept, ColdPlace};
 use shard::SinkSettings;
 use shard::cold::ColdNodeLimits;
 use shard::limits::Limits;
@@ -27,6 +28,7 @@ const GROUP: u16 = 2;
 /// Within this, once trouble has ended, the machines hold what is linked, and nothing else.
 const SETTLED: Duration = Duration::from_secs(240);
 const REUSE_DELAY: Duration = Duration::from_secs(4);
+const SCRUB_PERIOD: Duration = Duration::from_secs(6);
 /// What a frame of a simulated cold node carries.
 const FRAME_BYTES: u32 = 1 << 20;
 
@@ -40,6 +42,8 @@ pub(super) struct ColdsPlan {
     after: Duration,
     trouble_every: Duration,
     disks_seed: u64,
+    /// The disks of the first machine lie about what is in their files, and the machines look for damage themselves.
+    pub(super) lies: bool,
 }
 
 impl ColdsPlan {
@@ -61,6 +65,7 @@ impl ColdsPlan {
             after: Duration::from_secs(random.below(3)),
             trouble_every: plan::ms(random, 400..5_000),
             disks_seed: random.bits(),
+            lies: random.chance(400_000),
         }
     }
 
@@ -76,6 +81,7 @@ impl ColdsPlan {
                 arena_bytes: 24 << 20,
                 outbox_bytes_max: 4 << 20,
                 waiting_bytes_max: 4 << 20,
+                scrub_period: if self.lies { SCRUB_PERIOD } else { Duration::ZERO },
                 ..limits()
             };
             let made = Made {
@@ -107,6 +113,7 @@ pub(super) struct ColdTrouble {
     next: Instant,
     starts_at: Vec<Option<Instant>>,
     is_over: bool,
+    lies: bool,
     /// What must not be.
     pub(super) wrong: Vec<String>,
 }
@@ -118,12 +125,14 @@ impl ColdTrouble {
         let random = Random::new(plan.seed).fork(plan.mode.name(), 0).fork("cold trouble", 0);
         let every = plan.colds.as_ref().map_or(Duration::MAX, |colds| colds.trouble_every);
         let next = if plan.colds.is_some() { now.after(every) } else { NEVER };
+        let lies = plan.colds.as_ref().is_some_and(|colds| colds.lies);
         ColdTrouble {
             random,
             every,
             next,
             starts_at: vec![None; COUNT.into()],
             is_over: false,
+            lies,
             wrong: Vec::new(),
         }
     }
@@ -190,7 +199,11 @@ impl ColdTrouble {
             6 => cold.disks.iter().for_each(|disk| disk.set_faults(DiskFaults::default())),
             _ => {
                 let disk = &cold.disks[self.random.index(cold.disks.len())];
-                let mut faults = DiskFaults { latent_error_ppm: 0, ..DiskFaults::honest(&mut self.random) };
+                // Only one machine lies: what the two others hold is proven.
+                let mut faults = match self.lies && place == 0 {
+                    true => copies::lying(disk, &mut self.random),
+                    false => DiskFaults { latent_error_ppm: 0, ..DiskFaults::honest(&mut self.random) },
+                };
                 if self.random.chance(150_000) {
                     faults.full_after_bytes = Some(self.random.below(disk.bytes()));
                 }
@@ -254,7 +267,7 @@ impl Run<'_> {
                 };
                 found.map(|text| format!("cold node {place} holds {text}"))
             });
-            let Some(text) = wrong else { return };
+            let Some(text) = wrong else { return self.settle_copies(nemesis) };
             if self.scene.world.now() >= until {
                 return self.wrong(format!("{SETTLED:?} after all trouble {text}"));
             }
@@ -263,6 +276,20 @@ impl Run<'_> {
 
     /// Sections that a cold node holds, by tablet and generation.
     fn held_by(&self, place: usize) -> Result<Counts, String> {
+        let mut held = Counts::new();
+        for (kept, place) in self.listed_by(place)? {
+            if kept == ColdKept::Reserved {
+                return Err(format!("a place that is reserved: {place:?}"));
+            }
+            let key =
+                u64::from(tablet_of(place.whom.bucket).get()) << 56 | u64::from(place.whom.window_generation);
+            *held.entry(key).or_insert(0) += u64::from(place.section_count);
+        }
+        Ok(held)
+    }
+
+    /// All that a cold node lists.
+    pub(super) fn listed_by(&self, place: usize) -> Result<Vec<(ColdKept, ColdPlace)>, String> {
         let cold = &self.scene.colds[place];
         let (address, disks) = (cold.config.listen, cold.disks.len());
         let listed =
@@ -281,18 +308,6 @@ impl Run<'_> {
                 }
                 Some(all)
             });
-        let Some(listed) = listed else {
-            return Err("nobody knows what: it does not list its disks".to_owned());
-        };
-        let mut held = Counts::new();
-        for (kept, place) in listed {
-            if kept == ColdKept::Reserved {
-                return Err(format!("a place that is reserved: {place:?}"));
-            }
-            let key =
-                u64::from(tablet_of(place.whom.bucket).get()) << 56 | u64::from(place.whom.window_generation);
-            *held.entry(key).or_insert(0) += u64::from(place.section_count);
-        }
-        Ok(held)
+        listed.ok_or_else(|| "nobody knows what: it does not list its disks".to_owned())
     }
 }

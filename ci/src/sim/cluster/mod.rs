@@ -3,6 +3,7 @@
 
 mod caches;
 mod colds;
+mod copies;
 mod disks;
 pub(crate) mod operator;
 mod peace;

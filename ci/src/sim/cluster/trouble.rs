@@ -457,9 +457,10 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    /// Nobody is about to end.
+    /// Nobody is about to end, nor will be for what it has said of its device.
     pub(super) fn is_quiet(&self) -> bool {
-        self.undo.is_empty() && self.watches.iter().all(|watch| watch.end_by.is_none())
+        let nobody_ends = self.undo.is_empty() && self.watches.iter().all(|watch| watch.end_by.is_none());
+        nobody_ends && self.shared.device_failed.get() == 0
     }
 
     /// A node is ended in peace; `turn` starts it again.
