@@ -9,6 +9,7 @@
 //! place that the state of the copy does not call sealed (decision 0051).
 
 use super::give::PART_HEAD_BYTES;
+use super::tablet::TabletLog;
 use super::{Logs, drive, files, wire};
 use crate::apply::State as Core;
 use crate::core::Shard;
@@ -173,19 +174,29 @@ async fn run(shard: &Rc<Shard>, logs: &Logs, session: &TakeSession) -> Result<()
         shard.io.sleep(HELD_POLL).await;
     }
     let mut files = take_files(shard, logs, session, &peers).await?;
-    for round in 1..=ROUNDS {
+    let mut behind: Vec<Node> = Vec::new();
+    'rounds: for round in 1..=ROUNDS {
         for &peer in &peers {
             // Who cannot be reached costs all tries of a part. Who brings everything is asked last.
             let gives_files = logs.who_gives_files(shard, session.tablet);
-            let is_last = round == ROUNDS || gives_files.is_empty();
+            let is_last = round == ROUNDS || gives_files.iter().all(|peer| behind.contains(peer));
             let is_up = shard.links.is_up(log.borrow().members[peer.place()]);
-            if !is_up || !(gives_files.contains(&peer) || is_last) {
+            if !is_up || behind.contains(&peer) || !(gives_files.contains(&peer) || is_last) {
                 continue;
             }
             match Box::pin(stream(shard, logs, session, peer, &mut files)).await {
-                Ok(Some(taken)) => {
+                Ok(Some(taken)) if is_ahead(shard, &log.borrow(), &taken) => {
                     install(shard, logs, session, taken).await;
                     return Ok(());
+                }
+                // Failing history otherwise: two replicas are behind, and of all peers only the other one gives files. Each takes the copy of the
+                // other again and again.
+                Ok(Some(_)) => {
+                    ioengine::sometimes!("a copy is behind what is known here");
+                    behind.push(peer);
+                    if ioengine::canary("ask_one_for_a_copy") {
+                        break 'rounds;
+                    }
                 }
                 Ok(None) => {}
                 Err(error @ TakeError::Build(_)) => return Err(error),
@@ -199,7 +210,22 @@ async fn run(shard: &Rc<Shard>, logs: &Logs, session: &TakeSession) -> Result<()
         }
         shard.io.sleep(AGAIN).await;
     }
+    if !behind.is_empty() && is_fine(shard, &log.borrow()) {
+        log.borrow_mut().needs_copy = false;
+    }
     Ok(())
+}
+
+/// Nothing that is here of the tablet is wrong or missing.
+fn is_fine(shard: &Shard, log: &TabletLog) -> bool {
+    !log.is_wrong && shard.state.borrow().tablet(log.tablet).damage.is_none()
+}
+
+/// Does a copy bring more than is known here, or what is here is wrong? A peer may be behind, and the log never goes back. Failing history
+/// otherwise: an entry between the two is known to be chosen, and neither in the copy nor ever fetched.
+fn is_ahead(shard: &Shard, log: &TabletLog, taken: &Taken) -> bool {
+    let known = log.replica.state().chosen.index;
+    taken.chosen.index > known || taken.chosen.index == known && !is_fine(shard, log)
 }
 
 /// The sealed tables of the tablet: those that are here and whole, the others as files from all peers that have them. None where nobody
@@ -351,19 +377,6 @@ async fn ask(
 
 /// Wait for the freeze and the edit that put the copy in place.
 async fn install(shard: &Shard, logs: &Logs, session: &TakeSession, taken: Taken) {
-    let Some(log) = logs.tablet(session.tablet) else { return };
-    // A copy may be of a peer that is behind what is known here: the log never goes back. Failing history otherwise: an entry
-    // between the two is known to be chosen, and neither in the copy nor ever fetched.
-    let known = log.borrow().replica.state().chosen.index;
-    let is_fine = !log.borrow().is_wrong && shard.state.borrow().tablet(session.tablet).damage.is_none();
-    if taken.chosen.index <= known && is_fine {
-        log.borrow_mut().needs_copy = false;
-        return;
-    }
-    if taken.chosen.index < known {
-        ioengine::sometimes!("a copy is behind what is known here");
-        return;
-    }
     // What is being given stays as it is; from here on nothing of it is.
     while logs.is_giving(session.tablet) && !shard.failed.get() {
         shard.io.sleep(HELD_POLL).await;
