@@ -68,6 +68,16 @@ fn disks(status: &Map<String, Value>) -> Vec<String> {
         let core = disk.get("core").and_then(Value::as_u64).unwrap_or(0);
         let counter = |name: &str| disk.get("counters").and_then(|all| all.get(name)?.as_u64()).unwrap_or(0);
         let failed = if counter("failed") > 0 { ", FAILED" } else { "" };
+        let text = |name: &str| disk.get(name).and_then(Value::as_str);
+        let aside = match (text("state"), text("aside_why"), counter("asides")) {
+            (_, Some(why), count) => {
+                let seconds = disk.get("aside_seconds").and_then(Value::as_u64).unwrap_or(0);
+                format!(", ASIDE for {seconds} s ({why}), {count} times so far")
+            }
+            (Some("suspect"), _, count) => format!(", suspect, was aside {count} times"),
+            (_, _, 0) => String::new(),
+            (_, _, count) => format!(", was aside {count} times"),
+        };
         let damaged = match counter("repair_queue") {
             0 => String::new(),
             count => format!(", {count} damaged places wait for repair"),
@@ -82,7 +92,9 @@ fn disks(status: &Map<String, Value>) -> Vec<String> {
                 format!(", scrubbed {count} times, at file {} of {}", counter("scrub_file"), counter("files"))
             }
         };
-        lines.push(format!("  disk {number:<6} {name:<40} core {core}{failed}{damaged}{repaired}{scrub}"));
+        lines.push(format!(
+            "  disk {number:<6} {name:<40} core {core}{failed}{aside}{damaged}{repaired}{scrub}"
+        ));
     }
     let counters: Vec<Value> = disks.iter().filter_map(|(_, disk)| disk.get("counters").cloned()).collect();
     lines.extend(table_of("disk", &counters).into_iter().filter(|line| !line.starts_with("disk ")));
@@ -207,6 +219,16 @@ mod tests {
         assert_eq!(words.iter().find(|line| line[0] == "reads").unwrap()[..], ["reads", "21", "10", "11"]);
         assert!(!words.iter().skip(3).any(|line| line[0] == "disk"), "its number is no counter");
         assert_eq!(disks(&Map::new()), Vec::<String>::new());
+        let of = |state: &str, why: Option<&str>, asides: u64| {
+            let counters = serde_json::json!({"disk": 1, "asides": asides});
+            let disk = serde_json::json!({"name": "/dev/1", "core": 0, "state": state, "aside_why": why,
+                "aside_seconds": 12, "counters": counters});
+            disks(serde_json::json!({"disks": {"1": disk}}).as_object().unwrap())[0].clone()
+        };
+        assert!(of("aside", Some("hangs"), 3).contains("core 0, ASIDE for 12 s (hangs), 3 times so far"));
+        assert!(of("suspect", None, 0).contains("core 0, suspect, was aside 0 times"));
+        assert!(of("whole", None, 2).contains("core 0, was aside 2 times"));
+        assert!(!of("whole", None, 0).contains("aside"));
     }
 
     #[test]

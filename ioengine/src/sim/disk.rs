@@ -114,6 +114,8 @@ pub(crate) struct Flight {
     pub(crate) work: Work,
     pub(crate) offset: u64,
     pub(crate) bytes: u32,
+    /// When it was submitted.
+    pub(crate) since: u64,
     /// Events of the recording when it was submitted.
     pub(crate) recorded: usize,
 }
@@ -140,6 +142,10 @@ pub(crate) struct DiskState {
     pub(crate) free_at: u64,
     /// Nothing completes before; the end of time: until released.
     pub(crate) stalled_until: u64,
+    /// When an operation last completed.
+    pub(crate) completed_at: u64,
+    /// The next operation ends so much later than it would.
+    pub(crate) starve_ns: u64,
     /// Due but held by a stall without end.
     pub(crate) held: Vec<u32>,
     /// The process that has it open for writing.
@@ -188,6 +194,8 @@ impl DiskState {
             head: 0,
             free_at: 0,
             stalled_until: 0,
+            completed_at: 0,
+            starve_ns: 0,
             held: Vec::new(),
             claim: None,
             ended: false,

@@ -92,6 +92,31 @@ impl DiskHandle {
         self.note(0, 0, FaultKind::Stall);
     }
 
+    /// Does it complete nothing now?
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        let now = self.shared().now();
+        self.with(|disk| disk.stalled_until > now)
+    }
+
+    /// The next operation ends so much later than it would; others go on.
+    pub fn starve_next(&self, duration: Duration) {
+        self.with(|disk| disk.starve_ns = Instant::default().after(duration).ns);
+        self.note(0, 0, FaultKind::Starved);
+    }
+
+    /// When the oldest operation in flight was submitted.
+    #[must_use]
+    pub fn oldest_in_flight(&self) -> Option<Instant> {
+        self.with(|disk| disk.in_flight.values().map(|flight| Instant { ns: flight.since }).min())
+    }
+
+    /// When an operation last completed.
+    #[must_use]
+    pub fn last_completed(&self) -> Instant {
+        self.with(|disk| Instant { ns: disk.completed_at })
+    }
+
     /// End a stall.
     pub fn release(&self) {
         self.shared().disk_release_stall(self.disk);

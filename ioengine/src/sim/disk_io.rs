@@ -133,8 +133,8 @@ impl Shared {
         let recorded = disk.recording.as_ref().map_or(0, |recording| recording.borrow().events().len());
         let operation = disk.next_operation;
         disk.next_operation = operation.wrapping_add(1);
-        disk.in_flight.insert(operation, Flight { core, id, work, offset, bytes, recorded });
-        let at = disk.finish_time(now, work, offset, bytes);
+        disk.in_flight.insert(operation, Flight { core, id, work, offset, bytes, since: now, recorded });
+        let at = disk.finish_time(now, work, offset, bytes) + std::mem::take(&mut disk.starve_ns);
         self.trace.note(now, Tag::DiskSubmit, u64::from(index), offset);
         self.push_at(at, Event::Disk { disk: index, operation });
     }
@@ -155,6 +155,7 @@ impl Shared {
             return;
         }
         let flight = disk.in_flight.remove(&operation).expect("seen above");
+        disk.completed_at = self.now();
         let core = self.core(flight.core).expect("a process takes its operations along");
         let rot = disk.config.faults.rot_anywhere_ppm;
         if disk.random.chance(rot) {
@@ -211,7 +212,11 @@ impl Shared {
             disk.unreadable.insert(sector);
             self.fault(disk.node, Some(index), sector, SECTOR_BYTES as u64, FaultKind::LatentError);
         }
-        let bad = disk.unreadable.range(offset..offset + bytes).next().is_some();
+        let fails = disk.random.chance(disk.config.faults.read_error_ppm);
+        let bad = fails || disk.unreadable.range(offset..offset + bytes).next().is_some();
+        if fails {
+            self.fault(disk.node, Some(index), offset, bytes, FaultKind::ReadError);
+        }
         // A write in flight over the same range has no order with this read: any of its sectors may be seen.
         let mut seen: Vec<(u64, Vec<u8>)> = Vec::new();
         for other in disk.in_flight.values() {

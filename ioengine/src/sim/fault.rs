@@ -16,6 +16,8 @@ pub struct DiskFaults {
     pub write_error_ppm: u32,
     /// A read fails with EIO, and one of its sectors from then on until it is written again.
     pub latent_error_ppm: u32,
+    /// A read fails with EIO, this time.
+    pub read_error_ppm: u32,
     /// A flush fails with EIO; what was not durable may be gone at the end of the process.
     pub flush_error_ppm: u32,
     /// Operations take this many hundredths of their time; 100 is normal.
@@ -47,6 +49,7 @@ impl Default for DiskFaults {
             torn: true,
             write_error_ppm: 0,
             latent_error_ppm: 0,
+            read_error_ppm: 0,
             flush_error_ppm: 0,
             slow_percent: 100,
             stall_ppm: 0,
@@ -138,6 +141,8 @@ pub enum FaultKind {
     Rot,
     /// A sector became unreadable.
     LatentError,
+    /// A read failed, and may not the next time.
+    ReadError,
     /// A write failed.
     WriteError,
     /// A flush failed; one of these for each write it should have kept.
@@ -146,6 +151,8 @@ pub enum FaultKind {
     Full,
     /// The disk completes nothing for a while.
     Stall,
+    /// An operation ends long after others that came with it.
+    Starved,
     /// The contents were replaced by an older state.
     Restored,
     /// The contents were replaced by zeroes.
@@ -173,10 +180,12 @@ impl FaultKind {
             FaultKind::FlushIgnored => "flush_ignored",
             FaultKind::Rot => "rot",
             FaultKind::LatentError => "latent_error",
+            FaultKind::ReadError => "read_error",
             FaultKind::WriteError => "write_error",
             FaultKind::FlushError => "flush_error",
             FaultKind::Full => "full",
             FaultKind::Stall => "stall",
+            FaultKind::Starved => "starved",
             FaultKind::Restored => "restored",
             FaultKind::Wiped => "wiped",
             FaultKind::Swapped => "swapped",

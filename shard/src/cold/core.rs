@@ -5,8 +5,10 @@
 //! with its bytes held against the budget.
 
 use super::damage::Damaged;
+use super::device::Watch;
 use super::disk::ColdReader;
 use super::errand::Errand;
+use super::gray::Gray;
 use super::limits::ColdNodeLimits;
 use super::others::Others;
 use super::queue::DiskQueue;
@@ -113,6 +115,22 @@ pub struct ColdCounters {
     pub scrub_missing: Counter,
     /// 1 once the device has failed.
     pub failed: Counter,
+    /// Why it is set aside now: 1 = it hangs, 2 = it is slow, 3 = it fails wherever it is asked; 0 = it is not.
+    pub aside: Counter,
+    /// Since when, microseconds of the wall clock; 0 = it is not.
+    pub aside_since_us: Counter,
+    /// How often it was.
+    pub asides: Counter,
+    /// 1 while it is probed because something took far too long or failed.
+    pub suspect: Counter,
+    /// Probes of it, those while it was aside included.
+    pub probes: Counter,
+    /// Probes that failed.
+    pub probes_failed: Counter,
+    /// Operations that were not waited for any more when it was set aside.
+    pub given_up: Counter,
+    /// Requests that were refused because it was aside.
+    pub refused: Counter,
 }
 
 /// What all cores of a cold node know about it.
@@ -124,6 +142,26 @@ pub(super) struct ColdFacts {
     pub(super) disks: Mutex<BTreeMap<u16, DiskFacts>>,
     /// Disks that could not be opened: which numbers they have is not known.
     pub(super) absent: Mutex<Vec<String>>,
+    /// Disks that did not answer when they were to be opened: they come when they do.
+    pub(super) awaited: Mutex<Vec<String>>,
+}
+
+impl ColdFacts {
+    /// The node serves without this disk.
+    pub(super) fn leave_out(&self, name: &str, error: &dyn std::fmt::Display) {
+        tracing::error!(disk = name, %error, "a cold disk cannot be opened: the node serves without it");
+        self.absent.lock().expect("no core panics with it").push(name.to_owned());
+    }
+
+    /// Will some disks come later?
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.awaited.lock().expect("no core panics with it").is_empty()
+    }
+
+    /// Are some disks not here, whose numbers nobody knows?
+    fn lacks_some(&self) -> bool {
+        self.is_awaited() || !self.absent.lock().expect("no core panics with it").is_empty()
+    }
 }
 
 pub(super) struct DiskFacts {
@@ -152,6 +190,8 @@ pub(super) struct Spindle {
     /// Generations of its files, those included that are about to begin.
     pub(super) generations: RefCell<Vec<u32>>,
     pub(super) counters: Arc<ColdCounters>,
+    /// Whether it is set aside.
+    pub(super) watch: Rc<Watch>,
     pub(super) damaged: Arc<Mutex<Damaged>>,
     pub(super) damage_noted: Notify,
     /// What its own tasks want done by the one that writes.
@@ -182,6 +222,12 @@ pub(super) struct ColdCore {
 struct DiskStatus<'a> {
     name: &'a str,
     core: u16,
+    /// `whole`, `suspect`, `aside` or `failed`.
+    state: &'static str,
+    /// Why it is aside: `hangs`, `slow` or `errors`.
+    aside_why: Option<&'static str>,
+    /// For how long it is.
+    aside_seconds: u64,
     counters: &'a ColdCounters,
     /// File and byte of places that wait for repair.
     damaged: Vec<(u32, u64)>,
@@ -196,6 +242,8 @@ struct Status<'a> {
     version: &'static str,
     host: &'static str,
     absent_disks: Vec<String>,
+    /// Those that did not answer when they were to be opened, and come when they do.
+    awaited_disks: Vec<String>,
     disks: BTreeMap<u16, DiskStatus<'a>>,
 }
 
@@ -205,7 +253,25 @@ impl ColdCore {
         let shown = disks.iter().map(|(number, disk)| {
             let damaged = disk.damaged.lock().expect("no core panics with it");
             let damaged = damaged.places().take(16).collect();
-            let shown = DiskStatus { name: &disk.name, core: disk.core, counters: &disk.counters, damaged };
+            let counters = &*disk.counters;
+            let state = match (counters.failed.get(), counters.aside.get(), counters.suspect.get()) {
+                (1.., _, _) => "failed",
+                (_, 1.., _) => "aside",
+                (_, _, 1..) => "suspect",
+                _ => "whole",
+            };
+            let aside_why = Gray::of(counters.aside.get());
+            let since_us = self.io.wall_us().saturating_sub(counters.aside_since_us.get());
+            let aside_seconds = aside_why.map_or(0, |_| since_us / 1_000_000);
+            let shown = DiskStatus {
+                name: &disk.name,
+                core: disk.core,
+                state,
+                aside_why,
+                aside_seconds,
+                counters,
+                damaged,
+            };
             (*number, shown)
         });
         let status = Status {
@@ -216,6 +282,7 @@ impl ColdCore {
             version: env!("CARGO_PKG_VERSION"),
             host: self.io.host_name(),
             absent_disks: self.facts.absent.lock().expect("no core panics with it").clone(),
+            awaited_disks: self.facts.awaited.lock().expect("no core panics with it").clone(),
             disks: shown.collect(),
         };
         serde_json::to_string(&status).expect("numbers and plain strings become JSON")
@@ -272,6 +339,9 @@ impl ColdCore {
         if self.draining.get() {
             return self.say(to, &Outcome::Busy { limit: Limit::Draining, hint_ms: 100 });
         }
+        if spindle.watch.is_aside.get() {
+            return spindle.refuse(self, to);
+        }
         let Some(held) = self.waiting.take(body.len()) else {
             spindle.counters.busy.add(1);
             return self.say(to, &Outcome::Busy { limit: Limit::Memory, hint_ms: 20 });
@@ -298,10 +368,20 @@ impl ColdCore {
         }
     }
 
+    /// The core of a disk. One that hung while the node started has come later.
+    fn owner(&self, number: u16) -> Option<u16> {
+        let known = self.owners.borrow().get(&number).copied();
+        known.or_else(|| {
+            let core = self.facts.disks.lock().expect("no core panics with it").get(&number)?.core;
+            self.owners.borrow_mut().insert(number, core);
+            Some(core)
+        })
+    }
+
     /// A request about a disk: to the queue of its disk, here or on the core that owns it.
     fn route(&self, to: &ReplyTo, request: &ColdRequest<'_>, body: &[u8]) {
         let (group, number) = request.disk();
-        let owner = self.owners.borrow().get(&number).copied().filter(|_| group == self.facts.group);
+        let owner = self.owner(number).filter(|_| group == self.facts.group);
         match owner {
             Some(owner) if owner == self.index => self.enqueue(to, request, body),
             Some(owner) => {
@@ -311,7 +391,7 @@ impl ColdCore {
                     self.say(to, &Outcome::Busy { limit: Limit::Queue, hint_ms: 2 });
                 }
             }
-            None if group == self.facts.group && !self.facts.absent.lock().expect("as above").is_empty() => {
+            None if group == self.facts.group && self.facts.lacks_some() => {
                 // It may be one of those that could not be opened.
                 self.say(to, &Outcome::Busy { limit: Limit::Device, hint_ms: 1000 });
             }

@@ -4,6 +4,7 @@
 //! which takes `&mut`; any number of readers, which each read the device once.
 
 use super::ColdError;
+use super::device::{Device, Watch};
 use super::kept::{KeptPlaces, run_of};
 use super::open::{self, buffer, facts_of, read_slots, read_table};
 use super::table::{FileFacts, FileTable, Refused, Run};
@@ -39,6 +40,8 @@ pub struct ColdLimits {
 pub struct ColdReader {
     io: Io,
     disk: Rc<Disk>,
+    /// Who looks at its operations.
+    watch: Option<Rc<Watch>>,
     superblock: ColdSuperblock,
 }
 
@@ -57,14 +60,33 @@ impl ColdDisk {
     /// # Errors
     /// [`ColdError`].
     pub async fn open(io: &Io, disk: Disk, limits: ColdLimits) -> Result<ColdDisk, ColdError> {
+        ColdDisk::open_with(io, (Rc::new(disk), None), limits).await
+    }
+
+    /// The same, of a disk that is watched: it may be set aside meanwhile.
+    ///
+    /// # Errors
+    /// [`ColdError::Aside`]: open it again when it is back. Else as of [`ColdDisk::open`].
+    pub(super) async fn open_watched(watch: &Rc<Watch>, limits: ColdLimits) -> Result<ColdDisk, ColdError> {
+        let disk = (Rc::clone(&watch.disk), Some(Rc::clone(watch)));
+        ColdDisk::open_with(&watch.io, disk, limits).await
+    }
+
+    async fn open_with(
+        io: &Io,
+        (own, watch): (Rc<Disk>, Option<Rc<Watch>>),
+        limits: ColdLimits,
+    ) -> Result<ColdDisk, ColdError> {
+        let disk = watch.as_ref().map_or(Device::plain(&own), Device::watched);
         // A killed process may have left its last writes in the device's cache.
-        disk.flush().await?;
-        let superblock = open::read(io, &disk).await?;
-        let (mut files, walked) = read_table(io, &disk, &superblock).await?;
+        disk.flush().await??;
+        let superblock = open::read_from(io, disk).await?;
+        let (mut files, walked) = read_table(io, disk, &superblock).await?;
         let until = io.now().after(limits.reuse_delay).ns;
         files.iter_mut().for_each(|facts| facts.empty_until_ns = until);
-        let copies = match open::mend_copies(io, &disk, &superblock).await {
+        let copies = match open::mend_copies(io, disk, &superblock).await {
             Ok(count) => count,
+            Err(error @ ColdError::Aside { .. }) => return Err(error),
             Err(error) => {
                 tracing::warn!(disk = disk.name(), %error, "a superblock copy cannot be written again");
                 0
@@ -78,11 +100,11 @@ impl ColdDisk {
             "a cold disk is open"
         );
         let file_bytes = u32::try_from(superblock.geometry.file_bytes).expect("a file has at most 1 GiB");
-        let mut kept = KeptPlaces::read(io, &disk, &superblock).await?;
-        kept.store(io, &disk, &superblock).await?;
+        let mut kept = KeptPlaces::read(io, disk, &superblock).await?;
+        kept.store(io, disk, &superblock).await?;
         let mut table = FileTable::new(file_bytes, files, limits.reserved_max);
         kept.places().filter(|place| !place.is_sealed).for_each(|place| table.restore(run_of(place)));
-        let reader = ColdReader { io: io.clone(), disk: Rc::new(disk), superblock };
+        let reader = ColdReader { io: io.clone(), disk: Rc::clone(&own), watch: watch.clone(), superblock };
         let mut disk = ColdDisk { reader, table, kept, limits };
         if !walked.is_empty() {
             ioengine::sometimes!("files of a cold disk are walked");
@@ -98,7 +120,7 @@ impl ColdDisk {
         for &file in files {
             // A state goes to the slot that does not hold the one before: two of them mend both.
             for _slot in 0..2 {
-                let ColdReader { io, disk, superblock } = &self.reader;
+                let (io, disk, superblock) = self.reader.parts();
                 let is_known = matches!(read_slots(io, disk, superblock, file).await?, Slots::Known(_));
                 let state = self.state(file).await?;
                 if !is_known && state.generation > 0 {
@@ -145,7 +167,7 @@ impl ColdDisk {
     }
 
     async fn store_kept(&mut self) -> Result<(), ColdError> {
-        let ColdReader { io, disk, superblock } = &self.reader;
+        let (io, disk, superblock) = self.reader.parts();
         self.kept.store(io, disk, superblock).await
     }
 
@@ -215,7 +237,7 @@ impl ColdDisk {
         let end = u64::from(at) + bytes as u64;
         assert!(end <= u64::from(run.bytes), "a piece lies in its run");
         let place = self.reader.place(run.file, u64::from(run.offset + at));
-        let (result, piece) = self.reader.disk.write(piece, place, bytes).await;
+        let (result, piece) = self.reader.device().write(piece, place, bytes).await?;
         result?;
         Ok(piece)
     }
@@ -248,7 +270,7 @@ impl ColdDisk {
             return self.held(run, content_bytes, expected).await;
         }
         if !ioengine::canary("say_a_section_is_there_too_early") {
-            self.reader.disk.flush().await?;
+            self.reader.device().flush().await??;
         }
         let checksum = self.held(run, content_bytes, expected).await?;
         self.has_its_sections(whom, run, content_bytes).await?;
@@ -420,7 +442,8 @@ impl ColdDisk {
             })
             .map(|place| place.order)
             .collect();
-        if count > 0 {
+        // An entry that was not waited for may say so already, and what is known here not.
+        if count > 0 || state.freed_count() != facts.freed_count {
             self.store(file, state).await?;
         }
         self.kept.remove(|place| gone.contains(&place.order));
@@ -440,7 +463,7 @@ impl ColdDisk {
 
     /// What is known of a file, with the bits that stand on the disk alone.
     pub(super) async fn state(&self, file: u32) -> Result<ColdFile, ColdError> {
-        let ColdReader { io, disk, superblock } = &self.reader;
+        let (io, disk, superblock) = self.reader.parts();
         let facts = *self.table.file(file).expect("a file of the disk");
         let on_disk = match read_slots(io, disk, superblock, file).await? {
             Slots::Known(state) | Slots::AtLeast(state, _) => state,
@@ -464,7 +487,7 @@ impl ColdDisk {
         let mut block = buffer(&self.reader.io, FILE_SLOT_BYTES)?;
         let bytes = (&mut block[..FILE_SLOT_BYTES]).try_into().expect("one slot");
         state.encode(superblock.device, file, at, bytes);
-        let (result, _) = self.reader.disk.write_durable(block, at.0, FILE_SLOT_BYTES).await;
+        let (result, _) = self.reader.device().write_durable(block, at.0, FILE_SLOT_BYTES).await?;
         result?;
         let empty_until_ns = self.reader.io.now().after(self.limits.reuse_delay).ns;
         self.table.set(file, FileFacts { empty_until_ns, ..facts_of(&state) });
@@ -523,8 +546,12 @@ impl Stored {
 }
 
 impl ColdReader {
-    pub(super) fn parts(&self) -> (&Io, &Disk, &ColdSuperblock) {
-        (&self.io, &self.disk, &self.superblock)
+    pub(super) fn parts(&self) -> (&Io, Device<'_>, &ColdSuperblock) {
+        (&self.io, self.device(), &self.superblock)
+    }
+
+    fn device(&self) -> Device<'_> {
+        self.watch.as_ref().map_or(Device::plain(&self.disk), Device::watched)
     }
 
     fn name(&self) -> String {
@@ -541,7 +568,7 @@ impl ColdReader {
         let skip = (at % BLOCK) as usize;
         let whole = (skip + bytes).next_multiple_of(BLOCK_BYTES);
         let buffer = buffer(&self.io, whole)?;
-        let (result, buffer) = self.disk.read(buffer, self.place(file, at - skip as u64), whole).await;
+        let (result, buffer) = self.device().read(buffer, self.place(file, at - skip as u64), whole).await?;
         result?;
         Ok((buffer, skip))
     }
@@ -615,7 +642,7 @@ impl ColdReader {
     /// # Errors
     /// [`ColdError::Arena`].
     pub async fn walk(&self, file: u32) -> Result<Vec<SectionHeader>, ColdError> {
-        super::walk::walk(&self.io, &self.disk, &self.superblock, file).await
+        super::walk::walk(&self.io, self.device(), &self.superblock, file).await
     }
 
     /// Check every byte of a section: see [`super::walk::examine`].
@@ -623,6 +650,6 @@ impl ColdReader {
     /// # Errors
     /// [`ColdError::Disk`], [`ColdError::Arena`].
     pub async fn examine(&self, section: &SectionHeader) -> Result<Option<Corrupt>, ColdError> {
-        super::walk::examine(&self.io, &self.disk, &self.superblock, section).await
+        super::walk::examine(&self.io, self.device(), &self.superblock, section).await
     }
 }

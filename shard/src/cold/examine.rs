@@ -5,6 +5,7 @@
 //! by one finding. What a power cut leaves behind a file's head is no finding.
 
 use super::ColdError;
+use super::device::Device;
 use super::kept::{KeptPlaces, run_of};
 use super::open::{read_copies, read_slots, read_table};
 use super::table::FileFacts;
@@ -83,6 +84,7 @@ pub async fn examine_disk(
     superblock: &ColdSuperblock,
     mut seen: impl FnMut(ColdSeen),
 ) -> Result<ColdCoverage, ColdError> {
+    let disk = Device::plain(disk);
     let mut coverage = ColdCoverage::default();
     let mut each = |finding| seen(ColdSeen::Finding(finding));
     let warning =
@@ -149,7 +151,7 @@ pub async fn examine_disk(
 /// What a file's entry says, or as much as can still be read of it.
 async fn file_state(
     io: &Io,
-    disk: &Disk,
+    disk: Device<'_>,
     superblock: &ColdSuperblock,
     file: u32,
     seen: &mut impl FnMut(ColdSeen),
@@ -183,7 +185,7 @@ async fn file_state(
 /// The sections of a file that count: the sound ones, and what is wrong with the others.
 async fn examine_file(
     io: &Io,
-    disk: &Disk,
+    disk: Device<'_>,
     superblock: &ColdSuperblock,
     (file, facts): (u32, &FileFacts),
     mut counting: BTreeSet<u32>,

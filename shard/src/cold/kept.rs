@@ -7,9 +7,10 @@
 //! write there: one of the two publishes links to the bytes of the other.
 
 use super::ColdError;
+use super::device::Device;
 use super::open::buffer;
 use super::table::Run;
-use ioengine::{Disk, Io};
+use ioengine::Io;
 use layout::cold_disk::ColdSuperblock;
 use layout::cold_kept::{
     KEPT_PAGE_BYTES, KEPT_PAGE_COUNT, KEPT_PAGE_PLACES, KeptFor, KeptPage, KeptPlace, choose_kept,
@@ -51,10 +52,10 @@ impl KeptPlaces {
     /// What a disk keeps.
     ///
     /// # Errors
-    /// [`ColdError::Arena`]. What cannot be read counts as refused.
+    /// [`ColdError::Arena`], [`ColdError::Aside`]. What cannot be read counts as refused.
     pub(super) async fn read(
         io: &Io,
-        disk: &Disk,
+        disk: Device<'_>,
         superblock: &ColdSuperblock,
     ) -> Result<KeptPlaces, ColdError> {
         let mut kept = KeptPlaces { pages: Vec::new(), order_next: 1, lost_count: 0 };
@@ -63,7 +64,7 @@ impl KeptPlaces {
             let mut copies = [Ok(None), Ok(None)];
             for (copy, found) in copies.iter_mut().enumerate() {
                 let at = superblock.geometry.kept_offset(page, copy);
-                let (result, back) = disk.read(block, at.0, KEPT_PAGE_BYTES).await;
+                let (result, back) = disk.read(block, at.0, KEPT_PAGE_BYTES).await?;
                 block = back;
                 if let Err(error) = result {
                     tracing::warn!(disk = disk.name(), page, %error, "a page of kept places cannot be read");
@@ -96,11 +97,11 @@ impl KeptPlaces {
     /// Bring every page to the disk that is not on it as it is here.
     ///
     /// # Errors
-    /// [`ColdError::Disk`], [`ColdError::Arena`]: nobody may be told what is here.
+    /// [`ColdError::Disk`], [`ColdError::Aside`], [`ColdError::Arena`]: nobody may be told what is here.
     pub(super) async fn store(
         &mut self,
         io: &Io,
-        disk: &Disk,
+        disk: Device<'_>,
         superblock: &ColdSuperblock,
     ) -> Result<(), ColdError> {
         for (number, page) in (0..).zip(&mut self.pages).filter(|(_, page)| page.dirty) {
@@ -114,7 +115,7 @@ impl KeptPlaces {
                 let at = superblock.geometry.kept_offset(number, copy);
                 let bytes = (&mut block[..KEPT_PAGE_BYTES]).try_into().expect("a page");
                 state.encode(superblock.device, number, at, bytes);
-                let (result, back) = disk.write_durable(block, at.0, KEPT_PAGE_BYTES).await;
+                let (result, back) = disk.write_durable(block, at.0, KEPT_PAGE_BYTES).await?;
                 block = back;
                 result?;
             }

@@ -1,6 +1,7 @@
 //! Every bound of a core of a cold node.
 
 use super::disk::ColdLimits;
+use super::gray::GrayLimits;
 use crate::front::FrontLimits;
 use layout::cold_kept::KEPT_COUNT_MAX;
 use std::time::Duration;
@@ -42,6 +43,14 @@ pub struct ColdNodeLimits {
     pub scrub_period: Duration,
     /// What the scrub of a disk reads at most in a second, bytes.
     pub scrub_bytes_per_second: u64,
+    /// What an operation of a disk may take, besides its bytes; ten times that is far too slow.
+    pub disk_service: Duration,
+    /// A disk on which nothing ends for so long is set aside; 0 = none ever is.
+    pub disk_hang_after: Duration,
+    /// How long a disk is set aside at least; twice as long if that was a short while ago.
+    pub aside_min: Duration,
+    /// The same at most, however often it was.
+    pub aside_max: Duration,
     /// From a request to its answer, or to `Timeout`.
     pub request_deadline: Duration,
     /// How long an emptied file stays as it is: above `request_deadline`, for clients and redirects under way.
@@ -72,6 +81,10 @@ impl Default for ColdNodeLimits {
             repair_retry: Duration::from_secs(1),
             scrub_period: Duration::from_secs(21 * 24 * 3600),
             scrub_bytes_per_second: 32 << 20,
+            disk_service: Duration::from_millis(25),
+            disk_hang_after: Duration::from_secs(2),
+            aside_min: Duration::from_secs(5),
+            aside_max: Duration::from_secs(600),
             request_deadline: Duration::from_secs(30),
             reuse_delay: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),
@@ -100,6 +113,8 @@ impl ColdNodeLimits {
                 self.scrub_bytes_per_second > 0,
                 "scrub_bytes_per_second is more than 0; scrub_period 0 ends the scrub",
             ),
+            (!self.disk_service.is_zero(), "disk_service is more than 0"),
+            (self.aside_min <= self.aside_max, "aside_min is no more than aside_max"),
             (self.forward_count_max > 0, "something may go to another core"),
             ((1..=KEPT_COUNT_MAX).contains(&self.reserved_max), "a disk keeps 1 to 568 places"),
             (
@@ -134,6 +149,15 @@ impl ColdNodeLimits {
 
     pub(super) fn disk(&self) -> ColdLimits {
         ColdLimits { reserved_max: self.reserved_max, reuse_delay: self.reuse_delay }
+    }
+
+    pub(super) fn gray(&self) -> GrayLimits {
+        GrayLimits {
+            service: self.disk_service,
+            hang_after: self.disk_hang_after,
+            aside_min: self.aside_min,
+            aside_max: self.aside_max,
+        }
     }
 
     /// Bytes of a ring from one core to another: two whole requests, and small answers to all that may be asked.

@@ -116,8 +116,12 @@ impl ColdDisk {
             {
                 return Ok(Rewritten::Gone);
             }
-            // A device that does not read it may hold anything.
-            if let Ok(Some(stands)) = reader.header(file, header.place.offset).await
+            let stands = match reader.header(file, header.place.offset).await {
+                Err(error @ ColdError::Aside { .. }) => return Err(error),
+                // A device that does not read it may hold anything.
+                stands => stands.ok().flatten(),
+            };
+            if let Some(stands) = stands
                 && stands.place.file_generation == counting.generation()
                 && stands != *header
             {
@@ -168,17 +172,17 @@ impl ColdDisk {
         for (number, bytes) in image.chunks(PIECE_BYTES).enumerate() {
             piece[..bytes.len()].copy_from_slice(bytes);
             let at = place.plus((number * PIECE_BYTES) as u64).0;
-            let (result, back) = disk.write(piece, at, bytes.len()).await;
+            let (result, back) = disk.write(piece, at, bytes.len()).await?;
             piece = back;
             result?;
         }
-        disk.flush().await?;
+        disk.flush().await??;
         if ioengine::canary("repair_without_reading_back") {
             return Ok(());
         }
         for (number, bytes) in image.chunks(PIECE_BYTES).enumerate() {
             let at = place.plus((number * PIECE_BYTES) as u64).0;
-            let (result, back) = disk.read(piece, at, bytes.len()).await;
+            let (result, back) = disk.read(piece, at, bytes.len()).await?;
             piece = back;
             result?;
             if piece[..bytes.len()] != *bytes {

@@ -15,14 +15,19 @@
 //! | `scrub` | reads and checks all that counts, slowly |
 //! | `others`, `proven` | what stands on these at the same place; a section in memory that has been proven |
 //! | `errand`, `mend` | what a disk's own tasks want of the one that writes; sections written anew where they stood |
+//! | `gray` | whether a disk hangs, is slow or fails, and when it is well again: policy alone |
+//! | `device`, `aside` | operations that are timed and not waited for once a disk is aside; who looks, probes, sets aside and back |
 //! | `queue`, `serve` | what waits for a disk, and how it is carried out |
 //! | `core`, `node`, `limits` | a core of a cold node; its start and end; every bound |
 
+mod aside;
 mod core;
 mod damage;
+mod device;
 pub mod disk;
 mod errand;
 pub mod examine;
+mod gray;
 pub mod kept;
 mod limits;
 pub mod mend;
@@ -55,6 +60,12 @@ pub enum ColdError {
     /// The device said no.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// It is set aside, because it hangs, is slow or fails: it was not asked, or not waited for.
+    #[error("disk {name} is set aside until it is well again: another copy has to answer")]
+    Aside {
+        /// Disk.
+        name: String,
+    },
     /// It cannot be opened.
     #[error(transparent)]
     Open(#[from] DiskOpenError),

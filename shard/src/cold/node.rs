@@ -1,15 +1,16 @@
 //! A cold node: raw disks, each owned by one core; one address. Starts its cores, opens its disks, serves, drains.
 //!
 //! Must never serve a disk that is not its own: another cluster, node or group on it ends the start. Invariant: all cores serve, or none
-//! does; a disk that does not answer at the start is left out, and the others serve.
+//! does; a disk that does not answer at the start is left out, one that hangs comes when it is well, and the others serve.
 
-use super::core::{self, ColdCore, ColdCounters, ColdFacts, DiskFacts, Spindle};
+use super::core::{self, ColdCore, ColdFacts, DiskFacts, Spindle};
 use super::damage::Damaged;
+use super::device::Watch;
 use super::disk::ColdDisk;
 use super::limits::ColdNodeLimits;
 use super::others::Others;
 use super::queue::DiskQueue;
-use super::{ColdError, others, repair, scrub, serve};
+use super::{ColdError, aside, others, repair, scrub, serve};
 use crate::budget::Budget;
 use crate::front::{self, Connections};
 use crate::mesh::Peers;
@@ -102,6 +103,7 @@ pub fn start_cold(
         group: config.group,
         disks: Mutex::default(),
         absent: Mutex::default(),
+        awaited: Mutex::default(),
     };
     let shared = Arc::new(Shared {
         ready_count: AtomicUsize::new(0),
@@ -164,10 +166,14 @@ async fn serve_core(io: &Io, config: &ColdConfig, shared: &Shared, port: MeshPor
         draining: Cell::new(false),
         limits: limits.clone(),
     });
-    let own = config.disks.iter().skip(usize::from(index)).step_by(core_count);
+    let own: Vec<&String> =
+        config.disks.iter().skip(usize::from(index)).step_by(usize::from(config.core_count)).collect();
+    let entering = Rc::new(Entering { left: Cell::new(own.len()), ..Entering::default() });
     for name in own {
-        open(io, config, &core, name).await?;
+        let (core, config, name) = (Rc::clone(&core), config.clone(), name.clone());
+        io.spawn(Queue::Foreground, enter(core, config, name, Rc::clone(&entering)));
     }
+    entering.all().await?;
     // AcqRel: the last one to count sees what the others did before.
     shared.ready_count.fetch_add(1, Ordering::AcqRel);
     while shared.ready_count.load(Ordering::Acquire) < core_count {
@@ -184,7 +190,8 @@ async fn serve_core(io: &Io, config: &ColdConfig, shared: &Shared, port: MeshPor
         .iter()
         .map(|(n, d)| (*n, d.core))
         .collect();
-    if owners.is_empty() {
+    // A disk that hangs comes when it is well.
+    if owners.is_empty() && !shared.facts.is_awaited() {
         return Err(
             "none of the disks of [cold] can be opened: see the log for each, and mend one".to_owned()
         );
@@ -229,22 +236,94 @@ async fn serve_core(io: &Io, config: &ColdConfig, shared: &Shared, port: MeshPor
     }
 }
 
-/// Open a disk and begin to serve it. One that does not answer is left out.
-async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> Result<(), String> {
-    let limits = &config.limits;
-    let opened = match io.open_disk(name, DiskOpen::default()) {
-        Ok(disk) => ColdDisk::open(io, disk, limits.disk()).await,
-        Err(error) => Err(ColdError::Open(error)),
-    };
-    let disk = match opened {
-        Ok(disk) => disk,
-        Err(error @ (ColdError::Disk(_) | ColdError::Open(_))) => {
-            tracing::error!(disk = name, %error, "a cold disk does not answer: the node serves without it");
-            core.facts.absent.lock().expect("no core panics with it").push(name.to_owned());
-            return Ok(());
+/// The disks of a core on their way in, each in a task of its own: one that hangs keeps no other waiting.
+#[derive(Default)]
+struct Entering {
+    /// Those of which nothing is known yet.
+    left: Cell<usize>,
+    failure: RefCell<Option<String>>,
+    changed: Notify,
+}
+
+impl Entering {
+    /// What becomes of one is known.
+    fn known(&self) {
+        self.left.set(self.left.get() - 1);
+        self.changed.notify();
+    }
+
+    /// Until it is known of all. The first failure ends it.
+    async fn all(&self) -> Result<(), String> {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(text) = self.failure.take() {
+                return Err(text);
+            }
+            if self.left.get() == 0 {
+                return Ok(());
+            }
+            changed.await;
         }
-        Err(error) => return Err(error.to_string()),
+    }
+}
+
+/// Open a disk and begin to serve it. One that cannot be opened is left out; one that hangs, is slow or fails is opened when it is well.
+async fn enter(core: Rc<ColdCore>, config: ColdConfig, name: String, entering: Rc<Entering>) {
+    let watch = match core.io.open_disk(&name, DiskOpen::default()) {
+        Ok(disk) => Watch::new(&core.io, disk, config.limits.gray()),
+        Err(error) => {
+            core.facts.leave_out(&name, &error);
+            return entering.known();
+        }
     };
+    core.io.spawn(Queue::Foreground, aside::run(Rc::clone(&watch)));
+    let (mut wait, mut is_late) = (config.limits.aside_min, false);
+    let opened = loop {
+        let error = match ColdDisk::open_watched(&watch, config.limits.disk()).await {
+            Ok(disk) => break serve_disk(&core, &config, &watch, disk),
+            Err(error @ (ColdError::Aside { .. } | ColdError::Disk(_))) => error,
+            Err(error) => break Err(error.to_string()),
+        };
+        if watch.disk.ended() {
+            core.facts.leave_out(&name, &error);
+            break Ok(());
+        }
+        if !is_late {
+            tracing::error!(disk = name, %error, "a cold disk does not answer: the node serves without it until it does");
+            ioengine::sometimes!("a cold disk does not answer when it is opened");
+            core.facts.awaited.lock().expect("no core panics with it").push(name.clone());
+            is_late = true;
+            entering.known();
+        }
+        if matches!(error, ColdError::Disk(_)) {
+            core.io.sleep(wait).await;
+            wait = (wait * 2).min(config.limits.aside_max);
+        }
+        watch.is_back().await;
+    };
+    if !is_late {
+        *entering.failure.borrow_mut() = opened.err().or(entering.failure.take());
+        return entering.known();
+    }
+    // The others serve already, and go on.
+    core.facts.awaited.lock().expect("no core panics with it").retain(|other| *other != name);
+    match opened {
+        Ok(()) => {
+            ioengine::sometimes!("a cold disk that did not answer at the start is served after all");
+            tracing::warn!(disk = name, "a cold disk that did not answer at the start is served");
+        }
+        Err(error) => core.facts.leave_out(&name, &error),
+    }
+}
+
+/// Begin to serve a disk that is open.
+fn serve_disk(
+    core: &Rc<ColdCore>,
+    config: &ColdConfig,
+    watch: &Rc<Watch>,
+    disk: ColdDisk,
+) -> Result<(), String> {
+    let (io, limits, name) = (&core.io, &config.limits, watch.name());
     let superblock = *disk.superblock();
     let (of, own) = (
         (superblock.cluster, superblock.node, superblock.group),
@@ -257,7 +336,7 @@ async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> 
             of.0, of.1, of.2, own.0, own.1, own.2
         ));
     }
-    let counters = Arc::new(ColdCounters::default());
+    let counters = Arc::clone(&watch.counters);
     counters.disk.set(u64::from(superblock.disk));
     counters.files.set(u64::from(superblock.geometry.file_count));
     counters.room_bytes.set(disk.table().room().0);
@@ -279,11 +358,7 @@ async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> 
         };
         disks.insert(superblock.disk, facts);
     }
-    let mut generations: Vec<u32> = disk.table().files().iter().map(|facts| facts.generation).collect();
-    for place in disk.kept().places().filter(|place| !place.is_sealed) {
-        let generation = &mut generations[place.file as usize];
-        *generation = (*generation).max(place.file_generation);
-    }
+    watch.superblock.set(Some(superblock));
     let spindle = Rc::new(Spindle {
         superblock,
         reader: disk.reader(),
@@ -291,8 +366,9 @@ async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> 
         reads_queued: Notify::new(),
         work_queued: Notify::new(),
         under_way: Cell::new(0),
-        generations: RefCell::new(generations),
+        generations: RefCell::new(generations(&disk)),
         counters,
+        watch: Rc::clone(watch),
         damaged,
         damage_noted: Notify::new(),
         errands: RefCell::default(),
@@ -301,6 +377,7 @@ async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> 
     for _ in 0..limits.reads_in_flight {
         io.spawn(Queue::Foreground, serve::read(Rc::clone(core), Rc::clone(&spindle)));
     }
+    io.spawn(Queue::Foreground, aside::refuse(Rc::clone(core), Rc::clone(&spindle)));
     io.spawn(Queue::Maintenance, serve::work(Rc::clone(core), Rc::clone(&spindle), disk));
     if core.others.count() > 0 {
         io.spawn(Queue::Maintenance, repair::run(Rc::clone(core), Rc::clone(&spindle)));
@@ -309,6 +386,16 @@ async fn open(io: &Io, config: &ColdConfig, core: &Rc<ColdCore>, name: &str) -> 
         io.spawn(Queue::Maintenance, scrub::run(Rc::clone(core), spindle));
     }
     Ok(())
+}
+
+/// Generations of a disk's files, those included that are about to begin.
+fn generations(disk: &ColdDisk) -> Vec<u32> {
+    let mut generations: Vec<u32> = disk.table().files().iter().map(|facts| facts.generation).collect();
+    for place in disk.kept().places().filter(|place| !place.is_sealed) {
+        let generation = &mut generations[place.file as usize];
+        *generation = (*generation).max(place.file_generation);
+    }
+    generations
 }
 
 /// Finish what is in flight, then close.

@@ -4,9 +4,10 @@
 //! first, so that the copy that is looked for first comes when all else is there.
 
 use super::ColdError;
+use super::device::{Aside, Device};
 use super::table::FileFacts;
 use super::walk::walk;
-use ioengine::{Buf, Disk, Io};
+use ioengine::{Buf, Disk, DiskError, Io};
 use layout::cold_disk::{
     COLD_COPY_COUNT, COLD_SUPERBLOCK_BYTES, ColdCopy, ColdGeometry, ColdState, ColdSuperblock,
     FILE_ENTRY_BYTES, choose_cold, last_copy_offset,
@@ -43,44 +44,59 @@ pub(super) fn buffer(io: &Io, bytes: usize) -> Result<Buf, ColdError> {
     io.buffer(bytes).ok_or(ColdError::Arena { bytes })
 }
 
-async fn read_copy(disk: &Disk, at: DiskOffset, block: Buf) -> (ColdCopy, Buf) {
-    let (result, mut block) = disk.read(block, at.0, COLD_SUPERBLOCK_BYTES).await;
-    if let Err(error) = result {
+/// What stands in the place of a copy, the buffer, and what the device said if it does not read it.
+async fn read_copy(
+    disk: Device<'_>,
+    at: DiskOffset,
+    block: Buf,
+) -> Result<(ColdCopy, Buf, Option<DiskError>), Aside> {
+    let (result, mut block) = disk.read(block, at.0, COLD_SUPERBLOCK_BYTES).await?;
+    if let Err(error) = &result {
         tracing::warn!(%error, "a superblock copy of a cold disk cannot be read");
         block[..COLD_SUPERBLOCK_BYTES].fill(0);
     }
     let bytes: &[u8; COLD_SUPERBLOCK_BYTES] = block[..COLD_SUPERBLOCK_BYTES].try_into().expect("one block");
-    (ColdSuperblock::decode(bytes, at), block)
+    Ok((ColdSuperblock::decode(bytes, at), block, result.err()))
 }
 
 /// What stands at the places of the superblock: those at both ends, and the one in the middle if one of them says where that is.
 ///
 /// # Errors
-/// [`ColdError::Disk`], [`ColdError::Arena`]. A copy that cannot be read by the device counts as damaged.
-pub(super) async fn read_copies(io: &Io, disk: &Disk) -> Result<Vec<ColdCopy>, ColdError> {
+/// [`ColdError::Aside`], [`ColdError::Arena`]. A copy that cannot be read by the device counts as damaged.
+pub(super) async fn read_copies(io: &Io, disk: Device<'_>) -> Result<Vec<ColdCopy>, ColdError> {
+    read_what_is_there(io, disk).await.map(|(copies, _)| copies)
+}
+
+/// The same, and what the device said if it reads none of them.
+async fn read_what_is_there(
+    io: &Io,
+    disk: Device<'_>,
+) -> Result<(Vec<ColdCopy>, Option<DiskError>), ColdError> {
     let mut block = buffer(io, COLD_SUPERBLOCK_BYTES)?;
-    let mut copies = Vec::with_capacity(COLD_COPY_COUNT);
+    let (mut copies, mut errors) = (Vec::with_capacity(COLD_COPY_COUNT), Vec::new());
     for at in [Some(DiskOffset(0)), last_copy_offset(disk.geometry().bytes)].into_iter().flatten() {
-        let (copy, back) = read_copy(disk, at, block).await;
+        let (copy, back, error) = read_copy(disk, at, block).await?;
         block = back;
         copies.push(copy);
+        errors.extend(error);
     }
+    let reads_none = errors.len() == copies.len();
     let known = copies.iter().flatten().next().map(|copy| copy.geometry);
     if let Some(at) = known.map(|geometry| geometry.copy_offset(1)).filter(|at| at.0 < disk.geometry().bytes)
     {
-        let (copy, _) = read_copy(disk, at, block).await;
+        let (copy, ..) = read_copy(disk, at, block).await?;
         copies.push(copy);
     }
-    Ok(copies)
+    Ok((copies, errors.pop().filter(|_| reads_none)))
 }
 
-async fn write_copies(io: &Io, disk: &Disk, superblock: &ColdSuperblock) -> Result<(), ColdError> {
+async fn write_copies(io: &Io, disk: Device<'_>, superblock: &ColdSuperblock) -> Result<(), ColdError> {
     let mut block = buffer(io, COLD_SUPERBLOCK_BYTES)?;
     for copy in (0..COLD_COPY_COUNT).rev() {
         let bytes = (&mut block[..COLD_SUPERBLOCK_BYTES]).try_into().expect("one block");
         superblock.encode(copy, bytes);
         let at = superblock.geometry.copy_offset(copy).0;
-        let (result, back) = disk.write_durable(block, at, COLD_SUPERBLOCK_BYTES).await;
+        let (result, back) = disk.write_durable(block, at, COLD_SUPERBLOCK_BYTES).await?;
         block = back;
         result?;
     }
@@ -93,19 +109,19 @@ async fn write_copies(io: &Io, disk: &Disk, superblock: &ColdSuperblock) -> Resu
 /// [`ColdError::Disk`], [`ColdError::Arena`]; the copies that are left say the same as before.
 pub(super) async fn mend_copies(
     io: &Io,
-    disk: &Disk,
+    disk: Device<'_>,
     superblock: &ColdSuperblock,
 ) -> Result<usize, ColdError> {
     let mut count = 0;
     for copy in 0..COLD_COPY_COUNT {
         let at = superblock.geometry.copy_offset(copy);
-        let (found, mut block) = read_copy(disk, at, buffer(io, COLD_SUPERBLOCK_BYTES)?).await;
+        let (found, mut block, _) = read_copy(disk, at, buffer(io, COLD_SUPERBLOCK_BYTES)?).await?;
         if found.as_ref() == Ok(superblock) {
             continue;
         }
         let bytes = (&mut block[..COLD_SUPERBLOCK_BYTES]).try_into().expect("one block");
         superblock.encode(copy, bytes);
-        disk.write_durable(block, at.0, COLD_SUPERBLOCK_BYTES).await.0?;
+        disk.write_durable(block, at.0, COLD_SUPERBLOCK_BYTES).await?.0?;
         ioengine::sometimes!("a superblock copy of a cold disk is written again");
         count += 1;
     }
@@ -117,8 +133,16 @@ pub(super) async fn mend_copies(
 /// # Errors
 /// [`ColdError::Superblock`] when none counts, [`ColdError::Cut`] when the device has become smaller, [`ColdError::Disk`].
 pub async fn read(io: &Io, disk: &Disk) -> Result<ColdSuperblock, ColdError> {
+    read_from(io, Device::plain(disk)).await
+}
+
+/// The same of a disk that may be set aside meanwhile.
+pub(super) async fn read_from(io: &Io, disk: Device<'_>) -> Result<ColdSuperblock, ColdError> {
     let name = || disk.name().to_owned();
-    let copies = read_copies(io, disk).await?;
+    let (copies, unread) = read_what_is_there(io, disk).await?;
+    if let Some(error) = unread {
+        return Err(error.into());
+    }
     let found = choose_cold(&copies).map_err(|source| ColdError::Superblock { name: name(), source })?;
     let (bytes, formatted) = (disk.geometry().bytes, found.geometry.device_bytes);
     if bytes < formatted {
@@ -133,7 +157,7 @@ pub async fn read(io: &Io, disk: &Disk) -> Result<ColdSuperblock, ColdError> {
 /// [`ColdError`]; the disk is then not formatted, or formatted as before when `anew` was not set.
 pub async fn format(io: &Io, disk: &Disk, wanted: &ColdFormat) -> Result<ColdSuperblock, ColdError> {
     let name = || disk.name().to_owned();
-    let copies = read_copies(io, disk).await?;
+    let copies = read_copies(io, Device::plain(disk)).await?;
     if let (Ok(before), false) = (choose_cold(&copies), wanted.anew) {
         return Err(ColdError::Formatted { name: name(), cluster: before.cluster, node: before.node });
     }
@@ -165,7 +189,7 @@ pub async fn format(io: &Io, disk: &Disk, wanted: &ColdFormat) -> Result<ColdSup
     let tables = [Range { offset, bytes }, Range { offset: kept_at, bytes: kept_bytes }];
     let ranges: Vec<Range> = inside.map(range).chain(tables).collect();
     zero(io, disk, ranges).await?;
-    write_copies(io, disk, &superblock).await?;
+    write_copies(io, Device::plain(disk), &superblock).await?;
     Ok(superblock)
 }
 
@@ -178,7 +202,7 @@ pub const WIPED_END_BYTES: u64 = 1 << 20;
 /// # Errors
 /// [`ColdError::Disk`], [`ColdError::Arena`]; the disk may then have lost some of its copies.
 pub async fn wipe(io: &Io, disk: &Disk) -> Result<usize, ColdError> {
-    let copies = read_copies(io, disk).await?;
+    let copies = read_copies(io, Device::plain(disk)).await?;
     let middles = copies.iter().flatten().map(|copy| copy.geometry.copy_offset(1));
     // That in the middle first: only the others know where it is.
     let mut places: Vec<DiskOffset> = middles.collect();
@@ -221,6 +245,7 @@ pub struct ColdOverview {
 /// # Errors
 /// [`ColdError::Disk`], [`ColdError::Arena`].
 pub async fn overview(io: &Io, disk: &Disk, superblock: &ColdSuperblock) -> Result<ColdOverview, ColdError> {
+    let disk = Device::plain(disk);
     let (files, walked) = read_table(io, disk, superblock).await?;
     let kept = super::kept::KeptPlaces::read(io, disk, superblock).await?;
     let mut all = ColdOverview {
@@ -255,7 +280,7 @@ pub async fn fill_ended(
     superblock: &ColdSuperblock,
 ) -> Result<ColdSuperblock, ColdError> {
     let whole = ColdSuperblock { state: ColdState::Whole, sequence: superblock.sequence + 1, ..*superblock };
-    write_copies(io, disk, &whole).await?;
+    write_copies(io, Device::plain(disk), &whole).await?;
     Ok(whole)
 }
 
@@ -265,13 +290,13 @@ pub async fn fill_ended(
 /// [`ColdError::Disk`], [`ColdError::Arena`].
 pub(super) async fn read_slots(
     io: &Io,
-    disk: &Disk,
+    disk: Device<'_>,
     superblock: &ColdSuperblock,
     file: u32,
 ) -> Result<Slots, ColdError> {
     let block = buffer(io, FILE_ENTRY_BYTES as usize)?;
     let at = superblock.geometry.slot_offset(file, 0).0;
-    let (result, block) = disk.read(block, at, FILE_ENTRY_BYTES as usize).await;
+    let (result, block) = disk.read(block, at, FILE_ENTRY_BYTES as usize).await?;
     result?;
     Ok(slots_of(superblock, file, &block[..FILE_ENTRY_BYTES as usize]))
 }
@@ -290,7 +315,7 @@ fn slots_of(superblock: &ColdSuperblock, file: u32, entry: &[u8]) -> Slots {
 /// [`ColdError::Disk`], [`ColdError::Arena`].
 pub(super) async fn read_table(
     io: &Io,
-    disk: &Disk,
+    disk: Device<'_>,
     superblock: &ColdSuperblock,
 ) -> Result<(Vec<FileFacts>, Vec<u32>), ColdError> {
     let (at, bytes) = superblock.geometry.file_table();
@@ -299,7 +324,7 @@ pub(super) async fn read_table(
     let mut read = 0;
     while read < bytes {
         let count = (TABLE_READ_BYTES as u64).min(bytes - read) as usize;
-        let (result, back) = disk.read(block, at.plus(read).0, count).await;
+        let (result, back) = disk.read(block, at.plus(read).0, count).await?;
         block = back;
         let entries = block[..count].chunks(FILE_ENTRY_BYTES as usize);
         if let Err(error) = &result {
@@ -317,7 +342,10 @@ pub(super) async fn read_table(
         // A part that the device could not read as one piece may be readable by entries.
         let slots = match slots {
             Some(slots) => Some(slots),
-            None => read_slots(io, disk, superblock, file).await.ok(),
+            None => match read_slots(io, disk, superblock, file).await {
+                Err(error @ ColdError::Aside { .. }) => return Err(error),
+                slots => slots.ok(),
+            },
         };
         facts.push(match slots {
             Some(Slots::Known(state)) => facts_of(&state),
@@ -350,7 +378,7 @@ pub(super) fn facts_of(state: &ColdFile) -> FileFacts {
 /// What a file holds at least, and what its sections say beyond that.
 async fn walk_file(
     io: &Io,
-    disk: &Disk,
+    disk: Device<'_>,
     superblock: &ColdSuperblock,
     file: u32,
     least: FileFacts,

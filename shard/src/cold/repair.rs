@@ -74,8 +74,13 @@ pub(super) async fn run(core: Rc<ColdCore>, spindle: Rc<Spindle>) {
             }
             Some((suspect, _)) => suspect,
         };
+        spindle.watch.is_back().await;
         quiet(&core, &spindle).await;
         let found = mend(&core, &spindle, &suspect).await;
+        if let Err(NotMended::Disk(ColdError::Aside { .. })) = found {
+            ioengine::sometimes!("a repair is broken off because its disk is set aside");
+            continue;
+        }
         settle(&core, &spindle, &suspect, found);
         core.io.sleep(REST).await;
     }
@@ -125,7 +130,10 @@ async fn mend(core: &ColdCore, spindle: &Spindle, suspect: &Suspect) -> Result<F
         ioengine::sometimes!("a file was begun anew before its damage was mended");
         return Ok(Found::Gone);
     }
-    let own = spindle.reader.header(suspect.file, suspect.offset).await.ok().flatten();
+    let own = match spindle.reader.header(suspect.file, suspect.offset).await {
+        Err(error @ ColdError::Aside { .. }) => return Err(error.into()),
+        own => own.ok().flatten(),
+    };
     let own = own.filter(|header| header.place.file_generation == suspect.generation);
     if own.is_some_and(|header| !counting.has(&header)) {
         return Ok(Found::Gone);

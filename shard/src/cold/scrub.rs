@@ -47,6 +47,11 @@ pub(super) async fn run(core: Rc<ColdCore>, spindle: Rc<Spindle>) {
             counters.scrub_file.set(u64::from(file));
             let mut pass = Pass { core: &core, spindle: &spindle, pace: &mut pace };
             while let Err(error) = pass.file(file).await {
+                if matches!(error, ColdError::Aside { .. }) {
+                    ioengine::sometimes!("a scrub waits for a disk that is set aside");
+                    spindle.watch.is_back().await;
+                    continue;
+                }
                 tracing::warn!(disk = spindle.superblock.disk, file, %error, "scrub: a file cannot be looked at now");
                 core.io.sleep(NO_ROOM).await;
             }

@@ -13,6 +13,7 @@
 //! | it does not: Corrupt, and the place waits for repair | `damaged` |
 
 use super::ColdError;
+use super::aside::REFUSAL;
 use super::core::{ColdCore, Job, Spindle};
 use super::damage::Suspect;
 use super::disk::{ColdBlock, ColdDisk, Stored};
@@ -167,6 +168,7 @@ async fn stored(spindle: &Spindle, blocks: &ColdBlocks) -> Result<Stored, Outcom
         Ok(found) => found,
         Err(ColdError::Moved { .. }) => return Err(Outcome::Moved),
         Err(ColdError::Arena { .. }) => return Err(Outcome::Busy { limit: Limit::Memory, hint_ms: 20 }),
+        Err(ColdError::Aside { .. }) => return Err(REFUSAL),
         Err(error) => {
             spindle.counters.device_reads.add(1);
             // It was begun anew while it was read, or it cannot be read.
@@ -345,6 +347,7 @@ async fn index(core: &ColdCore, spindle: &Spindle, job: &Job, of: &ColdBlocks) -
         Ok(Some(header)) => header,
         Ok(None) => return Err(damaged(spindle, of, &"no header stands there")),
         Err(ColdError::Arena { .. }) => return Err(no_room),
+        Err(ColdError::Aside { .. }) => return Err(REFUSAL),
         Err(error) => return Err(damaged(spindle, of, &error)),
     };
     is_there(spindle, of)?;
@@ -357,6 +360,7 @@ async fn index(core: &ColdCore, spindle: &Spindle, job: &Job, of: &ColdBlocks) -
     let found = match spindle.reader.stored(&block).await {
         Ok(found) => found,
         Err(ColdError::Arena { .. }) => return Err(no_room),
+        Err(ColdError::Aside { .. }) => return Err(REFUSAL),
         Err(error) => return Err(damaged(spindle, of, &error)),
     };
     let (mut unpack, stored) = (Decompressor::new(), found.bytes());
@@ -428,6 +432,7 @@ fn outcome_of(core: &ColdCore, spindle: &Spindle, disk: &ColdDisk, error: &ColdE
             Outcome::Corrupt
         }
         ColdError::Arena { .. } => Outcome::Busy { limit: Limit::Memory, hint_ms: 20 },
+        ColdError::Aside { .. } => REFUSAL,
         ColdError::Unknown { whom, run, .. } => {
             ioengine::sometimes!("what is to be freed has a damaged header");
             spindle.suspect(Suspect {

@@ -187,7 +187,7 @@ impl ColdTrouble {
     fn begin(&mut self, scene: &Scene) {
         let place = self.random.index(scene.colds.len());
         let cold = &scene.colds[place];
-        match self.random.below(9) {
+        match self.random.below(11) {
             0 | 1 => cold.handle.kill(),
             2 => cold.handle.power_cut(),
             3 => scene.colds.iter().for_each(|cold| cold.handle.power_cut()),
@@ -197,6 +197,14 @@ impl ColdTrouble {
                 scene.world.partition(&cold.handle, &scene.stores[store].node);
             }
             6 => cold.disks.iter().for_each(|disk| disk.set_faults(DiskFaults::default())),
+            7 => {
+                let disk = &cold.disks[self.random.index(cold.disks.len())];
+                disk.stall(Duration::from_millis(1_000 + self.random.below(7_000)));
+            }
+            8 => {
+                let disk = &cold.disks[self.random.index(cold.disks.len())];
+                disk.set_faults(DiskFaults { slow_percent: 10_000, ..DiskFaults::default() });
+            }
             _ => {
                 let disk = &cold.disks[self.random.index(cold.disks.len())];
                 // Only one machine lies: what the two others hold is proven.
@@ -220,7 +228,10 @@ impl ColdTrouble {
         }
         self.next = NEVER;
         for cold in &scene.colds {
-            cold.disks.iter().for_each(|disk| disk.set_faults(DiskFaults::default()));
+            cold.disks.iter().for_each(|disk| {
+                disk.set_faults(DiskFaults::default());
+                disk.release();
+            });
             cold.handle.resume();
             // A device that has failed under a process is whole again for the next one.
             cold.handle.kill();

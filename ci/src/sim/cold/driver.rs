@@ -3,6 +3,7 @@
 //! Knows only what it was told over the wire. Must never take silence for a no: what was asked and not answered may have happened, and is
 //! asked again until it is answered. Invariant: what is in `known` was sealed with equal checksums by all three, and nobody has asked to free it.
 
+mod copies;
 mod stored;
 
 use ioengine::sim::Random;
@@ -57,6 +58,10 @@ pub(super) struct Nodes {
     peace: Cell<bool>,
     /// Disks of the first machine that have lied.
     damaged: RefCell<Vec<bool>>,
+    /// Nothing goes wrong but disks that turn gray, one at a time.
+    is_gray: bool,
+    /// Until when disks are known to have been gray or aside.
+    ill_until: RefCell<BTreeMap<(usize, u16), Instant>>,
     wrong: RefCell<Vec<String>>,
     counted: RefCell<BTreeMap<&'static str, u64>>,
 }
@@ -81,6 +86,7 @@ impl Nodes {
         group: u16,
         disk_count: u16,
         reuse_delay: Duration,
+        is_gray: bool,
     ) -> Nodes {
         Nodes {
             addresses,
@@ -95,6 +101,8 @@ impl Nodes {
             next: Cell::new(1),
             peace: Cell::new(false),
             damaged: RefCell::default(),
+            is_gray,
+            ill_until: RefCell::default(),
             wrong: RefCell::default(),
             counted: RefCell::default(),
         }
@@ -384,7 +392,8 @@ impl Driver {
         while !self.nodes.peace.get() {
             match random.below(10) {
                 0..4 => self.sink(io, &ways, &mut random).await,
-                4..7 => self.read(&ways, &mut random).await,
+                4..7 if self.nodes.is_gray && random.coin() => self.read_any(io, &ways, &mut random).await,
+                4..7 => self.read(io, &ways, &mut random).await,
                 7 => self.free(io, &ways, &mut random).await,
                 8 => self.say_what_is_wrong(&ways, &mut random).await,
                 _ => {
@@ -442,7 +451,7 @@ impl Driver {
     }
 
     /// The same place on all three.
-    async fn agree(&self, ways: &[ColdNode], wanted: &ColdPlace, random: &mut Random) -> Agreed {
+    async fn agree(&self, io: &Io, ways: &[ColdNode], wanted: &ColdPlace, random: &mut Random) -> Agreed {
         let mut exact: Option<ColdPlace> = None;
         let first = random.below(ways.len() as u64) as usize;
         for _round in 0..6 {
@@ -451,7 +460,7 @@ impl Driver {
                 let node = (first + step) % ways.len();
                 let place = exact.unwrap_or(*wanted);
                 let request = ColdRequest::Reserve { place, exactly: exact.is_some() };
-                let Ok(reply) = ways[node].ask(&request).await else { return Agreed::No };
+                let Ok(reply) = self.ask(io, &ways[node], &request).await else { return Agreed::No };
                 let Answer::Cold(ColdAnswer::Reserved(kept, found)) = reply.answer() else {
                     return Agreed::No;
                 };
@@ -511,7 +520,7 @@ impl Driver {
             section_count: made.len() as u32,
         };
         *self.doing.borrow_mut() = format!("agree on {wanted:?}");
-        let Agreed::Yes(place) = self.agree(ways, &wanted, random).await else {
+        let Agreed::Yes(place) = self.agree(io, ways, &wanted, random).await else {
             return self.to_give_up.borrow_mut().push(wanted);
         };
         self.check_place(io, &place);
@@ -553,9 +562,9 @@ impl Driver {
             // Who does not answer is asked again a few times, over a new start of its process, too.
             let mut sealed = false;
             for _try in 0..4 {
-                if self.write(way, &place, &bytes, random).await
+                if self.write((io, way), (&place, &bytes), random).await
                     && matches!(
-                        way.ask(&ColdRequest::Seal { place, checksum }).await.as_ref().map(ColdReply::answer),
+                        self.ask(io, way, &ColdRequest::Seal { place, checksum }).await.as_ref().map(ColdReply::answer),
                         Ok(Answer::Cold(ColdAnswer::Sealed(found))) if found == checksum
                     )
                 {
@@ -598,12 +607,17 @@ impl Driver {
         }
     }
 
-    async fn write(&self, way: &ColdNode, place: &ColdPlace, bytes: &[u8], random: &mut Random) -> bool {
+    async fn write(
+        &self,
+        (io, way): (&Io, &ColdNode),
+        (place, bytes): (&ColdPlace, &[u8]),
+        random: &mut Random,
+    ) -> bool {
         let mut at = 0;
         while at < bytes.len() {
             let count = (4096usize << random.below(5)).min(bytes.len() - at);
             let piece = ColdRequest::Write { place: *place, at: at as u32, bytes: &bytes[at..at + count] };
-            match way.ask(&piece).await.as_ref().map(ColdReply::answer) {
+            match self.ask(io, way, &piece).await.as_ref().map(ColdReply::answer) {
                 Ok(Answer::Cold(ColdAnswer::Written)) => {}
                 // It was sealed before, and nobody heard of it: the seal says so again.
                 Ok(Answer::Not(Outcome::Moved)) => return true,
@@ -614,7 +628,7 @@ impl Driver {
         true
     }
 
-    async fn read(&self, ways: &[ColdNode], random: &mut Random) {
+    async fn read(&self, io: &Io, ways: &[ColdNode], random: &mut Random) {
         let (known, is_freed) = {
             let known = self.nodes.known.borrow();
             let freed = self.nodes.freed.borrow();
@@ -636,7 +650,10 @@ impl Driver {
             return self.read_stored(&ways[node], &known, is_freed, random).await;
         }
         let (time, version, value) = random.pick(&known.records).clone();
-        let Ok(reply) = self.nodes.get(&ways[node], &known, time).await else { return };
+        let asked_at = io.now();
+        let reply = self.nodes.get(&ways[node], &known, time).await;
+        self.judge_time(io, (node, &known), asked_at, &reply);
+        let Ok(reply) = reply else { return };
         self.nodes.count("got");
         match reply.answer() {
             Answer::Record { version: found, value: bytes, .. } if found.0 == version && *bytes == *value => {

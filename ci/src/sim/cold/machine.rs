@@ -25,6 +25,8 @@ pub(in crate::sim) struct Machine {
     pub(in crate::sim) damaged: Vec<bool>,
     pub(in crate::sim) config: ColdConfig,
     running: Option<ColdNode>,
+    /// Processes so far.
+    pub(in crate::sim) starts: u64,
     pub(in crate::sim) events: Arc<Mutex<Vec<Event>>>,
 }
 
@@ -48,6 +50,10 @@ pub(in crate::sim) fn limits() -> ColdNodeLimits {
         request_deadline: Duration::from_secs(3),
         repair_retry: Duration::from_millis(100),
         scrub_period: Duration::ZERO,
+        // Somewhat more than the disks here take.
+        disk_service: Duration::from_micros(300),
+        aside_min: Duration::from_millis(500),
+        aside_max: Duration::from_secs(3),
         ..ColdNodeLimits::default()
     }
 }
@@ -90,7 +96,7 @@ impl Machine {
             limits,
         };
         let damaged = vec![false; usize::from(disk_count)];
-        Machine { handle, disks, damaged, config, running: None, events: Arc::default() }
+        Machine { handle, disks, damaged, config, running: None, starts: 0, events: Arc::default() }
     }
 
     /// Tell each of a group where the others are.
@@ -106,6 +112,7 @@ impl Machine {
         let events = Arc::clone(&self.events);
         let listener = Arc::new(move |event| events.lock().expect("no panic with it").push(event));
         self.events.lock().expect("no panic with it").clear();
+        self.starts += 1;
         let launcher = Launcher::Simulated(self.handle);
         self.running =
             Some(start_cold(&launcher, &self.config, listener).expect("a simulated core can be launched"));

@@ -4,6 +4,7 @@
 //! just what the clients know to be sealed and not freed, and shows every record of it with one read of the device.
 
 mod driver;
+mod gray;
 mod machine;
 mod mended;
 
@@ -12,6 +13,7 @@ use super::one_node::Options;
 use super::plan::Mode;
 use super::report::{Clock, SeedReport, Sum};
 use driver::{Driver, Known, Nodes};
+use gray::{GrayWatch, Stroke};
 use ioengine::sim::{DiskFaults, LinkConfig, NodeConfig, NodeHandle, Random, World, WorldConfig};
 use ioengine::{Instant, Io};
 use layout::units::Uuid;
@@ -41,6 +43,10 @@ struct Stage {
     lies: bool,
     /// The nodes look for damage themselves.
     scrubs: bool,
+    /// Nothing happens but that one disk at a time hangs, is slow or fails.
+    is_gray: bool,
+    gray: GrayWatch,
+    strokes: Vec<Stroke>,
     wrong: Vec<String>,
     starts: u64,
 }
@@ -48,8 +54,9 @@ struct Stage {
 impl Stage {
     fn new(seed: u64, options: &Options) -> Stage {
         let mut random = Random::new(seed).fork("cold", 0);
-        let world_config =
-            if random.coin() { WorldConfig::swarm(&mut random) } else { WorldConfig::default() };
+        let is_gray = matches!(seed % 8, 4 | 5);
+        let is_swarm = random.coin() && !is_gray;
+        let world_config = if is_swarm { WorldConfig::swarm(&mut random) } else { WorldConfig::default() };
         let config =
             WorldConfig { canaries: options.canaries.clone(), trace_text: options.trace, ..world_config };
         let world = World::new(seed, config);
@@ -71,8 +78,21 @@ impl Stage {
         }
         Machine::introduce(&mut machines);
         let addresses = machines.iter().map(|machine| machine.config.listen).collect();
-        let nodes = Rc::new(Nodes::new(addresses, CLUSTER, GROUP, disk_count, REUSE_DELAY));
-        Stage { world, machines, clients, nodes, random, lies, scrubs, wrong: Vec::new(), starts: 0 }
+        let nodes = Rc::new(Nodes::new(addresses, CLUSTER, GROUP, disk_count, REUSE_DELAY, is_gray));
+        Stage {
+            world,
+            machines,
+            clients,
+            nodes,
+            random,
+            lies,
+            scrubs,
+            is_gray,
+            gray: GrayWatch::default(),
+            strokes: Vec::new(),
+            wrong: Vec::new(),
+            starts: 0,
+        }
     }
 
     fn serves(&self) -> bool {
@@ -175,30 +195,45 @@ impl Stage {
             let launched = self.clients.launch(core, move |io| async move { driver.run(&io, seed).await });
             launched.expect("a simulated core can be launched");
         }
-        let mut decays = self.random.fork("decay", 0);
+        let (mut decays, mut grays) = (self.random.fork("decay", 0), self.random.fork("gray", 0));
         let end = self.world.now().after(LIFE);
         self.until(end, |stage| {
-            if stage.random.chance(30_000) {
-                stage.trouble();
+            if stage.is_gray {
+                stage.gray_trouble(&mut grays);
+            } else {
+                if stage.random.chance(30_000) {
+                    stage.trouble();
+                }
+                if decays.chance(20_000) {
+                    stage.decay(&mut decays);
+                }
+                if grays.chance(4_000) {
+                    let machine = grays.index(NODES);
+                    stage.begin_gray(&mut grays, machine);
+                }
             }
-            if decays.chance(20_000) {
-                stage.decay(&mut decays);
-            }
+            stage.end_gray();
+            stage.look_at_disks();
             stage.mend(false);
         });
+        self.wrong.append(&mut self.gray.wrong);
         self.peace(drivers);
     }
 
     /// No more trouble: all that is pending gets done, and then all that is known is there, and nothing else.
     fn peace(&mut self, drivers: &[Rc<Driver>]) {
         for machine in &self.machines {
-            machine.disks.iter().for_each(|disk| disk.set_faults(DiskFaults::default()));
+            machine.disks.iter().for_each(|disk| {
+                disk.set_faults(DiskFaults::default());
+                disk.release();
+            });
             // A device that has failed under a process is whole again for the next one.
             if machine.handle.is_paused() {
                 machine.handle.resume();
             }
             machine.handle.kill();
         }
+        self.strokes.clear();
         self.world.set_links(&LinkConfig::default());
         self.nodes.begin_peace(&self.machines[0].damaged);
         let end = self.world.now().after(PEACE);
