@@ -1,6 +1,6 @@
 //! What a test does to a disk from outside: damage, stalls, snapshots, faults, crash states.
 
-use super::disk::{DiskCounts, DiskState, Work};
+use super::disk::{DiskCounts, DiskState, Flight, Work};
 use super::disk_io::write_bytes;
 use super::fault::{DiskFaults, FaultKind};
 use super::image::{DiskImage, SECTOR_BYTES};
@@ -109,6 +109,15 @@ impl DiskHandle {
     #[must_use]
     pub fn oldest_in_flight(&self) -> Option<Instant> {
         self.with(|disk| disk.in_flight.values().map(|flight| Instant { ns: flight.since }).min())
+    }
+
+    /// When the only operation in flight was submitted, if it is a read.
+    #[must_use]
+    pub fn lone_read(&self) -> Option<Instant> {
+        self.with(|disk| match disk.in_flight.values().collect::<Vec<_>>()[..] {
+            [Flight { work: Work::Read, since, .. }] => Some(Instant { ns: *since }),
+            _ => None,
+        })
     }
 
     /// When an operation last completed.

@@ -166,6 +166,20 @@ impl ColdDisk {
         &self.kept
     }
 
+    /// Generations of its files; of one that is about to begin anew the one that comes. Who names another one means another life of the file.
+    ///
+    /// Failing history otherwise: a place in the next life is given up again, the three machines go on in this one, and every read of it hears that it
+    /// has moved.
+    #[must_use]
+    pub fn generations(&self) -> Vec<u32> {
+        let mut generations: Vec<u32> = self.table.files().iter().map(|facts| facts.generation).collect();
+        for place in self.kept.places().filter(|place| !place.is_sealed) {
+            let generation = &mut generations[place.file as usize];
+            *generation = (*generation).max(place.file_generation);
+        }
+        generations
+    }
+
     async fn store_kept(&mut self) -> Result<(), ColdError> {
         let (io, disk, superblock) = self.reader.parts();
         self.kept.store(io, disk, superblock).await

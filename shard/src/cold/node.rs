@@ -366,7 +366,7 @@ fn serve_disk(
         reads_queued: Notify::new(),
         work_queued: Notify::new(),
         under_way: Cell::new(0),
-        generations: RefCell::new(generations(&disk)),
+        generations: RefCell::new(disk.generations()),
         counters,
         watch: Rc::clone(watch),
         damaged,
@@ -386,16 +386,6 @@ fn serve_disk(
         io.spawn(Queue::Maintenance, scrub::run(Rc::clone(core), spindle));
     }
     Ok(())
-}
-
-/// Generations of a disk's files, those included that are about to begin.
-fn generations(disk: &ColdDisk) -> Vec<u32> {
-    let mut generations: Vec<u32> = disk.table().files().iter().map(|facts| facts.generation).collect();
-    for place in disk.kept().places().filter(|place| !place.is_sealed) {
-        let generation = &mut generations[place.file as usize];
-        *generation = (*generation).max(place.file_generation);
-    }
-    generations
 }
 
 /// Finish what is in flight, then close.

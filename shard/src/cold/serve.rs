@@ -506,10 +506,7 @@ async fn work_one(core: &ColdCore, spindle: &Spindle, disk: &mut ColdDisk, job: 
         let outcome = outcome_of(core, spindle, disk, &error);
         core.say(&job.to, &outcome);
     }
-    let mut generations = spindle.generations.borrow_mut();
-    for (file, facts) in disk.table().files().iter().enumerate() {
-        generations[file] = generations[file].max(facts.generation);
-    }
+    *spindle.generations.borrow_mut() = disk.generations();
 }
 
 fn lies_inside(spindle: &Spindle, place: &ColdPlace) -> bool {

@@ -27,7 +27,7 @@ struct Known {
     /// When it was last seen to be gray, and since when it has been, if it is.
     gray_at: Option<Instant>,
     gray_since: Option<Instant>,
-    /// Since it is gray, and slow: when something was first seen to be asked of it.
+    /// Since it is gray, and slow: when a read was first seen to be asked of it.
     asked_at: Option<Instant>,
     aside_since: Option<Instant>,
     /// When it was last set aside, or back.
@@ -139,8 +139,9 @@ impl GrayWatch {
             (known.gray_since, known.asked_at) = (None, None);
         }
         let is_slow = disk.faults().slow_percent >= SLOW_PERCENT;
-        // What was under way before that is done in the time of a disk that is well.
-        let asked = |gray_since| disk.oldest_in_flight().is_some_and(|since| since > gray_since);
+        // What was under way before that is done in the time of a disk that is well. A flush may take four times as long as a read, and some here take
+        // no longer than that for all their slowness: a machine that is asked to keep places, and nothing else, notices nothing.
+        let asked = |gray_since| disk.lone_read().is_some_and(|since| since > gray_since);
         if is_slow && runs_since.is_some() && known.gray_since.is_some_and(asked) {
             known.asked_at.get_or_insert(now);
         }
