@@ -18,6 +18,7 @@ use layout::table::ContentChecksum;
 use layout::table_index::BlockHandle;
 use layout::table_seal::{BlockKind, Decompressor, open_block};
 use layout::units::BLOCK_BYTES;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub struct ColdDisk {
     table: FileTable,
     kept: KeptPlaces,
     limits: ColdLimits,
+    /// Files whose entry was being written when the disk was set aside: it may say so, and what is known here does not.
+    in_doubt: BTreeSet<u32>,
 }
 
 impl ColdDisk {
@@ -105,7 +108,7 @@ impl ColdDisk {
         let mut table = FileTable::new(file_bytes, files, limits.reserved_max);
         kept.places().filter(|place| !place.is_sealed).for_each(|place| table.restore(run_of(place)));
         let reader = ColdReader { io: io.clone(), disk: Rc::clone(&own), watch: watch.clone(), superblock };
-        let mut disk = ColdDisk { reader, table, kept, limits };
+        let mut disk = ColdDisk { reader, table, kept, limits, in_doubt: BTreeSet::new() };
         if !walked.is_empty() {
             ioengine::sometimes!("files of a cold disk are walked");
             if let Err(error) = disk.mend_entries(&walked).await {
@@ -456,8 +459,7 @@ impl ColdDisk {
             })
             .map(|place| place.order)
             .collect();
-        // An entry that was not waited for may say so already, and what is known here not.
-        if count > 0 || state.freed_count() != facts.freed_count {
+        if count > 0 {
             self.store(file, state).await?;
         }
         self.kept.remove(|place| gone.contains(&place.order));
@@ -493,6 +495,38 @@ impl ColdDisk {
         Ok(state)
     }
 
+    /// Know again what the entries say that were being written when the disk was set aside. To be called before anything else is done once it is back,
+    /// when nothing of before is under way.
+    ///
+    /// Failing history otherwise: an entry that says that sections count and others are freed is not waited for; the next one is made of what was
+    /// known before and of the bits of this one, no start believes it, and what was freed counts again.
+    ///
+    /// # Errors
+    /// [`ColdError::Disk`], [`ColdError::Aside`], [`ColdError::Arena`]: they are in doubt still.
+    pub(super) async fn settle(&mut self) -> Result<(), ColdError> {
+        while let Some(file) = self.in_doubt.first().copied() {
+            if !ioengine::canary("trust_what_was_known_before_a_disk_was_aside") {
+                let (io, disk, superblock) = self.reader.parts();
+                let on_disk = match read_slots(io, disk, superblock, file).await? {
+                    Slots::Known(state) | Slots::AtLeast(state, _) => state,
+                    Slots::Lost(_) => ColdFile::default(),
+                };
+                let is_behind = self.table.file(file).is_some_and(|facts| facts.sequence < on_disk.sequence);
+                if is_behind {
+                    ioengine::sometimes!("an entry that was not waited for is on the disk");
+                    self.set(file, &on_disk);
+                }
+            }
+            self.in_doubt.remove(&file);
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, file: u32, state: &ColdFile) {
+        let empty_until_ns = self.reader.io.now().after(self.limits.reuse_delay).ns;
+        self.table.set(file, FileFacts { empty_until_ns, ..facts_of(state) });
+    }
+
     /// Write the next state of a file to the slot that does not hold this one.
     async fn store(&mut self, file: u32, mut state: ColdFile) -> Result<(), ColdError> {
         state.sequence += 1;
@@ -501,10 +535,12 @@ impl ColdDisk {
         let mut block = buffer(&self.reader.io, FILE_SLOT_BYTES)?;
         let bytes = (&mut block[..FILE_SLOT_BYTES]).try_into().expect("one slot");
         state.encode(superblock.device, file, at, bytes);
-        let (result, _) = self.reader.device().write_durable(block, at.0, FILE_SLOT_BYTES).await?;
-        result?;
-        let empty_until_ns = self.reader.io.now().after(self.limits.reuse_delay).ns;
-        self.table.set(file, FileFacts { empty_until_ns, ..facts_of(&state) });
+        let written = self.reader.device().write_durable(block, at.0, FILE_SLOT_BYTES).await;
+        if written.is_err() {
+            self.in_doubt.insert(file);
+        }
+        written?.0?;
+        self.set(file, &state);
         Ok(())
     }
 }

@@ -45,7 +45,18 @@ pub(super) struct Errand {
 impl Errand {
     /// Do it.
     pub(super) async fn run(self, disk: &mut ColdDisk) {
-        let done = match self.deed {
+        let done = match disk.settle().await {
+            Err(error) => Err(error),
+            Ok(()) => self.deed.carry_out(disk).await,
+        };
+        *self.answer.said.borrow_mut() = Some(done);
+        self.answer.heard.notify();
+    }
+}
+
+impl Deed {
+    async fn carry_out(self, disk: &mut ColdDisk) -> Result<Done, ColdError> {
+        match self {
             Deed::Count { file } => disk.counting(file).await.map(Done::Counted),
             Deed::Rewrite { sections, stands_beside } => {
                 disk.rewrite(&sections, stands_beside).await.map(Done::Rewritten)
@@ -53,9 +64,7 @@ impl Errand {
             Deed::Free { file, generation, numbers } => {
                 disk.free(file, generation, &numbers).await.map(|_| Done::Freed)
             }
-        };
-        *self.answer.said.borrow_mut() = Some(done);
-        self.answer.heard.notify();
+        }
     }
 }
 

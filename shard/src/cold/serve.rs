@@ -463,7 +463,25 @@ async fn work_one(core: &ColdCore, spindle: &Spindle, disk: &mut ColdDisk, job: 
     let Ok(Request::Cold(request)) = Request::decode(job.to.operation, &job.body) else {
         panic!("it was decoded before it was queued")
     };
-    let done = match request {
+    let done = match disk.settle().await {
+        Err(error) => Err(error),
+        Ok(()) => carry_out(core, spindle, disk, job, &request).await,
+    };
+    if let Err(error) = done {
+        let outcome = outcome_of(core, spindle, disk, &error);
+        core.say(&job.to, &outcome);
+    }
+    *spindle.generations.borrow_mut() = disk.generations();
+}
+
+async fn carry_out(
+    core: &ColdCore,
+    spindle: &Spindle,
+    disk: &mut ColdDisk,
+    job: &Job,
+    request: &ColdRequest<'_>,
+) -> Result<(), ColdError> {
+    match *request {
         ColdRequest::Reserve { place, exactly } => reserve(core, spindle, disk, job, &place, exactly).await,
         ColdRequest::Write { place, at, bytes } => write(core, spindle, disk, job, &place, at, bytes).await,
         ColdRequest::Seal { place, checksum } => {
@@ -500,13 +518,8 @@ async fn work_one(core: &ColdCore, spindle: &Spindle, disk: &mut ColdDisk, job: 
         ColdRequest::List { file, offset, limit, .. } => {
             list(core, spindle, disk, job, (file, offset), limit).await
         }
-        other => panic!("{other:?} is a read"),
-    };
-    if let Err(error) = done {
-        let outcome = outcome_of(core, spindle, disk, &error);
-        core.say(&job.to, &outcome);
+        ref other => panic!("{other:?} is a read"),
     }
-    *spindle.generations.borrow_mut() = disk.generations();
 }
 
 fn lies_inside(spindle: &Spindle, place: &ColdPlace) -> bool {
