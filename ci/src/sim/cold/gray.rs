@@ -27,6 +27,8 @@ struct Known {
     /// When it was last seen to be gray, and since when it has been, if it is.
     gray_at: Option<Instant>,
     gray_since: Option<Instant>,
+    /// Since when it has been so that no probe can go well.
+    hard_since: Option<Instant>,
     /// Since it is gray, and slow: when a read was first seen to be asked of it.
     asked_at: Option<Instant>,
     aside_since: Option<Instant>,
@@ -115,9 +117,13 @@ impl GrayWatch {
             }
             "a cold disk is set back" => {
                 // Not at the very beginning: what ended before then went well.
-                let is_hard =
-                    known.gray_since.is_some_and(|since| at.since(since) > Duration::from_millis(600));
-                if is_hard && gray_now && is_gray_for_sure(&machines[of.0].disks[of.1]) {
+                let disk = &machines[of.0].disks[of.1];
+                // One that hangs has ended nothing since it did: it may hang again since a moment ago.
+                let well_at = if disk.is_stalled() { disk.last_completed() } else { Instant::default() };
+                let is_hard = known
+                    .hard_since
+                    .is_some_and(|since| at.since(since.max(well_at)) > Duration::from_millis(600));
+                if is_hard && is_gray_for_sure(disk) {
                     wrong = Some("was set back while it is gray");
                 }
                 (known.aside_since, known.changed_at) = (None, Some(at));
@@ -137,6 +143,11 @@ impl GrayWatch {
             known.gray_since.get_or_insert(now);
         } else {
             (known.gray_since, known.asked_at) = (None, None);
+        }
+        if is_gray_for_sure(disk) {
+            known.hard_since.get_or_insert(now);
+        } else {
+            known.hard_since = None;
         }
         let is_slow = disk.faults().slow_percent >= SLOW_PERCENT;
         // What was under way before that is done in the time of a disk that is well. A flush may take four times as long as a read, and some here take
