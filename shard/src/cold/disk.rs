@@ -8,7 +8,7 @@ use super::device::{Device, Watch};
 use super::kept::{KeptPlaces, run_of};
 use super::open::{self, buffer, facts_of, read_slots, read_table};
 use super::table::{FileFacts, FileTable, Refused, Run};
-use ioengine::{Buf, Disk, Io};
+use ioengine::{Buf, Disk, DiskError, Io};
 use layout::Corrupt;
 use layout::cold_disk::ColdSuperblock;
 use layout::cold_file::{ColdFile, FILE_SLOT_BYTES, Slots};
@@ -52,7 +52,8 @@ pub struct ColdDisk {
     table: FileTable,
     kept: KeptPlaces,
     limits: ColdLimits,
-    /// Files whose entry was being written when the disk was set aside: it may say so, and what is known here does not.
+    /// Files whose entry was being written when the disk was set aside, or failed: it may say so, now or until the next start, and what is known here does
+    /// not.
     in_doubt: BTreeSet<u32>,
 }
 
@@ -420,6 +421,7 @@ impl ColdDisk {
         }
         let state = self.state(run.file).await?;
         if (run.number..run.number + run.section_count).all(|number| state.is_freed(number)) {
+            self.is_sure(run.file)?;
             self.store_kept().await?;
             return Ok(0);
         }
@@ -462,6 +464,7 @@ impl ColdDisk {
         if count > 0 {
             self.store(file, state).await?;
         }
+        self.is_sure(file)?;
         self.kept.remove(|place| gone.contains(&place.order));
         self.store_kept().await?;
         Ok(count)
@@ -504,6 +507,10 @@ impl ColdDisk {
     /// # Errors
     /// [`ColdError::Disk`], [`ColdError::Aside`], [`ColdError::Arena`]: they are in doubt still.
     pub(super) async fn settle(&mut self) -> Result<(), ColdError> {
+        if self.has_ended() {
+            // What it shows need not last: see `is_sure`.
+            return Ok(());
+        }
         while let Some(file) = self.in_doubt.first().copied() {
             if !ioengine::canary("trust_what_was_known_before_a_disk_was_aside") {
                 let (io, disk, superblock) = self.reader.parts();
@@ -522,6 +529,17 @@ impl ColdDisk {
         Ok(())
     }
 
+    /// Does the entry of a file last as it stands there?
+    ///
+    /// Failing history otherwise: the write that frees a section fails, who asks again hears that it is free, because the entry shows it, and after the
+    /// next start it counts.
+    fn is_sure(&self, file: u32) -> Result<(), ColdError> {
+        if !self.in_doubt.contains(&file) || ioengine::canary("count_on_an_entry_that_could_not_be_written") {
+            return Ok(());
+        }
+        Err(DiskError::Ended { name: Rc::from(self.name()) }.into())
+    }
+
     fn set(&mut self, file: u32, state: &ColdFile) {
         let empty_until_ns = self.reader.io.now().after(self.limits.reuse_delay).ns;
         self.table.set(file, FileFacts { empty_until_ns, ..facts_of(state) });
@@ -536,7 +554,7 @@ impl ColdDisk {
         let bytes = (&mut block[..FILE_SLOT_BYTES]).try_into().expect("one slot");
         state.encode(superblock.device, file, at, bytes);
         let written = self.reader.device().write_durable(block, at.0, FILE_SLOT_BYTES).await;
-        if written.is_err() {
+        if !matches!(written, Ok((Ok(()), _))) {
             self.in_doubt.insert(file);
         }
         written?.0?;
