@@ -146,6 +146,8 @@ pub(crate) struct DiskState {
     pub(crate) completed_at: u64,
     /// The next operation ends so much later than it would.
     pub(crate) starve_ns: u64,
+    /// When the last one that did so ends.
+    pub(crate) starved_until: u64,
     /// Due but held by a stall without end.
     pub(crate) held: Vec<u32>,
     /// The process that has it open for writing.
@@ -196,6 +198,7 @@ impl DiskState {
             stalled_until: 0,
             completed_at: 0,
             starve_ns: 0,
+            starved_until: 0,
             held: Vec::new(),
             claim: None,
             ended: false,

@@ -105,6 +105,13 @@ impl DiskHandle {
         self.note(0, 0, FaultKind::Starved);
     }
 
+    /// Does an operation starve, will the next one, or did one so long ago or less?
+    #[must_use]
+    pub fn starves(&self, ago: Duration) -> bool {
+        let now = self.shared().now();
+        self.with(|disk| disk.starve_ns > 0 || Instant { ns: disk.starved_until }.after(ago).ns > now)
+    }
+
     /// When the oldest operation in flight was submitted.
     #[must_use]
     pub fn oldest_in_flight(&self) -> Option<Instant> {

@@ -134,7 +134,11 @@ impl Shared {
         let operation = disk.next_operation;
         disk.next_operation = operation.wrapping_add(1);
         disk.in_flight.insert(operation, Flight { core, id, work, offset, bytes, since: now, recorded });
-        let at = disk.finish_time(now, work, offset, bytes) + std::mem::take(&mut disk.starve_ns);
+        let starves_ns = std::mem::take(&mut disk.starve_ns);
+        let at = disk.finish_time(now, work, offset, bytes) + starves_ns;
+        if starves_ns > 0 {
+            disk.starved_until = at;
+        }
         self.trace.note(now, Tag::DiskSubmit, u64::from(index), offset);
         self.push_at(at, Event::Disk { disk: index, operation });
     }

@@ -18,6 +18,8 @@ const ASIDE_WITHIN: Duration = Duration::from_secs(3);
 const BACK_WITHIN: Duration = Duration::from_secs(8);
 /// For so long after it was gray a disk may still be set aside for it: what was looked at is 2.5 s.
 const AFTERWARDS: Duration = Duration::from_secs(4);
+/// For so long after an operation has starved its disk may be suspected of more: no other one starves then, least of all a probe.
+const STARVED: Duration = Duration::from_secs(1);
 /// Slow: so many hundredths of the time that it takes else.
 const SLOW_PERCENT: u32 = 10_000;
 
@@ -226,7 +228,8 @@ impl Stage {
     /// In worlds where nothing else goes wrong: one disk after the other, one at a time.
     pub(super) fn gray_trouble(&mut self, random: &mut Random) {
         let ill = (0..NODES).any(|machine| {
-            (0..self.machines[machine].disks.len()).any(|disk| self.gray.is_ill(machine, disk))
+            let disks = &self.machines[machine].disks;
+            (0..disks.len()).any(|disk| self.gray.is_ill(machine, disk) || disks[disk].starves(STARVED))
         });
         if ill || self.nodes.is_any_ill(self.world.now()) || !random.chance(60_000) {
             return;
@@ -235,9 +238,8 @@ impl Stage {
         if random.chance(250_000) {
             // One operation is overtaken by others: the disk itself gets on.
             let disk = random.index(self.machines[machine].disks.len());
-            let lasts = Duration::from_millis(2_300 + random.below(500));
-            self.nodes.note_ill((machine, disk), self.world.now().after(lasts));
-            return self.machines[machine].disks[disk].starve_next(lasts);
+            return self.machines[machine].disks[disk]
+                .starve_next(Duration::from_millis(2_300 + random.below(500)));
         }
         self.begin_gray(random, machine);
     }
@@ -248,7 +250,7 @@ impl Stage {
         self.gray.look(now, &self.machines, &facts);
         for machine in 0..NODES {
             for disk in 0..self.machines[machine].disks.len() {
-                if self.gray.is_ill(machine, disk) {
+                if self.gray.is_ill(machine, disk) || self.machines[machine].disks[disk].starves(STARVED) {
                     self.nodes.note_ill((machine, disk), now);
                 }
             }
