@@ -1,15 +1,20 @@
-//! What is said to a node with cold disks: reserve, write, seal, free, get, scan, list, index, read. COLD.md is the document.
+//! What is said to a node with cold disks: reserve, write, seal, free, get, scan, list, index, read, files, copy. COLD.md is the document.
 //!
 //! Owns the bodies of these requests and of their replies. Must never allocate or copy while decoding, nor believe a count or a length
 //! before the bytes are there. Invariant: a request that decodes names a place that can be; whether it is here is the node's to say.
 
 mod encode;
+mod files;
 mod tables;
 
 pub use encode::{
     FREED_REPLY_BYTES, RESERVED_REPLY_BYTES, SEALED_REPLY_BYTES, encode_freed, encode_index, encode_listed,
     encode_read, encode_reserved, encode_sealed, encode_written, index_reply_bytes, listed_reply_bytes,
     read_reply_bytes,
+};
+pub use files::{
+    ColdCopyOf, ColdFileItem, ColdFileSaid, ColdFiles, ColdFilesHead, ColdFilesOf, ColdReservedRun,
+    copy_reply_bytes, encode_copy, encode_files, files_reply_bytes,
 };
 pub(crate) use tables::tables;
 
@@ -311,6 +316,10 @@ pub enum ColdRequest<'a> {
         /// Which.
         blocks: ColdBlocks,
     },
+    /// What is known of files.
+    Files(ColdFilesOf),
+    /// Bytes of a file as they stand.
+    Copy(ColdCopyOf),
 }
 
 impl<'a> ColdRequest<'a> {
@@ -340,6 +349,8 @@ impl<'a> ColdRequest<'a> {
             }
             Operation::ColdIndex => ColdRequest::Index { section: ColdBlocks::decode(body, false)? },
             Operation::ColdRead => ColdRequest::Read { blocks: ColdBlocks::decode(body, true)? },
+            Operation::ColdFiles => ColdRequest::Files(ColdFilesOf::decode(body)?),
+            Operation::ColdCopy => ColdRequest::Copy(ColdCopyOf::decode(body)?),
             _ => return Err(unknown),
         })
     }
@@ -472,6 +483,8 @@ impl<'a> ColdRequest<'a> {
                     .set(list::LIMIT, limit.to_le_bytes()),
             ),
             ColdRequest::Index { section: blocks } | ColdRequest::Read { blocks } => out.put(&blocks.bytes()),
+            ColdRequest::Files(of) => out.put(&of.bytes()),
+            ColdRequest::Copy(of) => out.put(&of.encoded()),
         }
     }
 
@@ -485,6 +498,8 @@ impl<'a> ColdRequest<'a> {
             ColdRequest::Scan(one) => scan::BYTES + block::BYTES + one.stream.len(),
             ColdRequest::List { .. } => list::BYTES,
             ColdRequest::Index { .. } | ColdRequest::Read { .. } => block::BYTES,
+            ColdRequest::Files(_) => Self::FILES_BYTES,
+            ColdRequest::Copy(_) => Self::COPY_BYTES,
         }
     }
 
@@ -501,6 +516,8 @@ impl<'a> ColdRequest<'a> {
             ColdRequest::List { .. } => Operation::ColdList,
             ColdRequest::Index { .. } => Operation::ColdIndex,
             ColdRequest::Read { .. } => Operation::ColdRead,
+            ColdRequest::Files(_) => Operation::ColdFiles,
+            ColdRequest::Copy(_) => Operation::ColdCopy,
         }
     }
 
@@ -517,6 +534,8 @@ impl<'a> ColdRequest<'a> {
             | ColdRequest::Index { section: blocks }
             | ColdRequest::Read { blocks } => (blocks.group, blocks.disk),
             ColdRequest::List { group, disk, .. } => (*group, *disk),
+            ColdRequest::Files(of) => (of.group, of.disk),
+            ColdRequest::Copy(of) => (of.group, of.disk),
         }
     }
 }
@@ -560,6 +579,10 @@ pub enum ColdAnswer<'a> {
     Index(ColdIndex<'a>),
     /// ColdRead: the blocks as they are stored.
     Read(&'a [u8]),
+    /// ColdFiles.
+    Files(ColdFiles<'a>),
+    /// ColdCopy: bytes as they stand, unproven.
+    Copied(&'a [u8]),
 }
 
 /// A page of what a disk keeps and holds.
@@ -679,6 +702,8 @@ pub(crate) fn decode_answer<'a>(rest: &mut Rest<'a>) -> Result<ColdAnswer<'a>, R
             rest.take(read::BYTES)?;
             ColdAnswer::Read(rest.take(block_bytes as usize)?)
         }
+        Operation::ColdFiles => ColdAnswer::Files(files::decode_files(rest)?),
+        Operation::ColdCopy => ColdAnswer::Copied(files::decode_copy(rest)?),
         _ => unreachable!("only operations of cold disks come here"),
     })
 }

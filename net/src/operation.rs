@@ -1,7 +1,7 @@
 //! The operations of the protocol and their codes.
 //!
 //! A code is given once and never reused. Invariant: codes of requests are below 0x80, a reply has the same code
-//! with the top bit set. Codes 32 to 39 are for nodes with cold disks, codes from 0x40 on are for nodes among each other: no client sends them.
+//! with the top bit set. Codes 32 to 42 are for nodes with cold disks, codes from 0x40 on are for nodes among each other: no client sends them.
 
 /// The bit that makes an operation code a reply.
 pub const REPLY_BIT: u8 = 0x80;
@@ -60,6 +60,10 @@ pub enum Operation {
     ColdIndex = 39,
     /// Blocks of a section as they are stored.
     ColdRead = 40,
+    /// What is known of the files of a cold disk.
+    ColdFiles = 41,
+    /// Bytes of a file as they stand.
+    ColdCopy = 42,
     /// The first frame between two nodes: who calls.
     PeerHello = 0x40,
     /// Messages between two nodes.
@@ -88,7 +92,7 @@ impl Operation {
     ];
 
     /// Those about cold disks, in the order of their codes.
-    pub const COLD: [Operation; 9] = [
+    pub const COLD: [Operation; 11] = [
         Operation::ColdReserve,
         Operation::ColdWrite,
         Operation::ColdSeal,
@@ -98,6 +102,8 @@ impl Operation {
         Operation::ColdList,
         Operation::ColdIndex,
         Operation::ColdRead,
+        Operation::ColdFiles,
+        Operation::ColdCopy,
     ];
 
     /// The code of a request of this operation.
@@ -111,7 +117,7 @@ impl Operation {
     pub const fn from_code(code: u8) -> Option<Operation> {
         match code {
             1..=16 => Some(Operation::ALL[code as usize - 1]),
-            32..=40 => Some(Operation::COLD[code as usize - 32]),
+            32..=42 => Some(Operation::COLD[code as usize - 32]),
             0x40 => Some(Operation::PeerHello),
             0x41 => Some(Operation::PeerBatch),
             _ => None,
@@ -120,7 +126,7 @@ impl Operation {
 
     /// True when it is about a cold disk.
     pub const fn is_of_cold(self) -> bool {
-        matches!(self as u8, 32..=40)
+        matches!(self as u8, 32..=42)
     }
 
     /// True when only nodes say it, to each other.
@@ -161,6 +167,8 @@ impl Operation {
             Operation::ColdList => "ColdList",
             Operation::ColdIndex => "ColdIndex",
             Operation::ColdRead => "ColdRead",
+            Operation::ColdFiles => "ColdFiles",
+            Operation::ColdCopy => "ColdCopy",
             Operation::PeerHello => "PeerHello",
             Operation::PeerBatch => "PeerBatch",
         }
@@ -188,7 +196,7 @@ mod tests {
     #[test]
     fn codes_and_operations_are_one_to_one() {
         let known: Vec<u8> = (0..=255).filter(|&code| Operation::from_code(code).is_some()).collect();
-        assert_eq!(known, (1..=16).chain(32..=40).chain(0x40..=0x41).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=16).chain(32..=42).chain(0x40..=0x41).collect::<Vec<u8>>());
         for operation in [Operation::PeerHello, Operation::PeerBatch] {
             assert_eq!(Operation::from_code(operation.code()), Some(operation));
         }

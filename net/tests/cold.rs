@@ -62,6 +62,25 @@ fn section() -> ColdBlocks {
     ColdBlocks { block_offset: 0, block_bytes: 0, ..blocks() }
 }
 
+fn copy() -> ColdCopyOf {
+    ColdCopyOf { group: 2, disk: 7, file: 9, file_generation: 2, offset: 40_960, bytes: 8_192 }
+}
+
+fn files() -> (ColdFilesHead, Vec<ColdFileSaid>) {
+    let head = ColdFilesHead { is_filling: true, file_count: 40, file_bytes: 1 << 20, more: Some(9) };
+    let run = ColdReservedRun { file_generation: 3, number: 9, section_count: 2 };
+    let full = ColdFileSaid {
+        file: 3,
+        generation: 3,
+        head: 81_920,
+        section_count: 11,
+        freed: vec![0x81, 0x04],
+        reserved: vec![run, ColdReservedRun { number: 11, ..run }],
+    };
+    let begins = ColdFileSaid { file: 8, reserved: vec![run], ..ColdFileSaid::default() };
+    (head, vec![full, begins])
+}
+
 fn requests() -> Vec<(&'static str, ColdRequest<'static>)> {
     static PIECE: [u8; 904] = [0x5e; 904];
     let key = Key::new(Space(3), b"user-1", 1_700_000_000_123_456).expect("a key");
@@ -86,6 +105,8 @@ fn requests() -> Vec<(&'static str, ColdRequest<'static>)> {
         ("list", ColdRequest::List { group: 2, disk: 7, file: 3, offset: 8_192, limit: 100 }),
         ("index", ColdRequest::Index { section: section() }),
         ("read", ColdRequest::Read { blocks: blocks() }),
+        ("files", ColdRequest::Files(ColdFilesOf { group: 2, disk: 7, file: 3, limit: 100, freed: true })),
+        ("copy", ColdRequest::Copy(copy())),
     ]
 }
 
@@ -131,6 +152,11 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         ("list-end", reply_frame(Operation::ColdList, |out| encode_listed(out, &[], None))),
         ("index-ok", reply_frame(Operation::ColdIndex, |out| encode_index(out, &index))),
         ("read-ok", reply_frame(Operation::ColdRead, |out| encode_read(out, b"blocks as stored"))),
+        ("files-ok", reply_frame(Operation::ColdFiles, |out| encode_files(out, &files().0, &files().1))),
+        ("copy-ok", reply_frame(Operation::ColdCopy, |out| encode_copy(out, &[0x77; 4_096]))),
+        ("copy-moved", not(Operation::ColdCopy, Outcome::Moved)),
+        ("copy-corrupt", not(Operation::ColdCopy, Outcome::Corrupt)),
+        ("files-busy", not(Operation::ColdFiles, Outcome::Busy { limit: Limit::Device, hint_ms: 1_000 })),
         ("read-moved", not(Operation::ColdRead, Outcome::Moved)),
         ("read-too-large", not(Operation::ColdRead, Outcome::TooLarge { limit: Limit::Frame })),
         ("get-not-found", not(Operation::ColdGet, Outcome::NotFound)),
@@ -234,6 +260,11 @@ fn no_bytes_are_taken_for_more_than_they_say() {
                 {
                     assert!(list.iter().count() <= 2, "{name}");
                 }
+                if let Ok(Reply { answer: Answer::Cold(ColdAnswer::Files(files)), .. }) =
+                    Reply::decode(operation, &other)
+                {
+                    assert!(files.iter().map(|item| item.reserved().count()).sum::<usize>() <= 3, "{name}");
+                }
             }
         }
     }
@@ -267,6 +298,16 @@ fn places_that_cannot_be_are_named() {
     refused(ColdRequest::Index { section: blocks() }, Why::Place, 36);
     refused(ColdRequest::Read { blocks: large }, Why::Place, 40);
     refused(ColdRequest::Read { blocks: section() }, Why::Place, 40);
+    for (of, at) in [
+        (ColdCopyOf { file_generation: 0, ..copy() }, 8),
+        (ColdCopyOf { offset: 1, ..copy() }, 12),
+        (ColdCopyOf { offset: 3 << 30, ..copy() }, 12),
+        (ColdCopyOf { bytes: 0, ..copy() }, 16),
+        (ColdCopyOf { bytes: 4_097, ..copy() }, 16),
+        (ColdCopyOf { bytes: COLD_READ_BYTES_MAX + 4_096, ..copy() }, 16),
+    ] {
+        refused(ColdRequest::Copy(of), Why::Place, at);
+    }
     refused(ColdRequest::Read { blocks: ColdBlocks { file_generation: 0, ..blocks() } }, Why::Place, 28);
 }
 
@@ -284,6 +325,35 @@ fn the_longest_blocks_fit_a_reply_and_longer_ones_are_no_reply() {
         out[field..field + 4].copy_from_slice(&count.to_le_bytes());
         assert!(Reply::decode(Operation::ColdRead, &out[..bytes]).is_err(), "{count}");
         assert!(Reply::decode(Operation::ColdRead, &out).is_err(), "{count}");
+    }
+}
+
+#[test]
+fn files_are_read_back_and_numbers_that_were_not_given_are_not_freed() {
+    let (head, items) = files();
+    let mut out = vec![0; 4_096];
+    let bytes = encode_files(&mut out, &head, &items);
+    let item_bytes: usize = items.iter().map(ColdFileSaid::reply_bytes).sum();
+    assert_eq!(bytes, files_reply_bytes(item_bytes));
+    let reply = Reply::decode(Operation::ColdFiles, &out[..bytes]).expect("what was encoded decodes");
+    let Answer::Cold(ColdAnswer::Files(found)) = reply.answer else { panic!("files") };
+    assert_eq!(found.head, head);
+    let back: Vec<ColdFileSaid> = found
+        .iter()
+        .map(|item| ColdFileSaid {
+            file: item.file,
+            generation: item.generation,
+            head: item.head,
+            section_count: item.section_count,
+            freed: item.freed.to_vec(),
+            reserved: item.reserved().collect(),
+        })
+        .collect();
+    assert_eq!(back, items);
+    for freed in [vec![0x81, 0x08], vec![0x81, 0x00], vec![1, 1, 1]] {
+        let wrong = ColdFileSaid { freed, ..items[0].clone() };
+        let bytes = encode_files(&mut out, &head, &[wrong]);
+        assert!(Reply::decode(Operation::ColdFiles, &out[..bytes]).is_err());
     }
 }
 

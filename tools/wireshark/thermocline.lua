@@ -32,7 +32,7 @@ local operations = {
   [8] = "Batch", [9] = "Scan", [10] = "Head", [11] = "Streams", [12] = "Map", [13] = "Status",
   [14] = "Verify", [15] = "SetMap", [16] = "Hot", [32] = "ColdReserve", [33] = "ColdWrite", [34] = "ColdSeal",
   [35] = "ColdFree", [36] = "ColdGet", [37] = "ColdScan", [38] = "ColdList", [39] = "ColdIndex",
-  [40] = "ColdRead",
+  [40] = "ColdRead", [41] = "ColdFiles", [42] = "ColdCopy",
 }
 local outcomes = {
   [1] = "Ok", [2] = "NotFound", [3] = "NotModified", [4] = "Redirect", [5] = "Moved", [6] = "VersionMismatch", [7] = "Busy", [8] = "NotCurrent",

@@ -1,6 +1,6 @@
 -- What is said to cold nodes, for thermocline.lua, written from net/COLD.md.
 --
--- Owns the fields, requests and replies of the operations 32 to 40. Never registers anything: loaded by itself, as
+-- Owns the fields, requests and replies of the operations 32 to 42. Never registers anything: loaded by itself, as
 -- Wireshark does with each file of its folder, it does nothing. Invariant: bodies are read through the cursor that the
 -- caller gives, so that a short one is marked and raises no Lua error.
 
@@ -11,7 +11,8 @@ function cold.fields(field)
   for name, kind in ("disk:uint16 bucket:uint32 window_from:uint64 window_days:uint32 window_generation:uint32 tablet_group:uint16 "
     .. "file:uint32 file_generation:uint32 offset:uint32 content_bytes:uint32 number:uint32 section_count:uint32 state:uint8 "
     .. "block_offset:uint32 block_bytes:uint32 record_count:uint32 data_bytes:uint32 index_bytes:uint32 checksum:bytes "
-    .. "digest:bytes content:bytes"):gmatch("(%S+):(%S+)") do
+    .. "digest:bytes content:bytes file_count:uint32 file_bytes:uint32 generation:uint32 head:uint32 freed_bytes:uint16 "
+    .. "reserved_count:uint16 freed:bytes bytes:uint32"):gmatch("(%S+):(%S+)") do
     field(kind, "cold_" .. name, "Cold " .. name)
   end
 end
@@ -77,6 +78,13 @@ function cold.bodies(requests, oks)
     return " disk " .. numbers(c, tree, "group:2 cold_disk:2 cold_file:4 cold_offset:4 record_limit:4").cold_disk
   end
   requests[39], requests[40] = cold_block, cold_block
+  requests[41] = function(c, tree)
+    return " disk " .. numbers(c, tree, "group:2 cold_disk:2 cold_file:4 record_limit:4 op_flags:1 -:3").cold_disk
+  end
+  requests[42] = function(c, tree)
+    local found = numbers(c, tree, "group:2 cold_disk:2 cold_file:4 cold_file_generation:4 cold_offset:4 cold_bytes:4 -:4")
+    return string.format(" disk %d, file %d at %d", found.cold_disk, found.cold_file, found.cold_offset)
+  end
 
   oks[32] = function(c, tree) return numbers(c, tree, "cold_state:1 -:3") and cold_place(c, tree) end
   oks[33] = function() return "" end
@@ -105,6 +113,25 @@ function cold.bodies(requests, oks)
     local block_bytes = numbers(c, tree, "cold_block_bytes:4 -:4").cold_block_bytes
     c:bytes(tree, "cold_content", block_bytes)
     return " " .. block_bytes .. " bytes"
+  end
+  oks[41] = function(c, tree)
+    local count = numbers(c, tree, "count:4 more:1 cold_state:1 -:2 cold_file:4 cold_file_count:4 cold_file_bytes:4").count
+    for index = 0, count - 1 do
+      local branch, finish = c:branch(tree, "File " .. index)
+      local of = numbers(c, branch, "cold_file:4 cold_generation:4 cold_head:4 cold_section_count:4 cold_freed_bytes:2 "
+        .. "cold_reserved_count:2")
+      c:bytes(branch, "cold_freed", of.cold_freed_bytes)
+      for _ = 1, of.cold_reserved_count do
+        numbers(c, branch, "cold_file_generation:4 cold_number:4 cold_section_count:4")
+      end
+      finish()
+    end
+    return " " .. count .. " files"
+  end
+  oks[42] = function(c, tree)
+    local bytes = numbers(c, tree, "cold_bytes:4 -:4").cold_bytes
+    c:bytes(tree, "cold_content", bytes)
+    return " " .. bytes .. " bytes"
   end
 end
 

@@ -113,8 +113,58 @@ wire_table! {
     RESERVED = "reserved", 4, 4;
 }
 
+wire_table! {
+    files = "ColdFiles", 16;
+    GROUP = "group", 0, 2;
+    DISK = "disk", 2, 2;
+    FILE = "file", 4, 4;
+    LIMIT = "limit", 8, 4;
+    FLAGS = "flags", 12, 1;
+    RESERVED = "reserved", 13, 3;
+}
+wire_table! {
+    filled = "ColdFiles reply", 20;
+    COUNT = "count", 0, 4;
+    MORE = "more", 4, 1;
+    STATE = "state", 5, 1;
+    RESERVED = "reserved", 6, 2;
+    FILE = "file", 8, 4;
+    FILE_COUNT = "file_count", 12, 4;
+    FILE_BYTES = "file_bytes", 16, 4;
+}
+wire_table! {
+    file = "ColdFiles item", 20;
+    FILE = "file", 0, 4;
+    GENERATION = "generation", 4, 4;
+    HEAD = "head", 8, 4;
+    SECTION_COUNT = "section_count", 12, 4;
+    FREED_BYTES = "freed_bytes", 16, 2;
+    RESERVED_COUNT = "reserved_count", 18, 2;
+}
+wire_table! {
+    run = "ColdFiles run", 12;
+    FILE_GENERATION = "file_generation", 0, 4;
+    NUMBER = "number", 4, 4;
+    SECTION_COUNT = "section_count", 8, 4;
+}
+wire_table! {
+    copy = "ColdCopy", 24;
+    GROUP = "group", 0, 2;
+    DISK = "disk", 2, 2;
+    FILE = "file", 4, 4;
+    FILE_GENERATION = "file_generation", 8, 4;
+    OFFSET = "offset", 12, 4;
+    COUNT = "bytes", 16, 4;
+    RESERVED = "reserved", 20, 4;
+}
+wire_table! {
+    copied = "ColdCopy reply", 8;
+    COUNT = "bytes", 0, 4;
+    RESERVED = "reserved", 4, 4;
+}
+
 /// The tables of this file for the test that reads the document.
-pub(crate) fn tables() -> [&'static Table; 14] {
+pub(crate) fn tables() -> [&'static Table; 20] {
     [
         &place::TABLE,
         &block::TABLE,
@@ -130,5 +180,11 @@ pub(crate) fn tables() -> [&'static Table; 14] {
         &item::TABLE,
         &index::TABLE,
         &read::TABLE,
+        &files::TABLE,
+        &filled::TABLE,
+        &file::TABLE,
+        &run::TABLE,
+        &copy::TABLE,
+        &copied::TABLE,
     ]
 }

@@ -68,6 +68,8 @@ class ColdOperation(IntEnum):
     ColdList = 38
     ColdIndex = 39
     ColdRead = 40
+    ColdFiles = 41
+    ColdCopy = 42
 
 
 WRITES = frozenset({Operation.Put, Operation.Delete, Operation.CompareAndSet, Operation.Batch})
