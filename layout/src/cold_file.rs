@@ -90,6 +90,13 @@ impl ColdFile {
         is_new
     }
 
+    /// Bit n mod 8 of byte n / 8: section n is free. Zeros at the end are left out.
+    #[must_use]
+    pub fn freed_bytes(&self) -> &[u8] {
+        let end = self.freed.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        &self.freed[..end]
+    }
+
     /// Does nothing in it count any more?
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -216,6 +223,7 @@ mod tests {
         for number in [0, 7, 8, 20] {
             assert!(file.free(number) && !file.free(number));
         }
+        assert_eq!(file.freed_bytes(), [0x81, 0x01, 0x10]);
         file
     }
 

@@ -88,6 +88,19 @@ fn encode(out: &mut [u8], reply: &Reply<'_>) -> usize {
                 ColdAnswer::Listed(list) => encode_listed(out, &list.iter().collect::<Vec<_>>(), list.more),
                 ColdAnswer::Index(index) => encode_index(out, &index),
                 ColdAnswer::Read(blocks) => net::cold::encode_read(out, blocks),
+                ColdAnswer::Files(files) => {
+                    let said = |item: net::cold::ColdFileItem<'_>| net::cold::ColdFileSaid {
+                        file: item.file,
+                        generation: item.generation,
+                        head: item.head,
+                        section_count: item.section_count,
+                        freed: item.freed.to_vec(),
+                        reserved: item.reserved().collect(),
+                    };
+                    let items: Vec<_> = files.iter().map(said).collect();
+                    net::cold::encode_files(out, &files.head, &items)
+                }
+                ColdAnswer::Copied(bytes) => net::cold::encode_copy(out, bytes),
             };
             put_log_time(out, reply);
             bytes

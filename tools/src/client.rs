@@ -59,6 +59,11 @@ impl Endpoint {
         self.connect_with(ClientConfig::default())
     }
 
+    /// A node that is named elsewhere.
+    pub(crate) fn of(address: &str) -> Endpoint {
+        Endpoint { endpoint: address.to_owned(), json: false }
+    }
+
     /// The same options with another node.
     pub(crate) fn at(&self, address: &str) -> Endpoint {
         Endpoint { endpoint: address.to_owned(), ..self.clone() }

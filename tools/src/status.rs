@@ -92,13 +92,42 @@ fn disks(status: &Map<String, Value>) -> Vec<String> {
                 format!(", scrubbed {count} times, at file {} of {}", counter("scrub_file"), counter("files"))
             }
         };
+        let filling = filling(&counter);
         lines.push(format!(
-            "  disk {number:<6} {name:<40} core {core}{failed}{aside}{damaged}{repaired}{scrub}"
+            "  disk {number:<6} {name:<40} core {core}{failed}{aside}{filling}{damaged}{repaired}{scrub}"
         ));
     }
     let counters: Vec<Value> = disks.iter().filter_map(|(_, disk)| disk.get("counters").cloned()).collect();
     lines.extend(table_of("disk", &counters).into_iter().filter(|line| !line.starts_with("disk ")));
     lines
+}
+
+/// How far a disk is filled that took another's place; nothing of any other.
+fn filling(counter: &impl Fn(&str) -> u64) -> String {
+    if counter("rebuilding") == 0 {
+        return match counter("rebuild_left_out") {
+            0 => String::new(),
+            count => format!(", {count} SECTIONS LEFT OUT: whole on no other machine"),
+        };
+    }
+    let (done, total, rate) =
+        (counter("rebuild_bytes"), counter("rebuild_total_bytes"), counter("rebuild_bytes_per_second"));
+    let left = match total.saturating_sub(done).checked_div(rate) {
+        Some(seconds) => format!(", {} min left", seconds.div_ceil(60)),
+        None => String::new(),
+    };
+    let waiting = match counter("rebuild_waiting_files") {
+        0 => String::new(),
+        count => format!(", {count} files wait"),
+    };
+    format!(
+        ", FILLING: file {} of {}, {} of {} at {}/s{left}{waiting}",
+        counter("rebuild_files"),
+        counter("rebuild_files_total"),
+        size_text(done >> 20 << 20),
+        size_text(total >> 20 << 20),
+        size_text(rate >> 20 << 20)
+    )
 }
 
 fn plain(value: &Value) -> String {

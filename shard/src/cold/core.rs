@@ -43,6 +43,8 @@ pub struct ColdCounters {
     pub disk: Counter,
     /// Its files.
     pub files: Counter,
+    /// Size of each.
+    pub file_bytes: Counter,
     /// Reads answered with records, or that there is none.
     pub reads: Counter,
     /// Reads of the device for them.
@@ -113,6 +115,28 @@ pub struct ColdCounters {
     pub scrub_found: Counter,
     /// Sections that count and have no whole header.
     pub scrub_missing: Counter,
+    /// 1 while it is filled in another disk's place.
+    pub rebuilding: Counter,
+    /// How often that has ended in this life of the process.
+    pub rebuilds: Counter,
+    /// Files that are there of those that the other machines hold.
+    pub rebuild_files: Counter,
+    /// See `rebuild_files`.
+    pub rebuild_files_total: Counter,
+    /// Files that wait: something in them is not decided, or nobody gives them.
+    pub rebuild_waiting_files: Counter,
+    /// Bytes copied in this life of the process, and those of the files that were to be filled at its start.
+    pub rebuild_bytes: Counter,
+    /// See `rebuild_bytes`.
+    pub rebuild_total_bytes: Counter,
+    /// Over the last seconds.
+    pub rebuild_bytes_per_second: Counter,
+    /// Sections that were had one by one, because their copy was not proven.
+    pub rebuild_mended: Counter,
+    /// Sections that no machine proves: left out, and waiting for repair.
+    pub rebuild_left_out: Counter,
+    /// Bytes handed to another machine that is filled.
+    pub copied_bytes: Counter,
     /// 1 once the device has failed.
     pub failed: Counter,
     /// Why it is set aside now: 1 = it hangs, 2 = it is slow, 3 = it fails wherever it is asked; 0 = it is not.
@@ -189,6 +213,8 @@ pub(super) struct Spindle {
     pub(super) under_way: Cell<usize>,
     /// Generations of its files, those included that are about to begin.
     pub(super) generations: RefCell<Vec<u32>>,
+    /// Files that are still to be filled.
+    pub(super) due: RefCell<Vec<bool>>,
     pub(super) counters: Arc<ColdCounters>,
     /// Whether it is set aside.
     pub(super) watch: Rc<Watch>,

@@ -5,12 +5,13 @@
 
 use super::ColdError;
 use super::device::{Device, Watch};
+use super::fill::Filling;
 use super::kept::{KeptPlaces, run_of};
 use super::open::{self, buffer, facts_of, read_slots, read_table};
 use super::table::{FileFacts, FileTable, Refused, Run};
 use ioengine::{Buf, Disk, DiskError, Io};
 use layout::Corrupt;
-use layout::cold_disk::ColdSuperblock;
+use layout::cold_disk::{ColdState, ColdSuperblock};
 use layout::cold_file::{ColdFile, FILE_SLOT_BYTES, Slots};
 use layout::cold_kept::{KeptFor, KeptPlace};
 use layout::cold_section::{SECTION_HEADER_BYTES, SectionHeader, SectionIdentity, SectionPlace};
@@ -55,6 +56,7 @@ pub struct ColdDisk {
     /// Files whose entry was being written when the disk was set aside, or failed: it may say so, now or until the next start, and what is known here does
     /// not.
     in_doubt: BTreeSet<u32>,
+    filling: Filling,
 }
 
 impl ColdDisk {
@@ -85,7 +87,12 @@ impl ColdDisk {
         // A killed process may have left its last writes in the device's cache.
         disk.flush().await??;
         let superblock = open::read_from(io, disk).await?;
-        let (mut files, walked) = read_table(io, disk, &superblock).await?;
+        let (mut files, mut walked) = read_table(io, disk, &superblock).await?;
+        let (mut filling, mut due) = (Filling::Ended, Vec::new());
+        if superblock.state == ColdState::Filling {
+            (filling, due) = (Filling::Unheard, ColdDisk::due_at_start(&mut files, &walked));
+            walked.clear();
+        }
         let until = io.now().after(limits.reuse_delay).ns;
         files.iter_mut().for_each(|facts| facts.empty_until_ns = until);
         let copies = match open::mend_copies(io, disk, &superblock).await {
@@ -107,9 +114,10 @@ impl ColdDisk {
         let mut kept = KeptPlaces::read(io, disk, &superblock).await?;
         kept.store(io, disk, &superblock).await?;
         let mut table = FileTable::new(file_bytes, files, limits.reserved_max);
+        due.into_iter().for_each(|file| table.set_due(file, true));
         kept.places().filter(|place| !place.is_sealed).for_each(|place| table.restore(run_of(place)));
         let reader = ColdReader { io: io.clone(), disk: Rc::clone(&own), watch: watch.clone(), superblock };
-        let mut disk = ColdDisk { reader, table, kept, limits, in_doubt: BTreeSet::new() };
+        let mut disk = ColdDisk { reader, table, kept, limits, in_doubt: BTreeSet::new(), filling };
         if !walked.is_empty() {
             ioengine::sometimes!("files of a cold disk are walked");
             if let Err(error) = disk.mend_entries(&walked).await {
@@ -152,6 +160,24 @@ impl ColdDisk {
     #[must_use]
     pub fn table(&self) -> &FileTable {
         &self.table
+    }
+
+    pub(super) fn table_mut(&mut self) -> &mut FileTable {
+        &mut self.table
+    }
+
+    /// Where a disk stands that took another's place.
+    pub(super) fn filling(&self) -> Filling {
+        self.filling
+    }
+
+    pub(super) fn set_filling(&mut self, filling: Filling) {
+        self.filling = filling;
+    }
+
+    /// The superblock says this now.
+    pub(super) fn set_superblock(&mut self, superblock: ColdSuperblock) {
+        self.reader.superblock = superblock;
     }
 
     /// The device has failed: nothing is written to it until the node starts again.
@@ -546,7 +572,7 @@ impl ColdDisk {
     }
 
     /// Write the next state of a file to the slot that does not hold this one.
-    async fn store(&mut self, file: u32, mut state: ColdFile) -> Result<(), ColdError> {
+    pub(super) async fn store(&mut self, file: u32, mut state: ColdFile) -> Result<(), ColdError> {
         state.sequence += 1;
         let superblock = self.reader.superblock;
         let at = superblock.geometry.slot_offset(file, state.slot());

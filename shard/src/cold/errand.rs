@@ -3,8 +3,10 @@
 //! Must never be done beside a request: the task that writes does one thing after the other. Invariant: an errand is answered once.
 
 use super::ColdError;
+use super::agreed::Agreed;
 use super::core::Spindle;
 use super::disk::ColdDisk;
+use super::fill::Heard;
 use super::mend::{Counting, Rewritten};
 use super::proven::Proven;
 use ioengine::Instant;
@@ -20,6 +22,12 @@ pub(super) enum Deed {
     Rewrite { sections: Vec<Proven>, stands_beside: bool },
     /// Sections do not count any more.
     Free { file: u32, generation: u32, numbers: Vec<u32> },
+    /// What the others hold of files that are to be filled.
+    Hear(Heard),
+    /// A file is filled.
+    Filled { file: u32, agreed: Agreed },
+    /// All files are filled.
+    EndFill,
 }
 
 /// What came of it.
@@ -27,6 +35,7 @@ pub(super) enum Done {
     Counted(Counting),
     Rewritten(Rewritten),
     Freed,
+    Filled,
 }
 
 #[derive(Default)]
@@ -64,12 +73,18 @@ impl Deed {
             Deed::Free { file, generation, numbers } => {
                 disk.free(file, generation, &numbers).await.map(|_| Done::Freed)
             }
+            Deed::Hear(heard) => {
+                disk.hear(&heard);
+                Ok(Done::Filled)
+            }
+            Deed::Filled { file, agreed } => disk.filled(file, &agreed).await.map(|()| Done::Filled),
+            Deed::EndFill => disk.end_fill().await.map(|()| Done::Filled),
         }
     }
 }
 
 impl Spindle {
-    async fn have(&self, now: Instant, deed: Deed) -> Result<Done, ColdError> {
+    pub(super) async fn have(&self, now: Instant, deed: Deed) -> Result<Done, ColdError> {
         let answer: Rc<Answer> = Rc::default();
         self.errands.borrow_mut().push_back(Errand { deed, since: now, answer: Rc::clone(&answer) });
         self.work_queued.notify();

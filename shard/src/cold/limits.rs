@@ -51,6 +51,10 @@ pub struct ColdNodeLimits {
     pub aside_min: Duration,
     /// The same at most, however often it was.
     pub aside_max: Duration,
+    /// What the filling of a disk that took another's place writes at most in a second, bytes.
+    pub rebuild_bytes_per_second: u64,
+    /// How long a machine of the group may be silent before a disk is filled from the other one alone.
+    pub rebuild_alone_after: Duration,
     /// From a request to its answer, or to `Timeout`.
     pub request_deadline: Duration,
     /// How long an emptied file stays as it is: above `request_deadline`, for clients and redirects under way.
@@ -85,6 +89,8 @@ impl Default for ColdNodeLimits {
             disk_hang_after: Duration::from_secs(2),
             aside_min: Duration::from_secs(5),
             aside_max: Duration::from_secs(600),
+            rebuild_bytes_per_second: 1 << 30,
+            rebuild_alone_after: Duration::from_secs(600),
             request_deadline: Duration::from_secs(30),
             reuse_delay: Duration::from_secs(300),
             hello_deadline: Duration::from_secs(5),
@@ -115,6 +121,7 @@ impl ColdNodeLimits {
             ),
             (!self.disk_service.is_zero(), "disk_service is more than 0"),
             (self.aside_min <= self.aside_max, "aside_min is no more than aside_max"),
+            (self.rebuild_bytes_per_second > 0, "rebuild_bytes_per_second is more than 0"),
             (self.forward_count_max > 0, "something may go to another core"),
             ((1..=KEPT_COUNT_MAX).contains(&self.reserved_max), "a disk keeps 1 to 568 places"),
             (

@@ -13,13 +13,16 @@
 //! | `examine` | whether every section that counts is sound |
 //! | `damage`, `repair` | what was found damaged, and how it is mended from the two other machines |
 //! | `scrub` | reads and checks all that counts, slowly |
+//! | `rebuild`, `rebuild_file`, `rebuild_pull`, `rebuild_prove` | a disk that took another's place is filled from the two other machines |
+//! | `agreed`, `fill` | what machines say of a file together; files that are still to be filled |
 //! | `others`, `proven` | what stands on these at the same place; a section in memory that has been proven |
 //! | `errand`, `mend` | what a disk's own tasks want of the one that writes; sections written anew where they stood |
 //! | `gray` | whether a disk hangs, is slow or fails, and when it is well again: policy alone |
 //! | `device`, `aside` | operations that are timed and not waited for once a disk is aside; who looks, probes, sets aside and back |
-//! | `queue`, `serve` | what waits for a disk, and how it is carried out |
+//! | `queue`, `serve`, `serve_files` | what waits for a disk, and how it is carried out |
 //! | `core`, `node`, `limits` | a core of a cold node; its start and end; every bound |
 
+mod agreed;
 mod aside;
 mod core;
 mod damage;
@@ -27,6 +30,7 @@ mod device;
 pub mod disk;
 mod errand;
 pub mod examine;
+mod fill;
 mod gray;
 pub mod kept;
 mod limits;
@@ -36,9 +40,14 @@ pub mod open;
 mod others;
 pub mod proven;
 mod queue;
+mod rebuild;
+mod rebuild_file;
+mod rebuild_prove;
+mod rebuild_pull;
 mod repair;
 mod scrub;
 mod serve;
+mod serve_files;
 pub mod table;
 pub mod walk;
 
@@ -186,6 +195,12 @@ pub enum ColdError {
         whom: KeptFor,
         /// The place.
         run: Run,
+    },
+    /// It took another's place, and what is asked for is not there yet.
+    #[error("disk {name} is being filled, and this is not there yet: another copy has it")]
+    NotYet {
+        /// Disk.
+        name: String,
     },
     /// Somebody names a place that is not kept for it.
     #[error("disk {name}: {run:?} is not kept for who names it: reserve a place")]

@@ -10,7 +10,7 @@ use super::disk::ColdDisk;
 use super::limits::ColdNodeLimits;
 use super::others::Others;
 use super::queue::DiskQueue;
-use super::{ColdError, aside, others, repair, scrub, serve};
+use super::{ColdError, aside, others, rebuild, repair, scrub, serve};
 use crate::budget::Budget;
 use crate::front::{self, Connections};
 use crate::mesh::Peers;
@@ -339,6 +339,7 @@ fn serve_disk(
     let counters = Arc::clone(&watch.counters);
     counters.disk.set(u64::from(superblock.disk));
     counters.files.set(u64::from(superblock.geometry.file_count));
+    counters.file_bytes.set(superblock.geometry.file_bytes);
     counters.room_bytes.set(disk.table().room().0);
     counters.kept.set(disk.table().reserved().len() as u64);
     let damaged = Arc::new(Mutex::new(Damaged::new(limits.repair_count_max)));
@@ -367,12 +368,14 @@ fn serve_disk(
         work_queued: Notify::new(),
         under_way: Cell::new(0),
         generations: RefCell::new(disk.generations()),
+        due: RefCell::new(vec![false; superblock.geometry.file_count as usize]),
         counters,
         watch: Rc::clone(watch),
         damaged,
         damage_noted: Notify::new(),
         errands: RefCell::default(),
     });
+    spindle.follow(&disk);
     core.spindles.borrow_mut().insert(superblock.disk, Rc::clone(&spindle));
     for _ in 0..limits.reads_in_flight {
         io.spawn(Queue::Foreground, serve::read(Rc::clone(core), Rc::clone(&spindle)));
@@ -381,6 +384,14 @@ fn serve_disk(
     io.spawn(Queue::Maintenance, serve::work(Rc::clone(core), Rc::clone(&spindle), disk));
     if core.others.count() > 0 {
         io.spawn(Queue::Maintenance, repair::run(Rc::clone(core), Rc::clone(&spindle)));
+        if spindle.is_filling() {
+            io.spawn(Queue::Maintenance, rebuild::run(Rc::clone(core), Rc::clone(&spindle)));
+        }
+    } else if spindle.is_filling() {
+        tracing::error!(
+            disk = name,
+            "a cold disk is to be filled, and cold.peers names nobody to fill it from"
+        );
     }
     if !limits.scrub_period.is_zero() {
         io.spawn(Queue::Maintenance, scrub::run(Rc::clone(core), spindle));

@@ -279,8 +279,17 @@ pub async fn fill_ended(
     disk: &Disk,
     superblock: &ColdSuperblock,
 ) -> Result<ColdSuperblock, ColdError> {
+    fill_ended_on(io, Device::plain(disk), superblock).await
+}
+
+/// The same of a disk that may be set aside meanwhile.
+pub(super) async fn fill_ended_on(
+    io: &Io,
+    disk: Device<'_>,
+    superblock: &ColdSuperblock,
+) -> Result<ColdSuperblock, ColdError> {
     let whole = ColdSuperblock { state: ColdState::Whole, sequence: superblock.sequence + 1, ..*superblock };
-    write_copies(io, Device::plain(disk), &whole).await?;
+    write_copies(io, disk, &whole).await?;
     Ok(whole)
 }
 

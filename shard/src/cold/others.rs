@@ -3,22 +3,28 @@
 //! Must never hand on what it has not proven. Invariant: a section that comes from here has the identity and the place that were asked for, and
 //! every byte of it is bound to both by a checksum.
 
+use super::agreed::Agreed;
 use super::proven::Proven;
 use ioengine::Io;
+use layout::cold_disk::ColdGeometry;
 use layout::cold_kept::KeptFor;
 use layout::cold_section::{SECTION_HEADER_BYTES, SectionHeader, open_section_index};
 use layout::table_seal::Decompressor;
-use layout::units::Uuid;
+use layout::units::{BLOCK_BYTES, Uuid};
 use net::client::{CONNECTION_ARENA_BYTES, ClientConfig, ColdNode, ColdReply};
 use net::cold::{
-    COLD_READ_BYTES_MAX, ColdAnswer, ColdBlocks, ColdKept, ColdPlace, ColdRequest, read_reply_bytes,
+    COLD_READ_BYTES_MAX, ColdAnswer, ColdBlocks, ColdCopyOf, ColdFilesOf, ColdKept, ColdPlace, ColdRequest,
+    read_reply_bytes,
 };
+use net::outcome::Outcome;
 use net::reply::Answer;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long another machine may take: it may read a part of a file for it.
 const WAIT: Duration = Duration::from_secs(10);
+/// How long it may take to hand out bytes of a file.
+const COPY_WAIT: Duration = Duration::from_secs(5);
 /// How long one that is gone is left alone, at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What the ways to them take of a core's arena.
@@ -128,6 +134,55 @@ impl Others {
             order.reverse();
         }
         order
+    }
+
+    /// Bytes of a file that are asked for at once: whole blocks.
+    pub(super) fn copy_bytes(&self) -> u32 {
+        self.piece_bytes / BLOCK_BYTES as u32 * BLOCK_BYTES as u32
+    }
+
+    /// What one of them says of files: where its next page begins, and its files. Of a disk that is cut otherwise nothing is believed.
+    ///
+    /// # Errors
+    /// [`NotGiven`].
+    pub(super) async fn files(
+        &self,
+        node: usize,
+        of: &ColdFilesOf,
+        geometry: &ColdGeometry,
+    ) -> Result<(Option<u32>, Vec<(u32, Agreed)>), NotGiven> {
+        let reply = self.ask(node, &ColdRequest::Files(*of)).await?;
+        let Answer::Cold(ColdAnswer::Files(files)) = reply.answer() else {
+            return Err(self.refused(node, &reply));
+        };
+        let cut = (files.head.file_count, u64::from(files.head.file_bytes));
+        if cut != (geometry.file_count, geometry.file_bytes) {
+            let text = format!(
+                "its disk has {} files of {} bytes, and this one {} of {}: format this one with as many of that size",
+                cut.0, cut.1, geometry.file_count, geometry.file_bytes
+            );
+            return Err(NotGiven::Unproven(self.nodes[node].address(), text));
+        }
+        Ok((files.head.more, files.iter().map(|item| (item.file, Agreed::of(&item))).collect()))
+    }
+
+    /// Bytes of a file as they stand on one of them.
+    ///
+    /// # Errors
+    /// [`NotGiven`], and its outcome if it has answered.
+    pub(super) async fn copy(
+        &self,
+        node: usize,
+        of: &ColdCopyOf,
+    ) -> Result<ColdReply, (NotGiven, Option<Outcome>)> {
+        let way = &self.nodes[node];
+        let reply = way.ask_within(&ColdRequest::Copy(*of), COPY_WAIT).await;
+        let reply = reply.map_err(|error| (NotGiven::Silent(way.address(), error.to_string()), None))?;
+        match reply.answer() {
+            Answer::Cold(ColdAnswer::Copied(bytes)) if bytes.len() == of.bytes as usize => Ok(reply),
+            Answer::Not(outcome) => Err((self.refused(node, &reply), Some(outcome))),
+            _ => Err((self.refused(node, &reply), None)),
+        }
     }
 
     async fn ask(&self, node: usize, request: &ColdRequest<'_>) -> Result<ColdReply, NotGiven> {

@@ -25,6 +25,8 @@ use std::time::Duration;
 const PART_BYTES: u32 = 1 << 20;
 /// Sections of a part.
 const PART_COUNT: usize = 1024;
+/// How often a disk that is being filled is looked at: its first pass begins when it is.
+const FILLING_POLL: Duration = Duration::from_millis(500);
 /// How long a pass waits that the arena had no room for.
 const NO_ROOM: Duration = Duration::from_secs(1);
 
@@ -33,6 +35,9 @@ pub(super) async fn run(core: Rc<ColdCore>, spindle: Rc<Spindle>) {
     let files = spindle.superblock.geometry.file_count;
     // A process that ends within each pass would never reach the last files if each pass began with the same.
     let mut first = (core.io.random() % u64::from(files)) as u32;
+    while spindle.is_filling() {
+        core.io.sleep(FILLING_POLL).await;
+    }
     loop {
         let limits = &core.limits;
         let mut pace = Pace::new(core.io.now(), limits.scrub_period, limits.scrub_bytes_per_second);

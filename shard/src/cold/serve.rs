@@ -17,6 +17,7 @@ use super::aside::REFUSAL;
 use super::core::{ColdCore, Job, Spindle};
 use super::damage::Suspect;
 use super::disk::{ColdBlock, ColdDisk, Stored};
+use super::serve_files;
 use super::table::{Refused, Run};
 use super::walk::sections_from;
 use ioengine::Buf;
@@ -140,6 +141,10 @@ async fn read_one(core: &ColdCore, spindle: &Spindle, job: &Job, unpack: &mut De
 
 /// The file is still the one that the link means.
 fn is_there(spindle: &Spindle, blocks: &ColdBlocks) -> Result<(), Outcome> {
+    if spindle.is_due(blocks.file) && !ioengine::canary("serve_what_is_not_there_yet") {
+        ioengine::sometimes!("a read of a new disk comes too early");
+        return Err(Outcome::Busy { limit: Limit::Device, hint_ms: 1_000 });
+    }
     let generation = spindle.generations.borrow().get(blocks.file as usize).copied();
     if generation == Some(blocks.file_generation) { Ok(()) } else { Err(Outcome::Moved) }
 }
@@ -398,6 +403,7 @@ pub(super) async fn work(core: Rc<ColdCore>, spindle: Rc<Spindle>, mut disk: Col
             let errand = spindle.errands.borrow_mut().pop_front();
             if let Some(errand) = errand {
                 errand.run(&mut disk).await;
+                spindle.follow(&disk);
             }
             continue;
         }
@@ -433,6 +439,7 @@ fn outcome_of(core: &ColdCore, spindle: &Spindle, disk: &ColdDisk, error: &ColdE
         }
         ColdError::Arena { .. } => Outcome::Busy { limit: Limit::Memory, hint_ms: 20 },
         ColdError::Aside { .. } => REFUSAL,
+        ColdError::NotYet { .. } => Outcome::Busy { limit: Limit::Device, hint_ms: 1_000 },
         ColdError::Unknown { whom, run, .. } => {
             ioengine::sometimes!("what is to be freed has a damaged header");
             spindle.suspect(Suspect {
@@ -471,7 +478,7 @@ async fn work_one(core: &ColdCore, spindle: &Spindle, disk: &mut ColdDisk, job: 
         let outcome = outcome_of(core, spindle, disk, &error);
         core.say(&job.to, &outcome);
     }
-    *spindle.generations.borrow_mut() = disk.generations();
+    spindle.follow(disk);
 }
 
 async fn carry_out(
@@ -481,6 +488,9 @@ async fn carry_out(
     job: &Job,
     request: &ColdRequest<'_>,
 ) -> Result<(), ColdError> {
+    if serve_files::is_not_yet(disk, request) {
+        return Err(ColdError::NotYet { name: disk.name() });
+    }
     match *request {
         ColdRequest::Reserve { place, exactly } => reserve(core, spindle, disk, job, &place, exactly).await,
         ColdRequest::Write { place, at, bytes } => write(core, spindle, disk, job, &place, at, bytes).await,
@@ -518,6 +528,8 @@ async fn carry_out(
         ColdRequest::List { file, offset, limit, .. } => {
             list(core, spindle, disk, job, (file, offset), limit).await
         }
+        ColdRequest::Files(ref of) => serve_files::files(core, spindle, disk, job, of).await,
+        ColdRequest::Copy(ref of) => serve_files::copy(core, spindle, disk, job, of).await,
         ref other => panic!("{other:?} is a read"),
     }
 }
@@ -631,11 +643,16 @@ async fn list(
     if from == (0, 0) {
         let kept = disk.kept().places().filter(|place| !place.is_sealed);
         places.extend(kept.map(|place| (ColdKept::Reserved, said(spindle, place))));
-        places.truncate(fits);
+        places.truncate(fits - 1);
     }
+    // However much is reserved, each page gets on.
+    let most = most.max(places.len() + 1);
     let (mut left, mut files_left) = (LIST_BYTES, LIST_FILES);
     let file_count = spindle.superblock.geometry.file_count;
     while file < file_count && places.len() < most && left > 0 && files_left > 0 {
+        if disk.table().is_due(file) {
+            break;
+        }
         let facts = *disk.table().file(file).expect("a file of the disk");
         files_left -= 1;
         if offset < facts.head && facts.freed_count < facts.section_count {

@@ -94,6 +94,8 @@ impl FileFacts {
 pub struct FileTable {
     file_bytes: u32,
     files: Vec<FileFacts>,
+    /// Files that are still to be filled: nothing is given in them.
+    due: Vec<bool>,
     reserved: Vec<Run>,
     reserved_max: usize,
 }
@@ -102,7 +104,19 @@ impl FileTable {
     /// With these files, and at most so many reservations at once.
     #[must_use]
     pub fn new(file_bytes: u32, files: Vec<FileFacts>, reserved_max: usize) -> FileTable {
-        FileTable { file_bytes, files, reserved: Vec::new(), reserved_max }
+        let due = vec![false; files.len()];
+        FileTable { file_bytes, files, due, reserved: Vec::new(), reserved_max }
+    }
+
+    /// This file is still to be filled, or is filled.
+    pub fn set_due(&mut self, file: u32, is_due: bool) {
+        self.due[file as usize] = is_due;
+    }
+
+    /// Is this file still to be filled?
+    #[must_use]
+    pub fn is_due(&self, file: u32) -> bool {
+        self.due.get(file as usize) == Some(&true)
     }
 
     /// What is known of a file.
@@ -148,6 +162,7 @@ impl FileTable {
     fn may_begin(&self, file: u32, now_ns: u64) -> bool {
         let facts = &self.files[file as usize];
         facts.is_empty()
+            && !self.is_due(file)
             && !self.is_reserved_in(file)
             && (facts.generation == 0
                 || facts.empty_until_ns <= now_ns
@@ -163,14 +178,21 @@ impl FileTable {
     /// room, else at the start of the first that may be begun.
     #[must_use]
     pub fn next(&self, content_bytes: u32, section_count: u32, now_ns: u64) -> Option<Run> {
+        self.next_from(0, content_bytes, section_count, now_ns)
+    }
+
+    /// The same, among the files from one on.
+    fn next_from(&self, first: u32, content_bytes: u32, section_count: u32, now_ns: u64) -> Option<Run> {
         let bytes = content_bytes.checked_next_multiple_of(BLOCK_BYTES as u32)?;
         if bytes == 0 || section_count == 0 || !self.fits((0, 0), bytes, section_count) {
             return None;
         }
-        let mut files = 0..self.files.len() as u32;
+        let mut files = first..self.files.len() as u32;
         let goes_on = files.clone().find_map(|file| {
             let (generation, offset, number) = self.end_of(file);
-            let fits = self.fits((offset, number), bytes, section_count) && self.is_in_use(file);
+            let fits = self.fits((offset, number), bytes, section_count)
+                && self.is_in_use(file)
+                && !self.is_due(file);
             fits.then_some((file, generation, offset, number))
         });
         let (file, file_generation, offset, number) = match goes_on {
@@ -191,6 +213,10 @@ impl FileTable {
         let Run { bytes, section_count, .. } = run;
         if self.reserved.len() >= self.reserved_max {
             return Err(Refused::Full { bytes, section_count });
+        }
+        if self.is_due(run.file) {
+            // The others would name this file again and again: a place behind it is as good for them.
+            return Err(Refused::Taken { next: self.next_from(run.file + 1, bytes, section_count, now_ns) });
         }
         let whole = run.offset.is_multiple_of(BLOCK_BYTES as u32)
             && bytes.is_multiple_of(BLOCK_BYTES as u32)
@@ -244,7 +270,7 @@ impl FileTable {
         }
     }
 
-    /// This is on the disk now.
+    /// This is on the disk now, or is what the others hold of a file that is still to be filled.
     pub fn set(&mut self, file: u32, facts: FileFacts) {
         self.files[file as usize] = facts;
     }
@@ -341,6 +367,25 @@ mod tests {
         table.reserve(Run { file_generation: 5, ..next }, LATER).expect("a later generation is as good");
         let facts = table.with(&table.reserved()[0]);
         assert_eq!((facts.generation, facts.head, facts.section_count, facts.freed_count), (5, 4_096, 1, 0));
+    }
+
+    #[test]
+    fn a_file_that_is_to_be_filled_gives_nothing_and_one_behind_it_is_offered() {
+        let mut table = table(3);
+        let facts = FileFacts { generation: 4, head: 4_096, section_count: 1, ..FileFacts::default() };
+        table.set(0, facts);
+        table.set(1, FileFacts { freed_count: 1, ..facts });
+        (0..2).for_each(|file| table.set_due(file, true));
+        let next = table.next(4_096, 1, LATER).expect("there is room");
+        assert_eq!((next.file, next.file_generation), (2, 1));
+        for (file, file_generation) in [(0, 4), (0, 5), (1, 5)] {
+            let wanted = Run { file, file_generation, offset: 4_096, number: 1, ..next };
+            assert_eq!(table.reserve(wanted, LATER), Err(Refused::Taken { next: Some(next) }));
+        }
+        (0..2).for_each(|file| table.set_due(file, false));
+        let next = table.next(4_096, 1, LATER).expect("there is room");
+        assert_eq!((next.file, next.file_generation, next.offset, next.number), (0, 4, 4_096, 1));
+        table.reserve(next, LATER).expect("it is free");
     }
 
     #[test]

@@ -438,6 +438,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     duration!(cold aside_max, "the same at most, however often it was"),
     duration!(cold scrub_period, "in which time every section of a disk is read and checked; 0 s = never"),
     size!(cold scrub_bytes_per_second, "what the scrub of a disk reads at most in a second, if it is behind"),
+    size!(cold rebuild_bytes_per_second, "what the filling of a disk that took another's place writes at most in a second; it waits for reads anyhow"),
+    duration!(cold rebuild_alone_after, "how long another machine may be silent before a disk is filled from the third alone"),
     duration!(cold request_deadline, "longest wait of a request before it is answered Timeout"),
     duration!(cold reuse_delay, "how long an emptied file stays as it is: longer than any request that may still read it"),
     duration!(cold hello_deadline, "how long a connection may stay without hello"),

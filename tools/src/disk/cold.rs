@@ -42,6 +42,20 @@ pub(super) struct ColdArgs {
     fills: bool,
 }
 
+impl ColdArgs {
+    /// Those of a disk that is to take another's place: its cold group, its number, and how the others of that number are cut.
+    pub(super) fn in_place_of((group, disk): (u16, u16), (file_bytes, files): (u64, u32)) -> ColdArgs {
+        ColdArgs {
+            cold: true,
+            group: Some(group),
+            disk: Some(disk),
+            file: Some(file_bytes),
+            files: Some(files),
+            fills: true,
+        }
+    }
+}
+
 /// `thermocline disk format --cold`.
 ///
 /// # Errors
@@ -67,6 +81,16 @@ pub(super) fn format(args: &FormatArgs) -> Result<Exit, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("disk {path}: {error}"), "");
     // Before anything that it holds is cleared.
     let geometry = ColdGeometry::plan(bytes, file_bytes, file_count_max).map_err(|error| failed(&error))?;
+    if cold.fills && cold.files.is_some_and(|files| files != geometry.file_count) {
+        return Err(Failure::failed(
+            format!(
+                "disk {path} has room for {} files of {}, and those of its number have {file_count_max}",
+                geometry.file_count,
+                size_text(file_bytes)
+            ),
+            "take a larger one",
+        ));
+    }
     if let (Some(offline), true) = (&offline, args.yes) {
         let wanted = ColdFormat {
             cluster,
@@ -104,7 +128,12 @@ pub(super) fn format(args: &FormatArgs) -> Result<Exit, Failure> {
         args.node
     ))?;
     output::line(&format!("{file_count} files of {}", size_text(file_bytes)))?;
-    output::line(&if args.yes {
+    output::line(&if args.yes && cold.fills {
+        format!(
+            "formatted for cluster {cluster}; next: start the node with it in cold.disks in place of the lost one, and the two others in \
+             cold.peers; `thermocline status` says how far it is filled"
+        )
+    } else if args.yes {
         format!(
             "formatted for cluster {cluster}; next: thermocline serve --set node.role=cold --set cold.disks='[\"{path}\"]'"
         )

@@ -1,4 +1,4 @@
-//! `thermocline disk list|inspect|format|wipe`: what disks hold; makes a disk ours, or nobody's. Dry runs unless `--yes`.
+//! `thermocline disk list|inspect|format|replace|wipe`: what disks hold; makes a disk ours, or nobody's. Dry runs unless `--yes`.
 //!
 //! Must never touch a disk that is mounted, partitioned, claimed or holds anything, not even ours, unless told to by
 //! name.
@@ -7,6 +7,7 @@ mod cold;
 mod content;
 mod list;
 mod offline;
+mod replace;
 
 use std::path::Path;
 
@@ -42,6 +43,8 @@ enum DiskVerb {
     Inspect(list::InspectArgs),
     /// Make a disk ready for a node; says what it would do unless --yes
     Format(FormatArgs),
+    /// Make a disk ready in place of one that was lost, as another machine of its group says; says what it would do unless --yes
+    Replace(replace::ReplaceArgs),
     /// Take our mark from a disk, and the version caches of its shards from memory; says what it would do unless --yes
     Wipe(WipeArgs),
 }
@@ -107,6 +110,7 @@ pub(crate) fn run(args: &DiskArgs) -> Result<Exit, Failure> {
         DiskVerb::Inspect(args) => list::inspect(args),
         DiskVerb::Format(args) if args.cold.cold => cold::format(args),
         DiskVerb::Format(args) => format_disk(args),
+        DiskVerb::Replace(args) => replace::replace(args),
         DiskVerb::Wipe(args) => wipe_disk(args),
     }
 }

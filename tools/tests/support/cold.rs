@@ -128,7 +128,8 @@ pub(crate) async fn sink(
     sink_of(way, disk, (window_generation, section_count, record_count), 0).await
 }
 
-async fn sink_of(
+/// The same, with so many bytes more in each value, which do not compress.
+pub(crate) async fn sink_of(
     way: &ColdNode,
     disk: u16,
     (window_generation, section_count, record_count): (u32, u32, u64),

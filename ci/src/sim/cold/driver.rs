@@ -4,6 +4,7 @@
 //! asked again until it is answered. Invariant: what is in `known` was sealed with equal checksums by all three, and nobody has asked to free it.
 
 mod copies;
+mod freed;
 mod stored;
 
 use ioengine::sim::Random;
@@ -56,6 +57,10 @@ pub(super) struct Nodes {
     freed_at: RefCell<BTreeMap<(u16, u32, u32, u32), Instant>>,
     next: Cell<u64>,
     peace: Cell<bool>,
+    /// A disk is lost in this world.
+    pub(super) loses: Cell<bool>,
+    /// How often that has happened. What a disk had said before it was lost is said again.
+    pub(super) losses: Cell<u32>,
     /// Disks of the first machine that have lied.
     damaged: RefCell<Vec<bool>>,
     /// Nothing goes wrong but disks that turn gray, one at a time.
@@ -100,6 +105,8 @@ impl Nodes {
             freed_at: RefCell::default(),
             next: Cell::new(1),
             peace: Cell::new(false),
+            loses: Cell::new(false),
+            losses: Cell::new(0),
             damaged: RefCell::default(),
             is_gray,
             ill_until: RefCell::default(),
@@ -138,7 +145,7 @@ impl Nodes {
         }
     }
 
-    fn count(&self, what: &'static str) {
+    pub(super) fn count(&self, what: &'static str) {
         *self.counted.borrow_mut().entry(what).or_insert(0) += 1;
     }
 
@@ -366,6 +373,8 @@ pub(super) struct Driver {
     pub(super) number: usize,
     nodes: Rc<Nodes>,
     done: Cell<bool>,
+    /// It begins nothing any more, and only gives up.
+    pub(super) settles: Cell<bool>,
     /// Places to be given up on all three, until each has said so: for whom, and what is known of them.
     to_give_up: RefCell<Vec<ColdPlace>>,
     doing: RefCell<String>,
@@ -374,7 +383,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(number: usize, nodes: Rc<Nodes>) -> Driver {
         let (to_give_up, doing) = (RefCell::default(), RefCell::default());
-        Driver { number, nodes, done: Cell::new(false), to_give_up, doing }
+        Driver { number, nodes, done: Cell::new(false), settles: Cell::new(false), to_give_up, doing }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -402,6 +411,7 @@ impl Driver {
                 }
             }
         }
+        self.settles.set(true);
         // All that is in doubt is asked until it is known.
         while !self.to_give_up.borrow().is_empty() {
             self.give_up_one(&ways).await;
@@ -415,7 +425,7 @@ impl Driver {
         let Some(place) = self.to_give_up.borrow().first().copied() else { return };
         *self.doing.borrow_mut() = format!("give up {place:?}");
         self.to_give_up.borrow_mut().remove(0);
-        let mut all = true;
+        let (mut all, losses) = (true, self.nodes.losses.get());
         for (node, way) in ways.iter().enumerate() {
             if node + 1 == ways.len() {
                 // From here on all three may have done so, heard or not.
@@ -424,25 +434,9 @@ impl Driver {
             let done = self.give_up_at(way, &place).await;
             all &= done || self.nodes.is_excused(node, place.disk);
         }
-        if !all {
+        if !all || self.nodes.losses.get() != losses {
             self.to_give_up.borrow_mut().push(place);
         }
-    }
-
-    /// Whatever a node keeps for somebody, it shall not.
-    async fn give_up_at(&self, way: &ColdNode, place: &ColdPlace) -> bool {
-        let bare = ColdPlace { file: 0, file_generation: 0, offset: 0, number: 0, ..*place };
-        let reply = way.ask(&ColdRequest::Reserve { place: bare, exactly: false }).await;
-        let found = match reply.as_ref().map(ColdReply::answer) {
-            Ok(Answer::Cold(ColdAnswer::Reserved(_, found))) => found,
-            // There is no room for anything, so nothing is kept for these: it would have been found first.
-            Ok(Answer::Not(Outcome::Busy { limit: net::Limit::Space | net::Limit::Tables, .. })) => {
-                return true;
-            }
-            _ => return false,
-        };
-        let freed = way.ask(&ColdRequest::Free { place: found }).await;
-        matches!(freed.as_ref().map(ColdReply::answer), Ok(Answer::Cold(ColdAnswer::Freed(_))))
     }
 
     fn note_free(&self, io: &Io, place: &ColdPlace) {
@@ -722,22 +716,7 @@ impl Driver {
                     == (known.place.disk, known.place.file, known.place.file_generation)
                     && (active.number..active.number + active.section_count).contains(&known.place.number)
             };
-            for (node, way) in ways.iter().enumerate() {
-                loop {
-                    self.note_free(io, &known.place);
-                    let freed = way.ask(&ColdRequest::Free { place: known.place }).await;
-                    if matches!(freed.as_ref().map(ColdReply::answer), Ok(Answer::Cold(ColdAnswer::Freed(_))))
-                    {
-                        break;
-                    }
-                    if self.nodes.is_excused(node, known.place.disk) {
-                        break;
-                    }
-                    let said = freed.as_ref().map(ColdReply::answer);
-                    *self.doing.borrow_mut() = format!("free {:?} at {node}: {said:?}", known.place);
-                    io.sleep(Duration::from_millis(20 + random.below(100))).await;
-                }
-            }
+            self.free_on_all(io, ways, &known.place, random).await;
             self.nodes.count("freed");
             let left = self.nodes.known.borrow().iter().any(|other| {
                 let active = self.nodes.active.borrow();

@@ -49,6 +49,8 @@ pub(in crate::sim) fn limits() -> ColdNodeLimits {
         waiting_bytes_max: 1 << 20,
         request_deadline: Duration::from_secs(3),
         repair_retry: Duration::from_millis(100),
+        // Longer than trouble lasts: what a machine alone knows is lost to a disk that is filled without it.
+        rebuild_alone_after: Duration::from_secs(60),
         scrub_period: Duration::ZERO,
         // Somewhat more than the disks here take.
         disk_service: Duration::from_micros(300),
@@ -63,25 +65,6 @@ impl Machine {
     pub(in crate::sim) fn new(world: &World, made: Made, mut disk: impl FnMut() -> DiskConfig) -> Machine {
         let Made { cluster, group, number, disk_count, core_count, limits } = made;
         let handle = world.add_node(NodeConfig::numbered(number));
-        let mut disks = Vec::new();
-        for place in 0..disk_count {
-            let name = format!("hdd{place}");
-            disks.push(world.add_disk(&handle, &name, disk()));
-            world.block_on(&handle, Duration::from_secs(600), move |io: Io| async move {
-                let device = io.open_disk(&name, DiskOpen::default()).expect("the disk was just added");
-                let wanted = ColdFormat {
-                    cluster,
-                    node: u32::from(number),
-                    group,
-                    disk: place,
-                    file_bytes: FILE_BYTES,
-                    file_count_max: u32::MAX,
-                    fills: false,
-                    anew: false,
-                };
-                format(&io, &device, &wanted).await.expect("an empty disk can be formatted");
-            });
-        }
         let config = ColdConfig {
             node: u32::from(number),
             cluster,
@@ -96,7 +79,32 @@ impl Machine {
             limits,
         };
         let damaged = vec![false; usize::from(disk_count)];
-        Machine { handle, disks, damaged, config, running: None, starts: 0, events: Arc::default() }
+        let (disks, events) = (Vec::new(), Arc::default());
+        let mut machine = Machine { handle, disks, damaged, config, running: None, starts: 0, events };
+        for place in 0..disk_count {
+            machine.disks.push(world.add_disk(&handle, &format!("hdd{place}"), disk()));
+            machine.format(world, place, false);
+        }
+        machine
+    }
+
+    /// Format one of its disks, which is blank; nothing runs.
+    pub(in crate::sim) fn format(&self, world: &World, disk: u16, fills: bool) {
+        let name = format!("hdd{disk}");
+        let wanted = ColdFormat {
+            cluster: self.config.cluster,
+            node: self.config.node,
+            group: self.config.group,
+            disk,
+            file_bytes: FILE_BYTES,
+            file_count_max: u32::MAX,
+            fills,
+            anew: false,
+        };
+        world.block_on(&self.handle, Duration::from_secs(600), move |io: Io| async move {
+            let device = io.open_disk(&name, DiskOpen::default()).expect("the machine has it");
+            format(&io, &device, &wanted).await.expect("an empty disk can be formatted");
+        });
     }
 
     /// Tell each of a group where the others are.

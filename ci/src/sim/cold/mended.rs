@@ -33,6 +33,9 @@ impl Stage {
 
     /// May this machine's copy of a file decay? Another one's never does.
     fn may_decay(&self, machine: usize, disk: u64, file: u32) -> bool {
+        if let Some(may) = self.may_decay_beside_a_lost_one(machine, disk, file) {
+            return may;
+        }
         let kept = match self.lies {
             // What the first machine holds is no copy to count on.
             true => 1 + (u64::from(file) + disk) % (NODES as u64 - 1),
@@ -47,7 +50,7 @@ impl Stage {
         let disk = random.index(self.machines[machine].disks.len());
         let geometry = self.geometry(disk);
         let handle = &self.machines[machine].disks[disk];
-        if random.chance(100_000) {
+        if random.chance(100_000) && !self.is_lost(machine, disk) {
             // Of three always the same one.
             return handle.rot(geometry.copy_offset(machine).0);
         }
@@ -63,7 +66,9 @@ impl Stage {
         let at = from + random.below(u64::from(within));
         let end = geometry.file_offset(place.file).0 + geometry.file_bytes;
         let count = if random.chance(200_000) { 1 + random.below(STRETCH) } else { 1 };
-        let is_unreadable = random.chance(300_000);
+        // A block that sections share and that cannot be read is mended by the word of both others, and one that lies may never start again.
+        let has_no_other = self.lies && self.lost.as_ref().is_some_and(|lost| lost.is_of(disk));
+        let is_unreadable = random.chance(300_000) && !has_no_other;
         for sector in (0..count).map(|number| at + number * SECTOR).filter(|sector| *sector < end) {
             if is_unreadable {
                 handle.make_unreadable(sector);
@@ -150,7 +155,7 @@ impl Stage {
     }
 
     /// A counter of all disks that do not lie, by the word of the machines.
-    fn counted(&mut self, name: &'static str) -> Vec<Option<u64>> {
+    pub(super) fn counted(&mut self, name: &'static str) -> Vec<Option<u64>> {
         let mut all = Vec::new();
         for number in 0..NODES {
             let nodes = Rc::clone(&self.nodes);
@@ -205,7 +210,7 @@ impl Stage {
 
 impl Nodes {
     /// What a node says of itself.
-    async fn status(&self, io: &Io, node: usize) -> Option<serde_json::Value> {
+    pub(super) async fn status(&self, io: &Io, node: usize) -> Option<serde_json::Value> {
         let reply = self.way(io, node).status().await.ok()?;
         match reply.answer() {
             Answer::Status(text) => serde_json::from_str(text).ok(),

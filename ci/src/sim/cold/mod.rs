@@ -5,6 +5,7 @@
 
 mod driver;
 mod gray;
+mod lost;
 mod machine;
 mod mended;
 
@@ -17,6 +18,7 @@ use gray::{GrayWatch, Stroke};
 use ioengine::sim::{DiskFaults, LinkConfig, NodeConfig, NodeHandle, Random, World, WorldConfig};
 use ioengine::{Instant, Io};
 use layout::units::Uuid;
+use lost::Lost;
 pub(super) use machine::{FILE_BYTES, Machine, Made, disk_config, limits, list};
 use shard::cold::ColdNodeLimits;
 use shard::node::Event;
@@ -47,6 +49,8 @@ struct Stage {
     is_gray: bool,
     gray: GrayWatch,
     strokes: Vec<Stroke>,
+    /// A disk of a machine is lost.
+    lost: Option<Lost>,
     wrong: Vec<String>,
     starts: u64,
 }
@@ -79,6 +83,8 @@ impl Stage {
         Machine::introduce(&mut machines);
         let addresses = machines.iter().map(|machine| machine.config.listen).collect();
         let nodes = Rc::new(Nodes::new(addresses, CLUSTER, GROUP, disk_count, REUSE_DELAY, is_gray));
+        let lost = Lost::of(seed, &random, (lies, usize::from(disk_count))).filter(|_| !is_gray);
+        nodes.loses.set(lost.is_some());
         Stage {
             world,
             machines,
@@ -90,6 +96,7 @@ impl Stage {
             is_gray,
             gray: GrayWatch::default(),
             strokes: Vec::new(),
+            lost,
             wrong: Vec::new(),
             starts: 0,
         }
@@ -214,6 +221,7 @@ impl Stage {
             }
             stage.end_gray();
             stage.look_at_disks();
+            stage.lose_if_due();
             stage.mend(false);
         });
         self.wrong.append(&mut self.gray.wrong);
@@ -240,10 +248,12 @@ impl Stage {
         while !drivers.iter().all(|driver| driver.is_done()) && self.world.now() < end {
             self.world.run_for(Duration::from_millis(20));
             self.mend(true);
+            self.sweep_if_due(drivers);
         }
         if let Some(driver) = drivers.iter().find(|driver| !driver.is_done()) {
             return self.wrong.push(format!("client {} is not done: {}", driver.number, driver.doing()));
         }
+        self.await_rebuilt();
         self.mend_all();
         for number in 0..NODES {
             self.compare(number);
