@@ -13,8 +13,10 @@ const SEEDS: u64 = 120;
 /// finds space. So is the fourth (`shard/tests/group.rs`): a disk that was rolled back is refused by the logs as well, as a former life, until
 /// it was started more often than the others know of. The fifth by a test of the proofs: one damaged group has shown it. The last one showed itself
 /// in one of some thousand clusters, as long as their messages took the time that they took then. `forget_while_replaying` is shown by a test of
-/// the version cache: in a world a start has to be killed in its replay while shared memory alone knows of a loss.
-const FOUND_ELSEWHERE: [&str; 15] = [
+/// the version cache: in a world a start has to be killed in its replay while shared memory alone knows of a loss. `count_what_is_reserved` by one of
+/// cold disks: one world of thousands has shown it. The last one was shown by a world (cold 9300174) until machines told each other what they have freed,
+/// which heals it.
+const FOUND_ELSEWHERE: [&str; 17] = [
     "manifest_one_copy",
     "manifest_in_force_before_flush",
     "forget_freezes",
@@ -30,6 +32,8 @@ const FOUND_ELSEWHERE: [&str; 15] = [
     "take_any_table",
     "share_a_fetch_that_has_left",
     "forget_while_replaying",
+    "count_what_is_reserved",
+    "count_on_an_entry_that_could_not_be_written",
 ];
 
 #[test]

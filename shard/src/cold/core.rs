@@ -115,6 +115,8 @@ pub struct ColdCounters {
     pub scrub_found: Counter,
     /// Sections that count and have no whole header.
     pub scrub_missing: Counter,
+    /// Sections that were freed because the two others had freed them, and this disk had forgotten it.
+    pub forgotten: Counter,
     /// 1 while it is filled in another disk's place.
     pub rebuilding: Counter,
     /// How often that has ended in this life of the process.

@@ -52,6 +52,7 @@ pub struct ColdDisk {
     reader: ColdReader,
     table: FileTable,
     kept: KeptPlaces,
+    walked: Vec<u32>,
     limits: ColdLimits,
     /// Files whose entry was being written when the disk was set aside, or failed: it may say so, now or until the next start, and what is known here does
     /// not.
@@ -60,8 +61,8 @@ pub struct ColdDisk {
 }
 
 impl ColdDisk {
-    /// Open a formatted disk, and mend of its superblock and its file table what has a whole copy. What it is, and how many of its files had to be
-    /// walked, goes to the log.
+    /// Open a formatted disk, and mend of its superblock what has a whole copy. What it is, and how many of its files had to be walked, goes to the log;
+    /// their entries are for [`ColdDisk::mend_entry`].
     ///
     /// # Errors
     /// [`ColdError`].
@@ -87,7 +88,8 @@ impl ColdDisk {
         // A killed process may have left its last writes in the device's cache.
         disk.flush().await??;
         let superblock = open::read_from(io, disk).await?;
-        let (mut files, mut walked) = read_table(io, disk, &superblock).await?;
+        let mut kept = KeptPlaces::read(io, disk, &superblock).await?;
+        let (mut files, mut walked) = read_table(io, disk, &superblock, &kept).await?;
         let (mut filling, mut due) = (Filling::Ended, Vec::new());
         if superblock.state == ColdState::Filling {
             (filling, due) = (Filling::Unheard, ColdDisk::due_at_start(&mut files, &walked));
@@ -111,37 +113,27 @@ impl ColdDisk {
             "a cold disk is open"
         );
         let file_bytes = u32::try_from(superblock.geometry.file_bytes).expect("a file has at most 1 GiB");
-        let mut kept = KeptPlaces::read(io, disk, &superblock).await?;
         kept.store(io, disk, &superblock).await?;
         let mut table = FileTable::new(file_bytes, files, limits.reserved_max);
         due.into_iter().for_each(|file| table.set_due(file, true));
         kept.places().filter(|place| !place.is_sealed).for_each(|place| table.restore(run_of(place)));
         let reader = ColdReader { io: io.clone(), disk: Rc::clone(&own), watch: watch.clone(), superblock };
-        let mut disk = ColdDisk { reader, table, kept, limits, in_doubt: BTreeSet::new(), filling };
         if !walked.is_empty() {
             ioengine::sometimes!("files of a cold disk are walked");
-            if let Err(error) = disk.mend_entries(&walked).await {
-                tracing::warn!(disk = disk.name(), %error, "an entry of the file table cannot be written again");
-            }
         }
-        Ok(disk)
+        Ok(ColdDisk { reader, table, kept, walked, limits, in_doubt: BTreeSet::new(), filling })
     }
 
-    /// Write the entries of these files again, which had to be walked, so that no later start has to.
-    async fn mend_entries(&mut self, files: &[u32]) -> Result<(), ColdError> {
-        for &file in files {
-            // A state goes to the slot that does not hold the one before: two of them mend both.
-            for _slot in 0..2 {
-                let (io, disk, superblock) = self.reader.parts();
-                let is_known = matches!(read_slots(io, disk, superblock, file).await?, Slots::Known(_));
-                let state = self.state(file).await?;
-                if !is_known && state.generation > 0 {
-                    ioengine::sometimes!("an entry of a cold disk's file table is written again");
-                    self.store(file, state).await?;
-                }
-            }
-        }
-        Ok(())
+    /// Files whose entry is refused: the start walked them, and may have forgotten what was freed in them.
+    #[must_use]
+    pub fn walked(&self) -> &[u32] {
+        &self.walked
+    }
+
+    /// Does an entry say what its file holds, in both slots?
+    pub(super) async fn is_entry_known(&self, file: u32) -> Result<bool, ColdError> {
+        let (io, disk, superblock) = self.reader.parts();
+        Ok(matches!(read_slots(io, disk, superblock, file).await?, Slots::Known(_)))
     }
 
     /// For who only reads.

@@ -22,6 +22,8 @@ pub(super) enum Deed {
     Rewrite { sections: Vec<Proven>, stands_beside: bool },
     /// Sections do not count any more.
     Free { file: u32, generation: u32, numbers: Vec<u32> },
+    /// Write the entry of a file again that had to be walked.
+    MendEntry { file: u32 },
     /// What the others hold of files that are to be filled.
     Hear(Heard),
     /// A file is filled.
@@ -73,6 +75,7 @@ impl Deed {
             Deed::Free { file, generation, numbers } => {
                 disk.free(file, generation, &numbers).await.map(|_| Done::Freed)
             }
+            Deed::MendEntry { file } => disk.mend_entry(file).await.map(|()| Done::Freed),
             Deed::Hear(heard) => {
                 disk.hear(&heard);
                 Ok(Done::Filled)
@@ -128,5 +131,10 @@ impl Spindle {
         numbers: Vec<u32>,
     ) -> Result<(), ColdError> {
         self.have(now, Deed::Free { file, generation, numbers }).await.map(|_| ())
+    }
+
+    /// Have the entry of a file written again.
+    pub(super) async fn mend_entry(&self, now: Instant, file: u32) -> Result<(), ColdError> {
+        self.have(now, Deed::MendEntry { file }).await.map(drop)
     }
 }

@@ -120,7 +120,7 @@ pub async fn examine_disk(
         let what = "the copies of a page differ: the next start writes both anew";
         each(warning("kept places", what.to_owned()));
     }
-    let (files, _) = read_table(io, disk, superblock).await?;
+    let (files, _) = read_table(io, disk, superblock, &kept).await?;
     for (file, facts) in (0u32..).zip(&files) {
         let state = file_state(io, disk, superblock, file, &mut seen).await?;
         if facts.generation == 0 {

@@ -44,6 +44,7 @@ mod rebuild;
 mod rebuild_file;
 mod rebuild_prove;
 mod rebuild_pull;
+mod reconcile;
 mod repair;
 mod scrub;
 mod serve;

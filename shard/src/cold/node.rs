@@ -10,7 +10,7 @@ use super::disk::ColdDisk;
 use super::limits::ColdNodeLimits;
 use super::others::Others;
 use super::queue::DiskQueue;
-use super::{ColdError, aside, others, rebuild, repair, scrub, serve};
+use super::{ColdError, aside, others, rebuild, reconcile, repair, scrub, serve};
 use crate::budget::Budget;
 use crate::front::{self, Connections};
 use crate::mesh::Peers;
@@ -381,7 +381,11 @@ fn serve_disk(
         io.spawn(Queue::Foreground, serve::read(Rc::clone(core), Rc::clone(&spindle)));
     }
     io.spawn(Queue::Foreground, aside::refuse(Rc::clone(core), Rc::clone(&spindle)));
+    let walked = disk.walked().to_vec();
     io.spawn(Queue::Maintenance, serve::work(Rc::clone(core), Rc::clone(&spindle), disk));
+    if !walked.is_empty() {
+        io.spawn(Queue::Maintenance, reconcile::run(Rc::clone(core), Rc::clone(&spindle), walked));
+    }
     if core.others.count() > 0 {
         io.spawn(Queue::Maintenance, repair::run(Rc::clone(core), Rc::clone(&spindle)));
         if spindle.is_filling() {

@@ -6,6 +6,7 @@
 //! | step of a file | where |
 //! |---|---|
 //! | which sections count, by the file's entry | `errand.rs` |
+//! | what the two others have freed does not | `reconcile.rs` |
 //! | their headers, in the order of the disk | `walk.rs: sections_from` |
 //! | each is read as a whole and proven | `walk.rs: examine` |
 //! | one that counts and is not found: the two others say where it stands | `missing` |
@@ -14,6 +15,7 @@ use super::ColdError;
 use super::core::{ColdCore, Spindle};
 use super::damage::Suspect;
 use super::mend::Counting;
+use super::reconcile;
 use super::repair::{file_of_others, is_whole, quiet};
 use super::walk::sections_from;
 use crate::scrub::pace::Pace;
@@ -84,12 +86,17 @@ impl Pass<'_> {
     /// The arena may have no room: then it is looked at anew.
     async fn file(&mut self, file: u32) -> Result<(), ColdError> {
         let (core, spindle) = (self.core, self.spindle);
-        let counting = match spindle.counting(core.io.now(), file).await {
-            Err(ColdError::Disk(error)) => {
-                tracing::warn!(disk = spindle.superblock.disk, file, %error, "scrub: the entry of a file cannot be read");
-                return Ok(());
+        let Some(counting) = self.counting(file).await? else { return Ok(()) };
+        let counting = match reconcile::forget(core, spindle, file, &counting).await {
+            Ok(0) => counting,
+            Ok(_) => match self.counting(file).await? {
+                Some(counting) => counting,
+                None => return Ok(()),
+            },
+            Err(error) => {
+                tracing::debug!(disk = spindle.superblock.disk, file, %error, "scrub: the others do not say what they freed");
+                counting
             }
-            counting => counting?,
         };
         if counting.numbers().next().is_none() || (ioengine::canary("scrub_skips_a_file") && file == 0) {
             return Ok(());
@@ -114,6 +121,17 @@ impl Pass<'_> {
             at = next;
         }
         self.missing(file, &counting, &found).await
+    }
+
+    /// Which sections of a file count; `None` where its entry cannot be read.
+    async fn counting(&self, file: u32) -> Result<Option<Counting>, ColdError> {
+        match self.spindle.counting(self.core.io.now(), file).await {
+            Err(ColdError::Disk(error)) => {
+                tracing::warn!(disk = self.spindle.superblock.disk, file, %error, "scrub: the entry of a file cannot be read");
+                Ok(None)
+            }
+            counting => counting.map(Some),
+        }
     }
 
     /// So many bytes were read: count them, and wait as long as they may take.

@@ -27,6 +27,8 @@ struct Stretch<'a> {
     /// Where in the file it begins, and its bytes.
     from: u64,
     bytes: usize,
+    /// Blocks that the device did not read.
+    unread: u64,
 }
 
 impl Stretch<'_> {
@@ -47,6 +49,7 @@ impl Stretch<'_> {
             if self.bytes == 0 {
                 self.load(from, BLOCK_BYTES.min(most as usize)).await?;
             }
+            self.unread += u64::from(self.bytes == 0);
         }
         let loaded = self.buffer.as_ref().map_or(&[][..], |buffer| &buffer[..self.bytes]);
         let place = at.checked_sub(self.from).map(|place| place as usize);
@@ -112,8 +115,21 @@ pub(super) async fn walk(
     superblock: &ColdSuperblock,
     file: u32,
 ) -> Result<Vec<SectionHeader>, ColdError> {
+    walk_all(io, disk, superblock, file).await.map(|(found, _)| found)
+}
+
+/// The same, and how many blocks were passed over.
+///
+/// # Errors
+/// As of [`walk`].
+pub(super) async fn walk_all(
+    io: &Io,
+    disk: Device<'_>,
+    superblock: &ColdSuperblock,
+    file: u32,
+) -> Result<(Vec<SectionHeader>, u64), ColdError> {
     let buffer = Some(buffer(io, WALK_BYTES)?);
-    let mut stretch = Stretch { disk, superblock, file, buffer, from: 0, bytes: 0 };
+    let mut stretch = Stretch { disk, superblock, file, buffer, from: 0, bytes: 0, unread: 0 };
     let mut found: BTreeMap<u64, SectionHeader> = BTreeMap::new();
     let mut newest = 0;
     let mut at = 0;
@@ -125,7 +141,7 @@ pub(super) async fn walk(
         at = place + 1;
     }
     found.retain(|_, header| header.place.file_generation == newest);
-    Ok(found.into_values().collect())
+    Ok((found.into_values().collect(), stretch.unread))
 }
 
 /// The sections of a file from a byte of it on, in their order, that `counts`: at most so many, until one begins at or behind the end of
@@ -142,7 +158,7 @@ pub(super) async fn sections_from(
 ) -> Result<(Vec<SectionHeader>, u32), ColdError> {
     let (io, disk, superblock) = reader.parts();
     let buffer = Some(buffer(io, WALK_BYTES)?);
-    let mut stretch = Stretch { disk, superblock, file, buffer, from: 0, bytes: 0 };
+    let mut stretch = Stretch { disk, superblock, file, buffer, from: 0, bytes: 0, unread: 0 };
     let (mut at, mut found) = (u64::from(range.start), Vec::new());
     while at < u64::from(range.end) && found.len() < count_max {
         match stretch.header(at).await?.filter(&counts) {

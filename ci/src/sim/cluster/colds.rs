@@ -7,7 +7,7 @@ use super::plan::{CLUSTER, Plan};
 use super::scene::{Scene, address};
 use super::trouble::Nemesis;
 use crate::sim::checkers::sinks::{self, Counts};
-use crate::sim::cold::{Machine, Made, disk_config, limits, list};
+use crate::sim::cold::{Machine, Made, disk_config, limits, list, listed_is_counted};
 use crate::sim::one_node::PROGRESS;
 use crate::sim::plan;
 use ioengine::sim::{DiskFaults, Random, World};
@@ -215,6 +215,9 @@ impl ColdTrouble {
                 if self.random.chance(150_000) {
                     faults.full_after_bytes = Some(self.random.below(disk.bytes()));
                 }
+                if self.lies && place == 0 {
+                    copies::rot(disk, &mut self.random);
+                }
                 disk.set_faults(faults);
             }
         }
@@ -300,25 +303,28 @@ impl Run<'_> {
     }
 
     /// All that a cold node lists.
+    ///
+    /// # Errors
+    /// It does not say it, or its file tables say something else.
     pub(super) fn listed_by(&self, place: usize) -> Result<Vec<(ColdKept, ColdPlace)>, String> {
         let cold = &self.scene.colds[place];
         let (address, disks) = (cold.config.listen, cold.disks.len());
-        let listed =
-            self.scene.world.block_on(&self.scene.machines[0], SETTLED * 10, move |io: Io| async move {
-                let config = ClientConfig {
-                    deadline: Duration::from_secs(10),
-                    patience: Duration::from_secs(2),
-                    frame_bytes: FRAME_BYTES,
-                    cluster: CLUSTER,
-                    ..ClientConfig::default()
-                };
-                let way = ColdNode::new(&io, address, &config);
-                let mut all = Vec::new();
-                for disk in 0..disks {
-                    all.extend(list(&way, GROUP, disk as u16, 0).await?);
-                }
-                Some(all)
-            });
-        listed.ok_or_else(|| "nobody knows what: it does not list its disks".to_owned())
+        self.scene.world.block_on(&self.scene.machines[0], SETTLED * 10, move |io: Io| async move {
+            let config = ClientConfig {
+                deadline: Duration::from_secs(10),
+                patience: Duration::from_secs(2),
+                frame_bytes: FRAME_BYTES,
+                cluster: CLUSTER,
+                ..ClientConfig::default()
+            };
+            let way = ColdNode::new(&io, address, &config);
+            let mut all = Vec::new();
+            for disk in 0..disks as u16 {
+                let silent = || format!("nobody knows what: it does not list disk {disk}");
+                all.extend(list(&way, GROUP, disk, 0).await.ok_or_else(silent)?);
+                listed_is_counted(&way, (GROUP, disk), &all).await?;
+            }
+            Ok(all)
+        })
     }
 }

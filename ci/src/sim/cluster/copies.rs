@@ -8,7 +8,7 @@ use super::trouble::Nemesis;
 use crate::sim::cold::FILE_BYTES;
 use ioengine::sim::{DiskFaults, DiskHandle, DiskImage, Random};
 use layout::cold_disk::ColdGeometry;
-use layout::cold_section::SECTION_HEADER_BYTES;
+use layout::cold_section::{SECTION_HEADER_BYTES, SECTION_MAGIC};
 use net::cold::{ColdKept, ColdPlace};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ const SAME: Duration = Duration::from_secs(240);
 const DECAY_PPM: u32 = 200_000;
 /// Of these, so many cannot be read any more; of the others a bit is another.
 const UNREADABLE_PPM: u32 = 300_000;
+/// Of a million headers in so many files so many rot at once, while there is trouble.
+const ROTTEN_PPM: u32 = 50_000;
+const ROTTEN_FILES: u32 = 3;
 /// So many decay in their header.
 const HEADER_PPM: u32 = 300_000;
 
@@ -33,6 +36,22 @@ pub(super) fn lying(disk: &DiskHandle, random: &mut Random) -> DiskFaults {
         at..at + geometry.file_bytes
     });
     DiskFaults { latent_error_ppm: 0, lies_within: files.collect(), ..DiskFaults::lying(random) }
+}
+
+/// Of the headers of sections in the files that are written first some rot: those of sections that count, and of others.
+pub(super) fn rot(disk: &DiskHandle, random: &mut Random) {
+    let (geometry, image) = (geometry(disk), disk.snapshot());
+    for file in 0..geometry.file_count.min(ROTTEN_FILES) {
+        let at = geometry.file_offset(file).0;
+        let bytes = image.get(at, geometry.file_bytes as usize);
+        let headers =
+            bytes.windows(SECTION_MAGIC.len()).enumerate().filter(|(_, bytes)| *bytes == SECTION_MAGIC);
+        for (header, _) in headers {
+            if random.chance(ROTTEN_PPM) {
+                disk.rot(at + header as u64 + random.below(SECTION_HEADER_BYTES as u64));
+            }
+        }
+    }
 }
 
 fn offset(geometry: &ColdGeometry, place: &ColdPlace) -> u64 {

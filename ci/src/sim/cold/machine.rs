@@ -4,11 +4,12 @@ use ioengine::disk::DiskOpen;
 use ioengine::sim::{DiskArm, DiskConfig, DiskHandle, DiskLatency, NodeConfig, NodeHandle, Random, World};
 use ioengine::{HostKind, Io, Launcher};
 use layout::units::Uuid;
-use net::cold::{ColdAnswer, ColdKept, ColdPlace, ColdRequest};
+use net::cold::{ColdAnswer, ColdFilesOf, ColdKept, ColdPlace, ColdRequest};
 use net::reply::Answer;
 use shard::cold::open::{ColdFormat, format};
 use shard::cold::{ColdConfig, ColdNode, ColdNodeLimits, start_cold};
 use shard::node::Event;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -140,7 +141,7 @@ pub(in crate::sim) fn disk_config(random: &mut Random, file_count: u64) -> DiskC
 }
 
 /// All that a disk keeps and holds, by its own word; `None` when it does not say.
-pub(in crate::sim) async fn list(
+pub(crate) async fn list(
     way: &net::client::ColdNode,
     group: u16,
     disk: u16,
@@ -156,5 +157,52 @@ pub(in crate::sim) async fn list(
             Some(more) => from = more,
             None => return Some(all),
         }
+    }
+}
+
+/// A section: file, generation, number.
+type Number = (u32, u32, u32);
+
+/// What a disk holds by its file table, whether it finds it or not, is what it lists; what is not the same, if anything.
+pub(crate) async fn listed_is_counted(
+    way: &net::client::ColdNode,
+    (group, disk): (u16, u16),
+    listed: &[(ColdKept, ColdPlace)],
+) -> Result<(), String> {
+    let silent = || format!("it does not say what counts on disk {disk}");
+    let sealed = |(kept, place): &(ColdKept, ColdPlace)| {
+        let numbers = place.number..place.number + place.section_count;
+        let is_it = *kept == ColdKept::Sealed && place.disk == disk;
+        let (file, generation) = (place.file, place.file_generation);
+        numbers.filter(move |_| is_it).map(move |number| (file, generation, number))
+    };
+    let listed: BTreeSet<Number> = listed.iter().flat_map(sealed).collect();
+    let (mut counted, mut from) = (BTreeSet::new(), Some(0));
+    while let Some(file) = from {
+        let request = ColdRequest::Files(ColdFilesOf { group, disk, file, limit: 0, freed: true });
+        let reply = way.ask(&request).await.map_err(|_| silent())?;
+        let Answer::Cold(ColdAnswer::Files(files)) = reply.answer() else { return Err(silent()) };
+        for item in files.iter() {
+            let is_freed = |number: u32| {
+                item.freed.get(number as usize / 8).is_some_and(|byte| byte >> (number % 8) & 1 == 1)
+            };
+            let is_reserved = |number: u32| {
+                item.reserved().any(|run| {
+                    run.file_generation == item.generation
+                        && (run.number..run.number + run.section_count).contains(&number)
+                })
+            };
+            let numbers = (0..item.section_count).filter(|&number| !is_freed(number) && !is_reserved(number));
+            counted.extend(numbers.map(|number| (item.file, item.generation, number)));
+        }
+        from = files.head.more;
+    }
+    match counted.symmetric_difference(&listed).next() {
+        None => Ok(()),
+        Some((file, generation, number)) => Err(format!(
+            "{} sections count on disk {disk} and {} are found, first apart in file {file}, generation {generation}, number {number}",
+            counted.len(),
+            listed.len()
+        )),
     }
 }

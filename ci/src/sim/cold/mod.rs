@@ -19,7 +19,8 @@ use ioengine::sim::{DiskFaults, LinkConfig, NodeConfig, NodeHandle, Random, Worl
 use ioengine::{Instant, Io};
 use layout::units::Uuid;
 use lost::Lost;
-pub(super) use machine::{FILE_BYTES, Machine, Made, disk_config, limits, list};
+pub(super) use machine::{FILE_BYTES, Machine, Made, disk_config, limits};
+pub(crate) use machine::{list, listed_is_counted};
 use shard::cold::ColdNodeLimits;
 use shard::node::Event;
 use std::rc::Rc;
@@ -250,8 +251,13 @@ impl Stage {
             self.mend(true);
             self.sweep_if_due(drivers);
         }
-        if let Some(driver) = drivers.iter().find(|driver| !driver.is_done()) {
-            return self.wrong.push(format!("client {} is not done: {}", driver.number, driver.doing()));
+        let busy: Vec<String> = drivers
+            .iter()
+            .filter(|driver| !driver.is_done())
+            .map(|driver| format!("client {} is not done: {}", driver.number, driver.doing()))
+            .collect();
+        if !busy.is_empty() {
+            return self.wrong.extend(busy);
         }
         self.await_rebuilt();
         self.mend_all();
