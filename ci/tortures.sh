@@ -11,8 +11,8 @@
 : "${SINK_MINUTES:=1}"
 # Times kill -9 on each kind of device.
 : "${KILL_ROUNDS:=8}"
-# Seconds of trouble for each group of real processes, and for one with caches before it.
-: "${CLUSTER_SECONDS:=25}" "${CACHES_SECONDS:=15}"
+# Seconds of trouble for each group of real processes, for one with caches before it, and for one with cold nodes behind it.
+: "${CLUSTER_SECONDS:=25}" "${CACHES_SECONDS:=15}" "${COLDS_SECONDS:=20}"
 # Crash states to open: of the proof, for each of its journals; and of the engine.
 : "${PROOF_STATES:=100}" "${CRASH_STATES:=240}"
 # The simulator.
@@ -54,7 +54,7 @@ kill9() {
   return "$failed"
 }
 
-# Three nodes and five, each with a replica of everything; then with disks that are damaged, rolled back and lost; then read through caches.
+# Three nodes and five, each with a replica of everything; then with disks that are damaged, rolled back and lost; then read through caches; then sunk to cold nodes.
 cluster() {
   local nodes damage failed=0 folder
   folder=$(work_folder cluster)
@@ -66,6 +66,8 @@ cluster() {
   done
   "$programs/cluster" --binary "$programs/thermocline" --caches 2 --seconds "$CACHES_SECONDS" \
     --folder "$folder/caches" --seed "$(fresh_seed)" || failed=1
+  "$programs/cluster" --binary "$programs/thermocline" --colds --seconds "$COLDS_SECONDS" \
+    --folder "$folder/colds" --seed "$(fresh_seed)" || failed=1
   return "$failed"
 }
 

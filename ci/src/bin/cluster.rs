@@ -1,6 +1,6 @@
 //! Real processes of a group under faults: the verb behind the block `cluster`. Owns the command line; the work is in `ci::real`.
 //!
-//!     cluster --binary PATH --folder F [--nodes 3] [--seconds 30] [--seed 1] [--damage | --caches 2] [--canary NAME]
+//!     cluster --binary PATH --folder F [--nodes 3] [--seconds 30] [--seed 1] [--damage | --caches 2] [--colds] [--canary NAME]
 //!
 //! Exit codes: 0 nothing wrong, 1 something is, 2 wrong use, 3 the harness could not run here.
 
@@ -35,6 +35,9 @@ struct Arguments {
     /// Cache nodes before the group, that most reads go through
     #[arg(long, default_value_t = 0, conflicts_with = "damage", value_parser = clap::value_parser!(u16).range(0..=4))]
     caches: u16,
+    /// Three cold nodes behind the group, that it sinks to within seconds
+    #[arg(long)]
+    colds: bool,
     /// A planted bug for all nodes, which must be built with debug assertions
     #[arg(long)]
     canary: Option<String>,
@@ -53,13 +56,19 @@ fn main() -> std::io::Result<ExitCode> {
         seed: arguments.seed,
         nodes: arguments.nodes,
         caches: arguments.caches,
+        colds: arguments.colds,
         life: Duration::from_secs(arguments.seconds),
         damage: arguments.damage,
         canary: arguments.canary,
     };
     let damage = if options.damage { ", disks damaged" } else { "" };
     let caches = if options.caches > 0 { format!(", {} caches", options.caches) } else { String::new() };
-    writeln!(out, "seed {}: {} nodes{caches}, {} s{damage}", options.seed, options.nodes, arguments.seconds)?;
+    let colds = if options.colds { ", 3 cold nodes" } else { "" };
+    writeln!(
+        out,
+        "seed {}: {} nodes{caches}{colds}, {} s{damage}",
+        options.seed, options.nodes, arguments.seconds
+    )?;
     match run(&options) {
         Ok(report) => {
             write!(out, "{report}")?;

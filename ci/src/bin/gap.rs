@@ -46,6 +46,7 @@ fn main() -> std::io::Result<ExitCode> {
         nodes: arguments.nodes,
         life: Duration::ZERO,
         caches: 0,
+        colds: false,
         damage: false,
         canary: None,
     };

@@ -90,6 +90,7 @@ fn main() -> std::io::Result<ExitCode> {
         nodes: 3,
         life: Duration::ZERO,
         caches: 0,
+        colds: false,
         damage: false,
         canary: None,
     };

@@ -4,11 +4,10 @@
 //! Must never touch a store. Whatever happens to a cache may cost answers, never truth: reads through it are judged like all others.
 //! Invariant: each trouble carries the moment of its end.
 
+use super::beside::Beside;
 use super::disks::counter_of;
-use super::process::Process;
-use super::scene::{LOOK, START_PATIENCE, Scene, free_address, launch};
+use super::scene::{START_PATIENCE, Scene, free_address};
 use super::{RealError, Report};
-use crate::sim::history::Violation;
 use ioengine::sim::Random;
 use ioengine::{Instant, Io};
 use layout::value_ring::RING_HEADER_BYTES;
@@ -16,7 +15,6 @@ use net::client::{Client, ClientConfig, Through};
 use net::route::{self, Roles};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,13 +42,8 @@ const COUNTED: [&str; 9] = [
 
 /// A cache node.
 pub(super) struct Cache {
-    pub(super) address: SocketAddr,
-    pub(super) log: PathBuf,
+    pub(super) side: Beside,
     id: u32,
-    memory: PathBuf,
-    process: Option<Process>,
-    draining: bool,
-    ring_bytes: &'static str,
     /// What its process has said of itself last.
     said: BTreeMap<&'static str, u64>,
 }
@@ -59,54 +52,32 @@ impl Cache {
     /// `count` of them, at free addresses.
     pub(super) fn some(io: &Io, count: u16, folder: &Path) -> Result<Vec<Cache>, RealError> {
         let one = |place: usize| -> Result<Cache, RealError> {
-            let name = format!("cache-{}", place + 1);
-            Ok(Cache {
-                address: free_address(io, 100 + place)?,
-                log: folder.join(format!("{name}.log")),
-                id: FIRST_ID + place as u32,
-                memory: folder.join(format!("memory-{name}")),
-                process: None,
-                draining: false,
-                ring_bytes: RING_BYTES[place % RING_BYTES.len()],
-                said: BTreeMap::new(),
-            })
+            let settings = vec![
+                "node.role=cache".to_owned(),
+                format!("tier.cache_bytes={}", RING_BYTES[place % RING_BYTES.len()]),
+            ];
+            let address = free_address(io, 100 + place)?;
+            let side = Beside::new(format!("cache-{}", place + 1), address, folder, settings);
+            Ok(Cache { side, id: FIRST_ID + place as u32, said: BTreeMap::new() })
         };
         (0..usize::from(count)).map(one).collect()
     }
 
     /// As the map has it.
     pub(super) fn node(&self) -> route::Node {
-        let Cache { id, address, .. } = *self;
+        let (id, address) = (self.id, self.side.address);
         route::Node { id, address, zone: 0, roles: Roles::CACHE, shard_count: CORES }
     }
 
     /// As the setting `cluster.caches` has it.
     pub(super) fn member(&self) -> String {
-        format!("{{ id = {}, address = \"{}\", zone = 0, shards = {CORES} }}", self.id, self.address)
-    }
-
-    fn start(&mut self, scene: &Stage<'_>) -> Result<(), RealError> {
-        assert!(self.process.is_none(), "one process at a time");
-        let settings = [
-            "node.role=cache".to_owned(),
-            format!("network.listen={}", self.address),
-            format!("tier.cache_bytes={}", self.ring_bytes),
-        ];
-        let arguments = settings.iter().flat_map(|setting| ["--set", setting]);
-        let arguments: Vec<&str> = std::iter::once("serve").chain(arguments).collect();
-        self.process =
-            Some(launch(scene.binary, &arguments, scene.stores, &self.memory, scene.canary, &self.log)?);
-        Ok(())
-    }
-
-    async fn answers(&self, io: &Io) -> bool {
-        io.connect(self.address).await.is_ok()
+        format!("{{ id = {}, address = \"{}\", zone = 0, shards = {CORES} }}", self.id, self.side.address)
     }
 
     /// Remember what it says of itself, before its process ends.
     async fn hear(&mut self, io: &Io) {
         let config = ClientConfig { through: Through::Store, patience: ANSWER, ..ClientConfig::default() };
-        let address = [self.address];
+        let address = [self.side.address];
         let ask = async {
             Client::connect(io, &address, config).await.ok()?.with_deadline(ANSWER).status().await.ok()
         };
@@ -120,27 +91,22 @@ impl Cache {
 
     /// Kill -9; what its process had counted goes to the report.
     fn kill(&mut self, report: &mut Report) {
-        self.draining = false;
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
+        self.side.kill();
+        self.tell(report);
+    }
+
+    /// What a process that has ended had counted goes to the report.
+    fn tell(&mut self, report: &mut Report) {
         for (name, count) in std::mem::take(&mut self.said) {
             *report.cached.entry(name).or_insert(0) += count;
         }
     }
 
-    fn drain(&mut self) {
-        if let Some(process) = &mut self.process {
-            process.drain();
-            self.draining = true;
-        }
-    }
-
     /// Bits of its shared memory change, of some core, while it may be reading there.
     fn damage(&self, random: &mut Random) -> Result<(), RealError> {
-        let wrong = || RealError::io(format!("{}", self.memory.display()));
+        let wrong = || RealError::io(format!("{}", self.side.memory.display()));
         // Not there: it has not started since it lost them.
-        let Ok(folder) = std::fs::read_dir(&self.memory) else { return Ok(()) };
+        let Ok(folder) = std::fs::read_dir(&self.side.memory) else { return Ok(()) };
         let mut files: Vec<PathBuf> = folder.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.sort_unstable();
         if files.is_empty() {
@@ -157,13 +123,6 @@ impl Cache {
         }
         Ok(())
     }
-}
-
-/// What a start needs of the rest.
-struct Stage<'a> {
-    binary: &'a Path,
-    stores: &'a str,
-    canary: Option<&'a str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,10 +176,10 @@ impl CacheTrouble {
         let due: Vec<(Instant, Step)> = due;
         for (_, step) in due {
             match step {
-                Step::Start(place) if scene.caches[place].process.is_none() => start(scene, place)?,
+                Step::Start(place) if !scene.caches[place].side.runs() => start(scene, place)?,
                 // Started by another trouble meanwhile.
                 Step::Start(_) => {}
-                Step::Resume(place) => scene.caches[place].process.iter_mut().for_each(Process::resume),
+                Step::Resume(place) => scene.caches[place].side.resume(),
             }
         }
         if now >= self.next && !scene.caches.is_empty() {
@@ -244,23 +203,23 @@ impl CacheTrouble {
             Trouble::Kill | Trouble::LoseRings => {
                 cache.hear(&self.io).await;
                 cache.kill(report);
-                if trouble == Trouble::LoseRings && cache.memory.exists() {
-                    let name = format!("{}", cache.memory.display());
-                    std::fs::remove_dir_all(&cache.memory).map_err(RealError::io(name))?;
+                if trouble == Trouble::LoseRings && cache.side.memory.exists() {
+                    let name = format!("{}", cache.side.memory.display());
+                    std::fs::remove_dir_all(&cache.side.memory).map_err(RealError::io(name))?;
                 }
                 let wait = self.ms(0..1_500);
                 self.due.push((self.io.now().after(wait), Step::Start(place)));
                 if trouble == Trouble::Kill { "kill a cache" } else { "kill a cache that loses its rings" }
             }
             Trouble::Pause => {
-                cache.process.iter_mut().for_each(Process::pause);
+                cache.side.pause();
                 let wait = self.ms(50..100) * (1 << self.random.below(6)) as u32;
                 self.due.push((self.io.now().after(wait), Step::Resume(place)));
                 "a cache stands still"
             }
             Trouble::Drain => {
                 cache.hear(&self.io).await;
-                cache.drain();
+                cache.side.drain();
                 "drain a cache"
             }
             Trouble::Damage => {
@@ -275,68 +234,40 @@ impl CacheTrouble {
 
 /// Begin a start of a cache.
 pub(super) fn start(scene: &mut Scene, place: usize) -> Result<(), RealError> {
-    let Scene { binary, caches, canary, stores, .. } = scene;
-    let stage = Stage { binary, stores, canary: canary.as_deref() };
-    caches[place].start(&stage)
+    let (caches, _, stage) = scene.sides();
+    caches[place].side.start(&stage)
 }
 
 /// Who has ended, which only a drain may do: started again.
 fn watch(scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
-    for place in 0..scene.caches.len() {
-        let cache = &mut scene.caches[place];
-        let Some(status) = cache.process.as_mut().and_then(Process::ended) else { continue };
-        let drained = cache.draining && status.code() == Some(0);
-        cache.kill(report);
-        if !drained {
-            let text = format!("cache {} ended by itself, {status}, see {}", place + 1, cache.log.display());
-            report.violations.push(Violation { checker: "run", text });
+    let (caches, _, stage) = scene.sides();
+    for cache in caches {
+        if cache.side.watch(report) {
+            cache.tell(report);
+            cache.side.start(&stage)?;
         }
-        start(scene, place)?;
     }
     Ok(())
 }
 
-/// All caches run and serve, undisturbed. Which does not.
-pub(super) async fn all_serve(
-    io: &Io,
-    scene: &mut Scene,
-    report: &mut Report,
-) -> Result<Option<usize>, RealError> {
+/// All caches run and serve, undisturbed: whether they do.
+pub(super) async fn all_serve(io: &Io, scene: &mut Scene, report: &mut Report) -> Result<bool, RealError> {
     let until = io.now().after(START_PATIENCE);
-    for place in 0..scene.caches.len() {
-        scene.caches[place].process.iter_mut().for_each(Process::resume);
-        if scene.caches[place].process.is_none() {
-            start(scene, place)?;
-        }
-        while scene.caches[place].draining || !scene.caches[place].answers(io).await {
-            if io.now() >= until {
-                return Ok(Some(place));
-            }
-            io.sleep(LOOK).await;
-            watch(scene, report)?;
+    let (caches, _, stage) = scene.sides();
+    for cache in caches {
+        if !cache.side.serves(io, &stage, until, report).await? {
+            return Ok(false);
         }
     }
-    Ok(None)
+    Ok(true)
 }
 
 /// All end as they should; what they had counted goes to the report.
 pub(super) async fn drain(io: &Io, scene: &mut Scene, report: &mut Report) -> Result<(), RealError> {
     for cache in &mut scene.caches {
         cache.hear(io).await;
-        cache.drain();
-        let until = io.now().after(START_PATIENCE);
-        let ended = loop {
-            match cache.process.as_mut().and_then(Process::ended) {
-                None if io.now() < until => io.sleep(LOOK).await,
-                ended => break ended,
-            }
-        };
-        cache.kill(report);
-        if ended.and_then(|status| status.code()) != Some(0) {
-            let text = format!("the drain of a cache ended with {ended:?}, see {}", cache.log.display());
-            report.violations.push(Violation { checker: "run", text });
-        }
-        super::peace::no_panic(&cache.log, report)?;
+        cache.side.end(io, report).await?;
+        cache.tell(report);
     }
     Ok(())
 }

@@ -9,9 +9,12 @@
 //!    └─ history ─► sim::checkers         └─ disk file, damaged while its node is down
 //! ```
 //! With `caches` there are no proxies, but cache nodes that most reads go through, with troubles of their own, and an operator who says
-//! anew where reads go; some readers are clients of the library.
+//! anew where reads go; some readers are clients of the library. With `colds` there are three cold nodes behind the group, that all of it
+//! sinks to within seconds, with troubles of their own.
 
+mod beside;
 mod caches;
+mod colds;
 mod damage;
 mod disks;
 pub mod gap;
@@ -61,6 +64,8 @@ pub struct Options {
     pub nodes: u16,
     /// Cache nodes before the group.
     pub caches: u16,
+    /// Cold nodes behind the group, that it sinks to at once.
+    pub colds: bool,
     /// Length of the part with trouble.
     pub life: Duration,
     /// Whether disks are damaged, rolled back and lost, too: those of a minority.
@@ -117,6 +122,10 @@ pub struct Report {
     pub routed: Routed,
     /// Reads that were judged, keys of multi-gets each.
     pub reads: u64,
+    /// Runs of sections on the disks of each cold node in the end.
+    pub sunk_runs: u64,
+    /// Sections that stores link there.
+    pub linked_sections: u64,
     /// From the last trouble until every tablet had taken a write.
     pub healed: Duration,
     /// What is wrong.
@@ -189,6 +198,9 @@ async fn play(io: &Io, options: &Options) -> Result<Report, RealError> {
     judge(&scene, &shared, &last, &mut report);
     if before_caches.is_some() {
         unreached(&mut report);
+    }
+    if options.colds {
+        colds::unreached(&mut report);
     }
     Ok(report)
 }
@@ -266,6 +278,13 @@ impl std::fmt::Display for Report {
             writeln!(
                 f,
                 "  calls of the library: {by_cache} answered by a cache, {fell_back} by the store in its place; {hedged} asked twice, {hedges_won} answered first by the second"
+            )?;
+        }
+        if self.linked_sections > 0 {
+            writeln!(
+                f,
+                "  sunk: {} sections in {} runs, on three disks each",
+                self.linked_sections, self.sunk_runs
             )?;
         }
         for line in self.story.iter().filter(|_| !self.violations.is_empty()) {

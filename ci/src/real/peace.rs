@@ -1,12 +1,12 @@
 //! Peace: everything is mended, every node serves, every tablet takes a write, every node votes on all it holds, `verify` is clean, the
 //! replicas become equal, the exports of all nodes are the same bytes, everything is read back, and all drain.
 
-use super::caches;
 use super::disks::{Disks, counter};
 use super::scene::{LOOK, START_PATIENCE, Scene};
 use super::trouble::watch;
 use super::work::EXPIRY_US_MAX;
 use super::{Operator, RealError, Report};
+use super::{caches, colds};
 use crate::sim::checkers::Final;
 use crate::sim::client::{Client, Shared};
 use crate::sim::cluster::operator;
@@ -49,8 +49,7 @@ async fn caches_at_peace(
         }
         io.sleep(LOOK).await;
     }
-    if let Some(place) = caches::all_serve(io, scene, report).await? {
-        wrong(report, format!("cache {} does not serve within {START_PATIENCE:?} of peace", place + 1));
+    if !caches::all_serve(io, scene, report).await? {
         return Ok(false);
     }
     let disagree = operator::agreed(io, &operator.said).await;
@@ -97,6 +96,9 @@ pub(super) async fn come(
         );
         return Ok(last);
     }
+    if !scene.colds.is_empty() && !colds::settle(io, scene, report).await? {
+        return Ok(last);
+    }
     let until = io.now().after(PROGRESS);
     if !whole(io, scene, &client(1_004), report).await || !verified(io, scene, &client(1_006), report).await?
     {
@@ -127,6 +129,7 @@ pub(super) async fn come(
     drop(reader);
     caches::drain(io, scene, report).await?;
     drain(io, scene, report).await?;
+    colds::end(io, scene, report).await?;
     Ok(last)
 }
 
@@ -250,7 +253,7 @@ async fn verified(io: &Io, scene: &Scene, client: &Client, report: &mut Report) 
 }
 
 /// The exit code of a command, if it ends in time.
-async fn run_to_end(io: &Io, command: Command, log: &Path) -> Result<Option<i32>, RealError> {
+pub(super) async fn run_to_end(io: &Io, command: Command, log: &Path) -> Result<Option<i32>, RealError> {
     let mut process = super::process::Process::start(command, log)?;
     let until = io.now().after(GIVE_UP);
     loop {

@@ -3,7 +3,9 @@
 //! Owns how a node is configured: small memtables, journals and tails, so that seconds of load flush, merge, seal and need copies.
 //! Invariant: `limits` are those that the nodes were started with.
 
+use super::beside::Stage;
 use super::caches::{self, Cache};
+use super::colds::{self, Cold};
 use super::disks::{self, Harm};
 use super::links::{self, Cuts};
 use super::process::Process;
@@ -106,6 +108,7 @@ pub(super) struct Scene {
     pub(super) folder: PathBuf,
     pub(super) nodes: Vec<Node>,
     pub(super) caches: Vec<Cache>,
+    pub(super) colds: Vec<Cold>,
     /// The nodes as caches are told of them.
     pub(super) stores: String,
     pub(super) canary: Option<String>,
@@ -204,6 +207,8 @@ impl Scene {
         let caches = Cache::some(io, options.caches, folder)?;
         let members: Vec<String> = caches.iter().map(Cache::member).collect();
         let named = (!caches.is_empty()).then(|| format!("cluster.caches=[{}]", members.join(", ")));
+        let colds = if options.colds { Cold::some(io, folder)? } else { Vec::new() };
+        let sinks = Cold::settings(&colds);
         let mut stores = String::new();
         let mut nodes = Vec::new();
         let mut cluster = None;
@@ -225,7 +230,7 @@ impl Scene {
             let replicas = format!("cluster.replicas={count}");
             let all =
                 own.iter().map(String::as_str).chain([replicas.as_str()]).chain(settings.iter().copied());
-            let all = all.chain(named.as_deref());
+            let all = all.chain(named.as_deref()).chain(sinks.iter().map(String::as_str));
             let command = std::iter::once("serve").chain(all.flat_map(|setting| ["--set", setting]));
             stores = format!("[{}]", members.join(", "));
             nodes.push(Node {
@@ -243,10 +248,13 @@ impl Scene {
                 canary: options.canary.clone(),
             });
         }
-        let places = caches.iter().map(|cache| cache.address).collect();
+        let cluster = cluster.expect("there are nodes");
+        Cold::format(&colds, &options.binary, &cluster)?;
+        let places = caches.iter().map(|cache| cache.side.address).collect();
         let share_ppm = (!caches.is_empty()).then(|| (places, Rc::new(Cell::new(SHARE_PPM))));
+        let cold = colds.iter().map(|cold| cold.side.address).collect();
         let routes =
-            Routes { orders: Rc::new(orders(&addresses)), addresses, caches: share_ppm, colds: Vec::new() };
+            Routes { orders: Rc::new(orders(&addresses)), addresses, caches: share_ppm, colds: cold };
         // The first ones: a minority.
         let rotten = if options.damage { (1 << ((count - 1) / 2)) - 1 } else { 0 };
         Ok(Scene {
@@ -255,6 +263,7 @@ impl Scene {
             folder: folder.clone(),
             nodes,
             caches,
+            colds,
             stores,
             canary: options.canary.clone(),
             cuts,
@@ -262,7 +271,7 @@ impl Scene {
             routes,
             history: Rc::clone(history),
             rotten,
-            cluster: cluster.expect("there are nodes"),
+            cluster,
             disk_size,
             segment,
         })
@@ -276,6 +285,12 @@ impl Scene {
         }
         let known = Some((&*self.cluster, "--recover"));
         format(&self.binary, disk, (self.disk_size, self.segment), node + 1, known).map(drop)
+    }
+
+    /// The nodes beside the group, and what a start of one needs.
+    pub(super) fn sides(&mut self) -> (&mut [Cache], &mut [Cold], Stage<'_>) {
+        let Scene { binary, caches, colds, canary, stores, .. } = self;
+        (caches, colds, Stage { binary, stores, canary: canary.as_deref() })
     }
 
     /// Begin a start of a node.
@@ -296,6 +311,7 @@ impl Scene {
         for cache in 0..self.caches.len() {
             caches::start(self, cache)?;
         }
+        colds::start_all(self)?;
         for node in 0..self.nodes.len() {
             while !self.answers(node).await {
                 if self.io.now() >= until || self.has_ended(node) {

@@ -5,6 +5,7 @@
 //! moments are those of the machine.
 
 use super::caches::CacheTrouble;
+use super::colds::ColdTrouble;
 use super::disks::{self, Disks};
 use super::scene::{LOOK, Scene};
 use super::{Options, RealError, Report};
@@ -57,6 +58,7 @@ pub(super) struct Nemesis {
     due: Vec<(Instant, Step)>,
     pub(super) disks: Disks,
     caches: CacheTrouble,
+    colds: ColdTrouble,
 }
 
 /// How often disks are looked after.
@@ -66,9 +68,10 @@ impl Nemesis {
     pub(super) fn new(io: &Io, options: &Options, random: Random) -> Nemesis {
         let disks = Disks::new(io, random.fork("disks", 0));
         let caches = CacheTrouble::new(io, random.fork("caches", 0));
+        let colds = ColdTrouble::new(io, random.fork("colds", 0));
         let Options { life, damage, .. } = *options;
         let has_caches = options.caches > 0;
-        Nemesis { io: io.clone(), random, life, damage, has_caches, due: Vec::new(), disks, caches }
+        Nemesis { io: io.clone(), random, life, damage, has_caches, due: Vec::new(), disks, caches, colds }
     }
 
     fn ms(&mut self, range: std::ops::Range<u64>) -> Duration {
@@ -94,6 +97,7 @@ impl Nemesis {
             watch(scene, report)?;
             self.take_due(scene)?;
             self.caches.turn(scene, report).await?;
+            self.colds.turn(scene, report)?;
             if self.damage && self.io.now() >= turn {
                 self.disks.turn(scene, client, &mut report.violations).await?;
                 turn = self.io.now().after(TURN);

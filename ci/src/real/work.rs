@@ -28,7 +28,7 @@ const LIBRARY_PAUSE: Duration = Duration::from_millis(20);
 /// Records with an expiry are gone so long after their writing.
 pub(super) const EXPIRY_US_MAX: u64 = 4_000_000;
 
-fn load(io: &Io, random: &mut Random) -> Load {
+fn load(io: &Io, sinks: bool, random: &mut Random) -> Load {
     const HOUR_US: u64 = 3_600_000_000;
     Load {
         weights: Weights {
@@ -51,7 +51,11 @@ fn load(io: &Io, random: &mut Random) -> Load {
         cold_stream_count: 200,
         hot_time_count: 4,
         cold_time_count: 40,
-        times: Times::Back { from: io.wall_us() + 2 * HOUR_US, apart: HOUR_US / 4 },
+        // Windows are of whole days: many of them, where they are to sink.
+        times: Times::Back {
+            from: io.wall_us() + 2 * HOUR_US,
+            apart: if sinks { 12 * HOUR_US } else { HOUR_US / 4 },
+        },
         hot_ppm: 150_000,
         value_bytes_max: 2048,
         expiry_ppm: 30_000,
@@ -103,7 +107,7 @@ fn streams(load: &Load, history: &mut History) -> Streams {
 
 /// Begin to work.
 pub(super) fn launch(io: &Io, scene: &Scene, shared: &Rc<Shared>, random: &mut Random) {
-    let load = Rc::new(load(io, random));
+    let load = Rc::new(load(io, !scene.colds.is_empty(), random));
     let streams = Rc::new(streams(&load, &mut shared.history.borrow_mut()));
     // In half of the runs clients make replicas compete.
     let competing = random.coin();
