@@ -651,7 +651,7 @@ fn sections_after_a_walk(canaries: &[&str]) -> u32 {
     stage.world.block_on(&stage.node, Duration::from_secs(60), |io: Io| async move {
         let disk = io.open_disk(DISK, DiskOpen::default()).expect("the disk is there");
         let disk = ColdDisk::open(&io, disk, LIMITS).await.expect("it is whole");
-        assert_eq!(disk.walked(), [0]);
+        assert_eq!(disk.lost_entries(), BTreeSet::from([0]));
         disk.table().file(0).expect("the first").section_count
     })
 }
@@ -659,6 +659,53 @@ fn sections_after_a_walk(canaries: &[&str]) -> u32 {
 #[test]
 fn what_was_written_and_not_sealed_makes_no_number_count() {
     assert_eq!((sections_after_a_walk(&[]), sections_after_a_walk(&["count_what_is_reserved"])), (1, 8));
+}
+
+/// An entry of which the device reads no slot, the newer one, or the older one, while the disk is in use: sections are freed before and after.
+fn freed_beside_unread(slots: &[usize], canaries: &[&str]) -> Result<Vec<u32>, ColdError> {
+    let stage = Stage::with(9, DiskFaults::default(), canaries);
+    let (disk, slots) = (stage.disk, slots.to_vec());
+    stage.world.block_on(&stage.node, Duration::from_secs(60), move |io: Io| async move {
+        let device = io.open_disk(DISK, DiskOpen::default()).expect("the disk is there");
+        let mut cold = ColdDisk::open(&io, device, LIMITS).await.expect("it is whole");
+        let mut random = Random::new(9);
+        let mut run = Run { file: 0, file_generation: 1, offset: 0, bytes: 0, number: 0, section_count: 1 };
+        for number in 0..4 {
+            let made = section(&mut random, number, number);
+            let of = whom(&made);
+            let (put, content, sum) = put(&io, &mut cold, &mut random, made, run).await;
+            cold.seal(&of, &put, content, Some(sum)).await.expect("it was just written");
+            run = Run { offset: put.end(), number: put.number + 1, ..put };
+        }
+        // Four seals and two frees: the newest state stands in slot 0.
+        cold.free(0, 1, &[0]).await.expect("it counts");
+        cold.free(0, 1, &[1]).await.expect("it counts");
+        let geometry = cold.superblock().geometry;
+        slots.iter().for_each(|slot| disk.make_unreadable(geometry.slot_offset(0, *slot).0 + 1_024));
+        assert_eq!(cold.free(0, 1, &[3]).await?, 1);
+        assert_eq!(cold.lost_entries(), BTreeSet::from([0]));
+        cold.mend_entry(0).await?;
+        assert_eq!(cold.lost_entries(), BTreeSet::new());
+        drop(cold);
+        let device = io.open_disk(DISK, DiskOpen::default()).expect("the disk is there");
+        let cold = ColdDisk::open(&io, device, LIMITS).await?;
+        assert_eq!(cold.lost_entries(), BTreeSet::new(), "both slots are written again");
+        assert_eq!(cold.table().file(0).expect("the first").section_count, 4);
+        Ok(cold.freed(0).await?.1)
+    })
+}
+
+#[test]
+fn an_entry_that_is_read_in_part_is_used_and_written_again() {
+    assert_eq!(freed_beside_unread(&[1], &[]).expect("it is mended"), [0, 1, 3]);
+    assert_eq!(
+        freed_beside_unread(&[0], &[]).expect("it is mended"),
+        [0, 3],
+        "the other machines know of the last"
+    );
+    assert_eq!(freed_beside_unread(&[0, 1], &[]).expect("it is mended"), [3]);
+    let failing = freed_beside_unread(&[1], &["take_a_decayed_entry_for_a_failing_disk"]);
+    assert!(matches!(failing, Err(ColdError::Disk(_))));
 }
 
 /// One machine of a group is ahead, so that the others pass over numbers of a file: those hold nothing, and the file is empty without them.

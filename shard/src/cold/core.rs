@@ -32,7 +32,7 @@ use net::request::Request;
 use net::session::ServerIdentity;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -117,6 +117,8 @@ pub struct ColdCounters {
     pub scrub_missing: Counter,
     /// Sections that were freed because the two others had freed them, and this disk had forgotten it.
     pub forgotten: Counter,
+    /// Files whose entry is lost, in a slot or both, and not written again yet.
+    pub lost_entries: Counter,
     /// 1 while it is filled in another disk's place.
     pub rebuilding: Counter,
     /// How often that has ended in this life of the process.
@@ -222,6 +224,9 @@ pub(super) struct Spindle {
     pub(super) watch: Rc<Watch>,
     pub(super) damaged: Arc<Mutex<Damaged>>,
     pub(super) damage_noted: Notify,
+    /// Files whose entry is to be written again.
+    pub(super) lost_entries: RefCell<BTreeSet<u32>>,
+    pub(super) entry_lost: Notify,
     /// What its own tasks want done by the one that writes.
     pub(super) errands: RefCell<VecDeque<Errand>>,
 }

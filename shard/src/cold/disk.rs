@@ -5,9 +5,10 @@
 
 use super::ColdError;
 use super::device::{Device, Watch};
+use super::entry;
 use super::fill::Filling;
 use super::kept::{KeptPlaces, run_of};
-use super::open::{self, buffer, facts_of, read_slots, read_table};
+use super::open::{self, FilesFound, buffer, facts_of, read_table};
 use super::table::{FileFacts, FileTable, Refused, Run};
 use ioengine::{Buf, Disk, DiskError, Io};
 use layout::Corrupt;
@@ -19,6 +20,7 @@ use layout::table::ContentChecksum;
 use layout::table_index::BlockHandle;
 use layout::table_seal::{BlockKind, Decompressor, open_block};
 use layout::units::BLOCK_BYTES;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
@@ -52,7 +54,8 @@ pub struct ColdDisk {
     reader: ColdReader,
     table: FileTable,
     kept: KeptPlaces,
-    walked: Vec<u32>,
+    /// Files whose entry does not say what it should, in both slots: a start walked them, or they were met since.
+    lost_entries: RefCell<BTreeSet<u32>>,
     limits: ColdLimits,
     /// Files whose entry was being written when the disk was set aside, or failed: it may say so, now or until the next start, and what is known here does
     /// not.
@@ -89,8 +92,10 @@ impl ColdDisk {
         disk.flush().await??;
         let superblock = open::read_from(io, disk).await?;
         let mut kept = KeptPlaces::read(io, disk, &superblock).await?;
-        let (mut files, mut walked) = read_table(io, disk, &superblock, &kept).await?;
-        let (mut filling, mut due) = (Filling::Ended, Vec::new());
+        let FilesFound { facts: mut files, mut walked, unsure } =
+            read_table(io, disk, &superblock, &kept).await?;
+        // Nothing is given in a file, nor read of it, until it is known what it holds.
+        let (mut filling, mut due) = (Filling::Ended, unsure);
         if superblock.state == ColdState::Filling {
             (filling, due) = (Filling::Unheard, ColdDisk::due_at_start(&mut files, &walked));
             walked.clear();
@@ -121,19 +126,22 @@ impl ColdDisk {
         if !walked.is_empty() {
             ioengine::sometimes!("files of a cold disk are walked");
         }
-        Ok(ColdDisk { reader, table, kept, walked, limits, in_doubt: BTreeSet::new(), filling })
+        let lost_entries = RefCell::new(walked.into_iter().collect());
+        Ok(ColdDisk { reader, table, kept, lost_entries, limits, in_doubt: BTreeSet::new(), filling })
     }
 
-    /// Files whose entry is refused: the start walked them, and may have forgotten what was freed in them.
+    /// Files whose entry is refused, in a slot or both: what was freed in them may be forgotten. They are for [`ColdDisk::mend_entry`].
     #[must_use]
-    pub fn walked(&self) -> &[u32] {
-        &self.walked
+    pub fn lost_entries(&self) -> BTreeSet<u32> {
+        self.lost_entries.borrow().clone()
     }
 
-    /// Does an entry say what its file holds, in both slots?
-    pub(super) async fn is_entry_known(&self, file: u32) -> Result<bool, ColdError> {
-        let (io, disk, superblock) = self.reader.parts();
-        Ok(matches!(read_slots(io, disk, superblock, file).await?, Slots::Known(_)))
+    pub(super) fn note_lost_entry(&self, file: u32) {
+        self.lost_entries.borrow_mut().insert(file);
+    }
+
+    pub(super) fn forget_lost_entry(&self, file: u32) {
+        self.lost_entries.borrow_mut().remove(&file);
     }
 
     /// For who only reads.
@@ -498,24 +506,6 @@ impl ColdDisk {
         Ok((state.generation, freed))
     }
 
-    /// What is known of a file, with the bits that stand on the disk alone.
-    pub(super) async fn state(&self, file: u32) -> Result<ColdFile, ColdError> {
-        let (io, disk, superblock) = self.reader.parts();
-        let facts = *self.table.file(file).expect("a file of the disk");
-        let on_disk = match read_slots(io, disk, superblock, file).await? {
-            Slots::Known(state) | Slots::AtLeast(state, _) => state,
-            Slots::Lost(_) => ColdFile::default(),
-        };
-        // What the walk found beyond a refused slot counts, too.
-        let mut state = on_disk;
-        if state.generation < facts.generation {
-            state.begin(facts.generation);
-        }
-        state.sequence = state.sequence.max(facts.sequence);
-        (state.head, state.section_count) = (facts.head, facts.section_count);
-        Ok(state)
-    }
-
     /// Know again what the entries say that were being written when the disk was set aside. To be called before anything else is done once it is back,
     /// when nothing of before is under way.
     ///
@@ -532,7 +522,7 @@ impl ColdDisk {
         while let Some(file) = self.in_doubt.first().copied() {
             if !ioengine::canary("trust_what_was_known_before_a_disk_was_aside") {
                 let (io, disk, superblock) = self.reader.parts();
-                let on_disk = match read_slots(io, disk, superblock, file).await? {
+                let on_disk = match entry::read(io, disk, superblock, file).await?.slots {
                     Slots::Known(state) | Slots::AtLeast(state, _) => state,
                     Slots::Lost(_) => ColdFile::default(),
                 };
@@ -729,6 +719,11 @@ impl ColdReader {
     /// [`ColdError::Arena`].
     pub async fn walk(&self, file: u32) -> Result<Vec<SectionHeader>, ColdError> {
         super::walk::walk(&self.io, self.device(), &self.superblock, file).await
+    }
+
+    /// The same, and how many blocks the device did not read.
+    pub(super) async fn walk_all(&self, file: u32) -> Result<(Vec<SectionHeader>, u64), ColdError> {
+        super::walk::walk_all(&self.io, self.device(), &self.superblock, file).await
     }
 
     /// Check every byte of a section: see [`super::walk::examine`].

@@ -22,8 +22,10 @@ pub(super) enum Deed {
     Rewrite { sections: Vec<Proven>, stands_beside: bool },
     /// Sections do not count any more.
     Free { file: u32, generation: u32, numbers: Vec<u32> },
-    /// Write the entry of a file again that had to be walked.
+    /// Write the entry of a file again of which a slot is lost.
     MendEntry { file: u32 },
+    /// What both others hold of a file that could not be read.
+    Learn { file: u32, agreed: Agreed },
     /// What the others hold of files that are to be filled.
     Hear(Heard),
     /// A file is filled.
@@ -76,6 +78,10 @@ impl Deed {
                 disk.free(file, generation, &numbers).await.map(|_| Done::Freed)
             }
             Deed::MendEntry { file } => disk.mend_entry(file).await.map(|()| Done::Freed),
+            Deed::Learn { file, agreed } => {
+                disk.learn(file, &agreed);
+                Ok(Done::Freed)
+            }
             Deed::Hear(heard) => {
                 disk.hear(&heard);
                 Ok(Done::Filled)
@@ -136,5 +142,10 @@ impl Spindle {
     /// Have the entry of a file written again.
     pub(super) async fn mend_entry(&self, now: Instant, file: u32) -> Result<(), ColdError> {
         self.have(now, Deed::MendEntry { file }).await.map(drop)
+    }
+
+    /// Have known what both others hold of a file.
+    pub(super) async fn learn(&self, now: Instant, file: u32, agreed: Agreed) -> Result<(), ColdError> {
+        self.have(now, Deed::Learn { file, agreed }).await.map(drop)
     }
 }

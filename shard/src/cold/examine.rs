@@ -6,8 +6,9 @@
 
 use super::ColdError;
 use super::device::Device;
+use super::entry;
 use super::kept::{KeptPlaces, run_of};
-use super::open::{read_copies, read_slots, read_table};
+use super::open::{read_copies, read_table};
 use super::table::FileFacts;
 use super::walk;
 use ioengine::{Disk, Io};
@@ -120,7 +121,7 @@ pub async fn examine_disk(
         let what = "the copies of a page differ: the next start writes both anew";
         each(warning("kept places", what.to_owned()));
     }
-    let (files, _) = read_table(io, disk, superblock, &kept).await?;
+    let files = read_table(io, disk, superblock, &kept).await?.facts;
     for (file, facts) in (0u32..).zip(&files) {
         let state = file_state(io, disk, superblock, file, &mut seen).await?;
         if facts.generation == 0 {
@@ -160,14 +161,22 @@ async fn file_state(
     let of_entry = |grade, what: String| {
         ColdSeen::Finding(ColdFinding { grade, part: "file table", file: Some(file), what, at })
     };
-    match read_slots(io, disk, superblock, file).await {
+    let entry = entry::read(io, disk, superblock, file).await;
+    let is_unread = entry.as_ref().is_ok_and(|entry| !entry.is_read);
+    match entry.map(|entry| entry.slots) {
         Ok(Slots::Known(state)) => Ok(state),
         Ok(Slots::AtLeast(state, corrupt)) => {
+            let why = if is_unread { "the device does not read it".to_owned() } else { corrupt.to_string() };
             let what = format!(
-                "{corrupt}: one slot of two is torn or damaged: the next start walks the file and writes both again"
+                "{why}: one slot of two is torn or damaged: the next start walks the file and writes both again"
             );
             seen(of_entry(ColdGrade::Warning, what));
             Ok(state)
+        }
+        Ok(Slots::Lost(_)) if is_unread => {
+            let what = "neither slot can be read: what was freed in the file counts again until the two other machines say so";
+            seen(of_entry(ColdGrade::Damage, what.to_owned()));
+            Ok(ColdFile::default())
         }
         Ok(Slots::Lost([first, _])) => {
             let what = format!("{first}, and the other slot, too: what was freed in the file counts again");

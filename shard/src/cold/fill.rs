@@ -114,6 +114,12 @@ impl Spindle {
         for (file, due) in (0u32..).zip(due.iter_mut()) {
             *due = disk.table().is_due(file);
         }
+        let lost = disk.lost_entries();
+        self.counters.lost_entries.set(lost.len() as u64);
+        let is_more = !lost.is_subset(&self.lost_entries.replace(lost.clone()));
+        if is_more {
+            self.entry_lost.notify();
+        }
     }
 
     /// Tell the one that writes what the others hold of files that are due.

@@ -9,6 +9,7 @@
 //! | `table` | which places are written, reserved, free: no disk, no clock |
 //! | `open` | making a disk ours; finding out what it is and what is in it |
 //! | `disk` | writes, reads and frees on it |
+//! | `entry` | what a file's entry says, where the device does not read all of it, and how it is written again |
 //! | `walk` | its sections, found by their headers alone |
 //! | `examine` | whether every section that counts is sound |
 //! | `damage`, `repair` | what was found damaged, and how it is mended from the two other machines |
@@ -28,6 +29,7 @@ mod core;
 mod damage;
 mod device;
 pub mod disk;
+mod entry;
 mod errand;
 pub mod examine;
 mod fill;

@@ -373,6 +373,8 @@ fn serve_disk(
         watch: Rc::clone(watch),
         damaged,
         damage_noted: Notify::new(),
+        lost_entries: RefCell::default(),
+        entry_lost: Notify::new(),
         errands: RefCell::default(),
     });
     spindle.follow(&disk);
@@ -381,11 +383,8 @@ fn serve_disk(
         io.spawn(Queue::Foreground, serve::read(Rc::clone(core), Rc::clone(&spindle)));
     }
     io.spawn(Queue::Foreground, aside::refuse(Rc::clone(core), Rc::clone(&spindle)));
-    let walked = disk.walked().to_vec();
     io.spawn(Queue::Maintenance, serve::work(Rc::clone(core), Rc::clone(&spindle), disk));
-    if !walked.is_empty() {
-        io.spawn(Queue::Maintenance, reconcile::run(Rc::clone(core), Rc::clone(&spindle), walked));
-    }
+    io.spawn(Queue::Maintenance, reconcile::run(Rc::clone(core), Rc::clone(&spindle)));
     if core.others.count() > 0 {
         io.spawn(Queue::Maintenance, repair::run(Rc::clone(core), Rc::clone(&spindle)));
         if spindle.is_filling() {

@@ -5,6 +5,7 @@
 
 use super::ColdError;
 use super::device::{Aside, Device};
+use super::entry;
 use super::kept::{KeptPlaces, run_of};
 use super::table::{FileFacts, Run};
 use super::walk::walk_all;
@@ -41,8 +42,6 @@ pub struct ColdFormat {
 
 /// Bytes of the file table read at once.
 const TABLE_READ_BYTES: usize = 1 << 20;
-/// How often an entry that the device does not read is tried.
-const ENTRY_TRIES: usize = 3;
 
 pub(super) fn buffer(io: &Io, bytes: usize) -> Result<Buf, ColdError> {
     io.buffer(bytes).ok_or(ColdError::Arena { bytes })
@@ -72,7 +71,7 @@ pub(super) async fn read_copies(io: &Io, disk: Device<'_>) -> Result<Vec<ColdCop
 }
 
 /// The same, and what the device said if it reads none of them.
-async fn read_what_is_there(
+pub(super) async fn read_what_is_there(
     io: &Io,
     disk: Device<'_>,
 ) -> Result<(Vec<ColdCopy>, Option<DiskError>), ColdError> {
@@ -251,7 +250,7 @@ pub struct ColdOverview {
 pub async fn overview(io: &Io, disk: &Disk, superblock: &ColdSuperblock) -> Result<ColdOverview, ColdError> {
     let disk = Device::plain(disk);
     let kept = KeptPlaces::read(io, disk, superblock).await?;
-    let (files, walked) = read_table(io, disk, superblock, &kept).await?;
+    let FilesFound { facts: files, walked, .. } = read_table(io, disk, superblock, &kept).await?;
     let mut all = ColdOverview {
         file_walked_count: walked.len() as u64,
         reserved_count: kept.places().filter(|place| !place.is_sealed).count(),
@@ -297,24 +296,8 @@ pub(super) async fn fill_ended_on(
     Ok(whole)
 }
 
-/// What a file's entry says, of a disk that is open.
-///
-/// # Errors
-/// [`ColdError::Disk`], [`ColdError::Arena`].
-pub(super) async fn read_slots(
-    io: &Io,
-    disk: Device<'_>,
-    superblock: &ColdSuperblock,
-    file: u32,
-) -> Result<Slots, ColdError> {
-    let block = buffer(io, FILE_ENTRY_BYTES as usize)?;
-    let at = superblock.geometry.slot_offset(file, 0).0;
-    let (result, block) = disk.read(block, at, FILE_ENTRY_BYTES as usize).await?;
-    result?;
-    Ok(slots_of(superblock, file, &block[..FILE_ENTRY_BYTES as usize]))
-}
-
-fn slots_of(superblock: &ColdSuperblock, file: u32, entry: &[u8]) -> Slots {
+/// What the bytes of an entry say.
+pub(super) fn slots_of(superblock: &ColdSuperblock, file: u32, entry: &[u8]) -> Slots {
     let own = (superblock.device, file, superblock.geometry.file_bytes);
     let (slots, _) = entry.as_chunks::<FILE_SLOT_BYTES>();
     let slot =
@@ -322,7 +305,16 @@ fn slots_of(superblock: &ColdSuperblock, file: u32, entry: &[u8]) -> Slots {
     choose_slot([slot(0), slot(1)])
 }
 
-/// The state of all files, by their entries; those whose entry is torn or decayed by what stands in them. Which those are.
+/// What the entries of a disk say, and the files where they do not.
+pub(super) struct FilesFound {
+    pub(super) facts: Vec<FileFacts>,
+    /// Files whose entry is lost, or one of its slots: they were walked.
+    pub(super) walked: Vec<u32>,
+    /// Those of them of which the device did not read all: they may hold more than was found.
+    pub(super) unsure: Vec<u32>,
+}
+
+/// The state of all files, by their entries; those whose entry is torn or decayed by what stands in them.
 ///
 /// # Errors
 /// [`ColdError::Disk`], [`ColdError::Arena`].
@@ -331,80 +323,55 @@ pub(super) async fn read_table(
     disk: Device<'_>,
     superblock: &ColdSuperblock,
     kept: &KeptPlaces,
-) -> Result<(Vec<FileFacts>, Vec<u32>), ColdError> {
+) -> Result<FilesFound, ColdError> {
     let (at, bytes) = superblock.geometry.file_table();
-    let mut found = Vec::with_capacity(superblock.geometry.file_count as usize);
+    let mut entries = Vec::with_capacity(superblock.geometry.file_count as usize);
     let mut block = buffer(io, TABLE_READ_BYTES)?;
     let mut read = 0;
     while read < bytes {
         let count = (TABLE_READ_BYTES as u64).min(bytes - read) as usize;
         let (result, back) = disk.read(block, at.plus(read).0, count).await?;
         block = back;
-        let entries = block[..count].chunks(FILE_ENTRY_BYTES as usize);
         if let Err(error) = &result {
-            tracing::warn!(%error, "a part of a cold disk's file table cannot be read: its files are walked");
+            tracing::warn!(%error, "a part of a cold disk's file table is read entry by entry");
         }
-        for entry in entries {
-            let file = found.len() as u32;
-            found.push(if result.is_ok() { Some(slots_of(superblock, file, entry)) } else { None });
+        for entry in block[..count].chunks(FILE_ENTRY_BYTES as usize) {
+            let file = entries.len() as u32;
+            entries.push(if result.is_ok() { Some(slots_of(superblock, file, entry)) } else { None });
         }
         read += count as u64;
     }
     drop(block);
-    let (mut facts, mut walked) = (Vec::with_capacity(found.len()), Vec::new());
-    for (file, slots) in (0u32..).zip(found) {
-        // A part that the device could not read as one piece may be readable by entries.
+    let mut found = FilesFound { facts: Vec::with_capacity(entries.len()), walked: vec![], unsure: vec![] };
+    for (file, slots) in (0u32..).zip(entries) {
         let slots = match slots {
-            Some(slots) => Ok(slots),
-            None => entry_of(io, disk, superblock, file).await,
+            Some(slots) => slots,
+            None => entry::read(io, disk, superblock, file).await?.slots,
         };
-        let walk = |least| walk_file(io, disk, (superblock, kept), file, least);
-        facts.push(match slots {
-            Ok(Slots::Known(state)) => facts_of(&state),
-            Ok(Slots::AtLeast(state, corrupt)) => {
-                tracing::warn!(disk = disk.name(), file, %corrupt, "a slot of a file is refused: the file is walked");
-                walked.push(file);
-                walk(facts_of(&state)).await?.0
+        let least = match slots {
+            Slots::Known(state) => {
+                found.facts.push(facts_of(&state));
+                continue;
             }
-            Ok(Slots::Lost(_)) => {
-                tracing::warn!(disk = disk.name(), file, "the entry of a file is lost: the file is walked");
-                walked.push(file);
-                walk(FileFacts::default()).await?.0
-            }
-            // Failing history otherwise: a device fails everywhere for a while, and just then is opened; what it did not read is taken for empty, and
-            // places are given where sections stand.
-            Err(error @ ColdError::Disk(_)) => match walk(FileFacts::default()).await? {
-                (facts, 0) => {
-                    tracing::warn!(disk = disk.name(), file, %error, "the entry of a file cannot be read: the file is walked");
-                    walked.push(file);
-                    facts
-                }
-                (facts, _) if ioengine::canary("believe_a_walk_with_gaps") => {
-                    walked.push(file);
-                    facts
-                }
-                _ => return Err(error),
-            },
-            Err(error) => return Err(error),
-        });
-    }
-    Ok((facts, walked))
-}
-
-/// What a file's entry says, tried more than once.
-async fn entry_of(
-    io: &Io,
-    disk: Device<'_>,
-    superblock: &ColdSuperblock,
-    file: u32,
-) -> Result<Slots, ColdError> {
-    let mut tried = 1;
-    loop {
-        match read_slots(io, disk, superblock, file).await {
-            Err(ColdError::Disk(_)) if tried < ENTRY_TRIES => tried += 1,
-            slots => return slots,
+            Slots::AtLeast(state, _) => facts_of(&state),
+            Slots::Lost(_) => FileFacts::default(),
+        };
+        let (facts, gaps) = walk_file(io, disk, (superblock, kept), file, least).await?;
+        tracing::warn!(
+            disk = disk.name(),
+            file,
+            blocks_not_read = gaps,
+            "the entry of a file is lost, or one of its slots: the file is walked"
+        );
+        found.facts.push(facts);
+        found.walked.push(file);
+        // Failing history otherwise: what the device does not read of a file is taken for empty, and places are given where sections stand.
+        if gaps > 0 && !ioengine::canary("believe_a_walk_with_gaps") {
+            ioengine::sometimes!("a file of a cold disk may hold more than was found");
+            found.unsure.push(file);
         }
     }
+    Ok(found)
 }
 
 pub(super) fn facts_of(state: &ColdFile) -> FileFacts {

@@ -99,6 +99,15 @@ impl Named {
     }
 }
 
+/// What a machine says of files.
+pub(super) struct FilesSaid {
+    /// Where its next page begins.
+    pub(super) more: Option<u32>,
+    /// Its disk has taken another's place, and does not hold yet what it should.
+    pub(super) is_filling: bool,
+    pub(super) items: Vec<(u32, Agreed)>,
+}
+
 /// Ways to the two others. Never leaves its core.
 pub(super) struct Others {
     io: Io,
@@ -141,7 +150,7 @@ impl Others {
         self.piece_bytes / BLOCK_BYTES as u32 * BLOCK_BYTES as u32
     }
 
-    /// What one of them says of files: where its next page begins, and its files. Of a disk that is cut otherwise nothing is believed.
+    /// What one of them says of files. Of a disk that is cut otherwise nothing is believed.
     ///
     /// # Errors
     /// [`NotGiven`].
@@ -150,7 +159,7 @@ impl Others {
         node: usize,
         of: &ColdFilesOf,
         geometry: &ColdGeometry,
-    ) -> Result<(Option<u32>, Vec<(u32, Agreed)>), NotGiven> {
+    ) -> Result<FilesSaid, NotGiven> {
         let reply = self.ask(node, &ColdRequest::Files(*of)).await?;
         let Answer::Cold(ColdAnswer::Files(files)) = reply.answer() else {
             return Err(self.refused(node, &reply));
@@ -163,7 +172,8 @@ impl Others {
             );
             return Err(NotGiven::Unproven(self.nodes[node].address(), text));
         }
-        Ok((files.head.more, files.iter().map(|item| (item.file, Agreed::of(&item))).collect()))
+        let items = files.iter().map(|item| (item.file, Agreed::of(&item))).collect();
+        Ok(FilesSaid { more: files.head.more, is_filling: files.head.is_filling, items })
     }
 
     /// Bytes of a file as they stand on one of them.

@@ -15,7 +15,7 @@ use super::agreed::Agreed;
 use super::core::{ColdCore, Spindle};
 use super::fill::Heard;
 use super::open::buffer;
-use super::others::{Named, NotGiven};
+use super::others::{FilesSaid, Named, NotGiven};
 use super::rebuild_file::NotFilled;
 use ioengine::sync::{Notify, join};
 use ioengine::{Buf, Instant};
@@ -124,7 +124,7 @@ impl Rebuild {
         let mut first = Some(0);
         while let Some(file) = first {
             first = None;
-            for (next, items) in self.ask_all(file, 0, false).await? {
+            for FilesSaid { more: next, items, .. } in self.ask_all(file, 0, false).await? {
                 // The one that is less far says where to go on; what the other said beyond is said again.
                 first = [first, next].into_iter().flatten().min();
                 for (file, agreed) in items.into_iter().filter(|(file, _)| *file < count) {
@@ -259,16 +259,11 @@ impl Rebuild {
         }
     }
 
-    /// What the others say of files from one on: of each where its next page begins, and its files.
+    /// What the others say of files from one on.
     ///
     /// # Errors
     /// [`NotGiven`]: one of them does not answer, and has not for long, or none does.
-    async fn ask_all(
-        &self,
-        file: u32,
-        limit: u32,
-        freed: bool,
-    ) -> Result<Vec<(Option<u32>, Vec<(u32, Agreed)>)>, NotGiven> {
+    async fn ask_all(&self, file: u32, limit: u32, freed: bool) -> Result<Vec<FilesSaid>, NotGiven> {
         let superblock = &self.spindle.superblock;
         let (group, disk) = (superblock.group, superblock.disk);
         let of = ColdFilesOf { group, disk, file, limit, freed };
@@ -289,7 +284,7 @@ impl Rebuild {
     /// What the others hold of one file.
     pub(super) async fn ask_of(&self, file: u32) -> Result<Agreed, NotGiven> {
         let mut joined = Agreed::default();
-        for (_, items) in self.ask_all(file, 1, true).await? {
+        for FilesSaid { items, .. } in self.ask_all(file, 1, true).await? {
             items.iter().filter(|(of, _)| *of == file).for_each(|(_, agreed)| joined.join(agreed));
         }
         Ok(joined)

@@ -41,6 +41,19 @@ pub(super) enum NotMended {
     /// The other machines.
     #[error("no other machine gives it: {0}")]
     NotGiven(#[from] NotGiven),
+    /// Nobody else is known.
+    #[error(
+        "the entry of file {file} is lost and not all of the file can be read: cold.peers has to name the two other machines, which know what it holds"
+    )]
+    Alone {
+        /// File.
+        file: u32,
+    },
+    /// One of the others has lost more.
+    #[error(
+        "the disk of another machine is being filled, or reads not all of its files: what it holds is not known yet"
+    )]
+    Filling,
     /// The other machines hold different sections in one place.
     #[error("the two other machines name different sections")]
     Disagree,

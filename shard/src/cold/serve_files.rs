@@ -78,7 +78,7 @@ pub(super) async fn files(
         items.push(item);
     }
     let head = ColdFilesHead {
-        is_filling: disk.filling() != Filling::Ended,
+        is_filling: disk.filling() != Filling::Ended || disk.table().is_any_due(),
         file_count: geometry.file_count,
         file_bytes: geometry.file_bytes as u32,
         more,

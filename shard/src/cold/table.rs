@@ -94,7 +94,7 @@ impl FileFacts {
 pub struct FileTable {
     file_bytes: u32,
     files: Vec<FileFacts>,
-    /// Files that are still to be filled: nothing is given in them.
+    /// Files that are still to be filled, or of which not all is known: nothing is given in them.
     due: Vec<bool>,
     reserved: Vec<Run>,
     reserved_max: usize,
@@ -108,7 +108,7 @@ impl FileTable {
         FileTable { file_bytes, files, due, reserved: Vec::new(), reserved_max }
     }
 
-    /// This file is still to be filled, or is filled.
+    /// This file is still to be filled, or it is not known what it holds; or it is filled, or known.
     pub fn set_due(&mut self, file: u32, is_due: bool) {
         self.due[file as usize] = is_due;
     }
@@ -117,6 +117,12 @@ impl FileTable {
     #[must_use]
     pub fn is_due(&self, file: u32) -> bool {
         self.due.get(file as usize) == Some(&true)
+    }
+
+    /// Is any file still to be filled, or not known?
+    #[must_use]
+    pub fn is_any_due(&self) -> bool {
+        self.due.contains(&true)
     }
 
     /// What is known of a file.

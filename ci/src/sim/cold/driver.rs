@@ -203,12 +203,14 @@ impl Nodes {
         let counters = &status["disks"][disk.to_string()]["counters"];
         let (room, files) = (counters["room_bytes"].as_u64()?, counters["files"].as_u64()?);
         let whole = files * FILE_BYTES;
-        (room != whole).then(|| {
-            format!(
-                "node {} disk {disk} is empty, and gives {room} of {whole} bytes: space has leaked",
-                node + 1
-            )
-        })
+        if room == whole {
+            return None;
+        }
+        let counted = super::machine::counted(&way, (self.group, disk)).await;
+        Some(format!(
+            "node {} disk {disk} is empty, and gives {room} of {whole} bytes: space has leaked; these count (file, generation, number): {counted:?}",
+            node + 1
+        ))
     }
 
     /// A node holds what is expected on a disk, and nothing else.

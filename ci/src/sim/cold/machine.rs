@@ -163,25 +163,16 @@ pub(crate) async fn list(
 /// A section: file, generation, number.
 type Number = (u32, u32, u32);
 
-/// What a disk holds by its file table, whether it finds it or not, is what it lists; what is not the same, if anything.
-pub(crate) async fn listed_is_counted(
+/// The sections that count on a disk by its file table, whether they are found or not; `None` when it does not say.
+pub(crate) async fn counted(
     way: &net::client::ColdNode,
     (group, disk): (u16, u16),
-    listed: &[(ColdKept, ColdPlace)],
-) -> Result<(), String> {
-    let silent = || format!("it does not say what counts on disk {disk}");
-    let sealed = |(kept, place): &(ColdKept, ColdPlace)| {
-        let numbers = place.number..place.number + place.section_count;
-        let is_it = *kept == ColdKept::Sealed && place.disk == disk;
-        let (file, generation) = (place.file, place.file_generation);
-        numbers.filter(move |_| is_it).map(move |number| (file, generation, number))
-    };
-    let listed: BTreeSet<Number> = listed.iter().flat_map(sealed).collect();
+) -> Option<BTreeSet<Number>> {
     let (mut counted, mut from) = (BTreeSet::new(), Some(0));
     while let Some(file) = from {
         let request = ColdRequest::Files(ColdFilesOf { group, disk, file, limit: 0, freed: true });
-        let reply = way.ask(&request).await.map_err(|_| silent())?;
-        let Answer::Cold(ColdAnswer::Files(files)) = reply.answer() else { return Err(silent()) };
+        let reply = way.ask(&request).await.ok()?;
+        let Answer::Cold(ColdAnswer::Files(files)) = reply.answer() else { return None };
         for item in files.iter() {
             let is_freed = |number: u32| {
                 item.freed.get(number as usize / 8).is_some_and(|byte| byte >> (number % 8) & 1 == 1)
@@ -197,6 +188,24 @@ pub(crate) async fn listed_is_counted(
         }
         from = files.head.more;
     }
+    Some(counted)
+}
+
+/// What a disk holds by its file table is what it lists; what is not the same, if anything.
+pub(crate) async fn listed_is_counted(
+    way: &net::client::ColdNode,
+    (group, disk): (u16, u16),
+    listed: &[(ColdKept, ColdPlace)],
+) -> Result<(), String> {
+    let sealed = |(kept, place): &(ColdKept, ColdPlace)| {
+        let numbers = place.number..place.number + place.section_count;
+        let is_it = *kept == ColdKept::Sealed && place.disk == disk;
+        let (file, generation) = (place.file, place.file_generation);
+        numbers.filter(move |_| is_it).map(move |number| (file, generation, number))
+    };
+    let listed: BTreeSet<Number> = listed.iter().flat_map(sealed).collect();
+    let counted = counted(way, (group, disk)).await;
+    let counted = counted.ok_or_else(|| format!("it does not say what counts on disk {disk}"))?;
     match counted.symmetric_difference(&listed).next() {
         None => Ok(()),
         Some((file, generation, number)) => Err(format!(

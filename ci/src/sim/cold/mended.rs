@@ -7,7 +7,7 @@ use super::driver::{Known, Nodes};
 use super::{NODES, PEACE, Stage};
 use ioengine::Io;
 use ioengine::sim::{DiskFaults, Random};
-use layout::cold_disk::ColdGeometry;
+use layout::cold_disk::{ColdGeometry, FILE_ENTRY_BYTES};
 use layout::cold_section::SECTION_HEADER_BYTES;
 use net::reply::Answer;
 use std::rc::Rc;
@@ -24,6 +24,8 @@ const STRETCH: u64 = 40;
 const SECTOR: u64 = 512;
 /// Strokes of decay once all else is at peace, at most.
 const DECAYS_AT_PEACE: u64 = 200;
+/// Entries that decay then, at most.
+const ENTRIES_AT_PEACE: u64 = 4;
 
 impl Stage {
     pub(super) fn geometry(&self, disk: usize) -> ColdGeometry {
@@ -78,6 +80,38 @@ impl Stage {
         }
     }
 
+    /// A sector of a file's entry decays, or cannot be read. What its last write freed is known by both others, now or once they are asked by a scrub: of
+    /// each file the entry decays on one machine, and where none lies or is new.
+    pub(super) fn decay_an_entry(&mut self, random: &mut Random) {
+        if self.lies || self.lost.is_some() || !self.scrubs {
+            return;
+        }
+        let disk = random.index(self.machines[0].disks.len());
+        let geometry = self.geometry(disk);
+        let file = random.below(u64::from(geometry.file_count)) as u32;
+        let machine = (file as usize + disk + 1) % NODES;
+        let at = geometry.slot_offset(file, 0).0 + random.below(FILE_ENTRY_BYTES / SECTOR) * SECTOR;
+        let handle = &self.machines[machine].disks[disk];
+        if random.coin() { handle.make_unreadable(at) } else { handle.rot(at) }
+    }
+
+    /// Entries that were lost are written again.
+    fn await_entries(&mut self) {
+        let until = self.world.now().after(PEACE);
+        loop {
+            let lost: u64 = self.counted("lost_entries").into_iter().map(|count| count.unwrap_or(1)).sum();
+            if lost == 0 {
+                return;
+            }
+            if self.world.now() >= until {
+                return self.wrong.push(format!(
+                    "{lost} entries of files are not written again, {PEACE:?} after all trouble"
+                ));
+            }
+            self.world.run_for(LOOK);
+        }
+    }
+
     /// All that is damaged is found by reading it, and mended, while some writes get lost.
     pub(super) fn mend_all(&mut self) {
         for machine in &self.machines {
@@ -97,6 +131,10 @@ impl Stage {
         let mut random = self.random.fork("decay at peace", 0);
         for _ in 0..random.below(DECAYS_AT_PEACE) {
             self.decay(&mut random);
+        }
+        let mut random = self.random.fork("entries at peace", 0);
+        for _ in 0..random.below(ENTRIES_AT_PEACE) {
+            self.decay_an_entry(&mut random);
         }
         let until = self.world.now().after(MENDED);
         if self.scrubs {
@@ -151,6 +189,7 @@ impl Stage {
             self.mend(true);
             self.world.run_for(Duration::from_millis(20));
         }
+        self.await_entries();
         self.compare_bytes();
     }
 
@@ -170,6 +209,16 @@ impl Stage {
             }
         }
         all
+    }
+
+    /// A counter of one disk, by the word of its machine; 0 if it does not say.
+    pub(super) fn counter_of(&mut self, number: usize, disk: usize, name: &'static str) -> u64 {
+        let nodes = Rc::clone(&self.nodes);
+        let status = self
+            .world
+            .block_on(&self.clients, PEACE, move |io: Io| async move { nodes.status(&io, number).await });
+        let of = |status: &serde_json::Value| status["disks"][disk.to_string()]["counters"][name].as_u64();
+        status.as_ref().and_then(of).unwrap_or(0)
     }
 
     /// What the machines do not show of what they should.
