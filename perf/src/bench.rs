@@ -10,7 +10,9 @@ mod gets;
 mod hosts;
 mod idle;
 mod puts;
+mod rebuild;
 mod scan;
+mod sections;
 mod session;
 mod timeline;
 mod ycsb;
@@ -61,6 +63,11 @@ pub enum BenchError {
     /// A smoke run got answers that are wrong, or none.
     #[error("smoke: {0}")]
     Wrong(String),
+    /// What was copied is not what it was copied from.
+    #[error(
+        "what was filled is not what it was filled from: {0}; the disks are left as they are, to be looked at"
+    )]
+    Differs(String),
     /// Steps that take more instructions than they may.
     #[error("{0}")]
     Worse(String),
@@ -129,6 +136,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
         BenchName::Limits => gets::limits(session),
         BenchName::PutDurable => puts::put_durable(session),
         BenchName::PutCluster => cluster::put_cluster(session),
+        BenchName::Rebuild => rebuild::rebuild(session),
         BenchName::Background => background::background(session),
         BenchName::Ingest => puts::ingest(session),
         BenchName::GetCache => caches::get_cache(session),

@@ -3,11 +3,13 @@
 
 use crate::outside::{self, Beside};
 use crate::target::TargetError;
-use ioengine::uring::SHARED_MEMORY_VARIABLE;
+use ioengine::CoreConfig;
+use ioengine::uring::{Runtime, SHARED_MEMORY_VARIABLE};
 use layout::units::{TabletIndex, Uuid};
 use net::route::{self, ClusterMap, Roles};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Settings of each node beside its place.
 const SETTINGS: [&str; 3] = [
@@ -50,8 +52,7 @@ impl Group {
                 ["disk", "format", &disk, "--create", DISK_SIZE, "--journal", "1 GiB", "--shards", &shards];
             let format =
                 [&format[..], &["--node", &number, "--cluster", &cluster, "--found", "--yes"]].concat();
-            outside::ask(&program, &format)
-                .ok_or_else(|| failed(&format!("{program} {}", format.join(" "))))?;
+            outside::run(&program, &format).map_err(|error| failed(&error))?;
             let own = [format!("disk.path={disk}"), format!("network.listen={address}"), members.clone()];
             let settings = own.iter().map(String::as_str).chain(SETTINGS);
             let words =
@@ -101,4 +102,34 @@ pub(crate) fn first_replicas(addresses: &[SocketAddr]) -> Vec<usize> {
     };
     let order = map.replica_order(0).expect("a map of three equals has an order");
     TabletIndex::all().map(|tablet| usize::from(order.of(tablet)[0])).collect()
+}
+
+/// A clock of a core that does nothing else.
+pub(crate) struct Clock(pub(crate) Runtime);
+
+impl Clock {
+    pub(crate) fn io(&self) -> &ioengine::Io {
+        self.0.io()
+    }
+
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.0.block_on(future)
+    }
+
+    pub(crate) fn rest(&self, wait: Duration) {
+        self.0.block_on(self.0.io().sleep(wait));
+    }
+}
+
+/// Addresses that nobody listens on now.
+pub(crate) fn free_addresses<const COUNT: usize>() -> Result<([SocketAddr; COUNT], Clock), TargetError> {
+    let failed = |error: &dyn std::fmt::Display| TargetError(format!("no free port: {error}"));
+    let runtime = Runtime::new(CoreConfig::small("port", 0)).map_err(|error| failed(&error))?;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listeners = (0..COUNT)
+        .map(|_| runtime.io().listen(any).map_err(|error| failed(&error)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let addresses = std::array::from_fn(|at| listeners[at].address());
+    drop(listeners);
+    Ok((addresses, Clock(runtime)))
 }

@@ -4,16 +4,13 @@
 use super::BenchError;
 use super::puts::{WRITERS, client_of};
 use super::session::{CLIENT, OWN, Session, Side};
-use crate::group::{Group, first_replicas};
+use crate::group::{Group, first_replicas, free_addresses};
 use crate::load::wire::etcd::EtcdWire;
 use crate::load::wire::thermocline::ThermoclineWire;
 use crate::load::{CpuOf, Measured, Mode, Plan, begin};
 use crate::peers::etcd::Etcd;
 use crate::report::{About, Aim, figures_of};
-use crate::target::TargetError;
 use crate::workloads::put_durable::{PutDurable, VALUE_BYTES};
-use ioengine::CoreConfig;
-use ioengine::uring::Runtime;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -106,26 +103,4 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
         session.tell(NAME, &side, about);
     }
     Ok(())
-}
-
-/// A clock of a core that does nothing else.
-struct Clock(Runtime);
-
-impl Clock {
-    fn rest(&self, wait: Duration) {
-        self.0.block_on(self.0.io().sleep(wait));
-    }
-}
-
-/// Addresses that nobody listens on now.
-fn free_addresses<const COUNT: usize>() -> Result<([SocketAddr; COUNT], Clock), TargetError> {
-    let failed = |error: &dyn std::fmt::Display| TargetError(format!("no free port: {error}"));
-    let runtime = Runtime::new(CoreConfig::small("port", 0)).map_err(|error| failed(&error))?;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listeners = (0..COUNT)
-        .map(|_| runtime.io().listen(any).map_err(|error| failed(&error)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let addresses = std::array::from_fn(|at| listeners[at].address());
-    drop(listeners);
-    Ok((addresses, Clock(runtime)))
 }
