@@ -342,7 +342,7 @@ impl ColdNodes {
             return Ok(());
         }
         let taken = std::mem::take(&mut self.taken);
-        let blank = |path: &PathBuf| self.blank(path, &[0..END_BYTES]);
+        let blank = |path: &PathBuf| self.blank(path, std::slice::from_ref(&(0..END_BYTES)));
         taken.iter().map(blank).fold(Ok(()), Result::and)
     }
 }
@@ -403,7 +403,6 @@ async fn first_difference(
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops where it is")]
     use super::*;
     use ioengine::uring::create_file;
 

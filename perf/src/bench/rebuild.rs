@@ -322,7 +322,7 @@ fn fill(nodes: &ColdNodes, stream_count: u64, run_sections: u64, seed: u64) -> R
             };
             if runs.get(&disk).is_some_and(is_full) {
                 let run = runs.remove(&disk).expect("it was just looked at");
-                place(io, &cold, disk, run).await?;
+                Box::pin(place(io, &cold, disk, run)).await?;
             }
             let run = runs.entry(disk).or_insert_with(|| {
                 let window_from = next_window;
@@ -332,7 +332,7 @@ fn fill(nodes: &ColdNodes, stream_count: u64, run_sections: u64, seed: u64) -> R
             run.sections.push(section(CLUSTER, stream, run.window_from, seed, LEVEL));
         }
         for (disk, run) in runs {
-            place(io, &cold, disk, run).await?;
+            Box::pin(place(io, &cold, disk, run)).await?;
         }
         Ok(())
     };
@@ -398,6 +398,6 @@ async fn place(io: &Io, cold: &ColdGroup, disk: u16, mut run: Run) -> Result<(),
         }
         Err(format!("cold node {} does not take {content_bytes} bytes for disk {disk}", node + 1))
     };
-    let (one, (other, third)) = join(write(0), join(write(1), write(2))).await;
+    let (one, (other, third)) = Box::pin(join(write(0), join(write(1), write(2)))).await;
     one.and(other).and(third)
 }
