@@ -14,6 +14,7 @@ mod rebuild;
 mod scan;
 mod sections;
 mod session;
+mod sink;
 mod timeline;
 mod ycsb;
 
@@ -63,7 +64,7 @@ pub enum BenchError {
     /// A smoke run got answers that are wrong, or none.
     #[error("smoke: {0}")]
     Wrong(String),
-    /// What was copied is not what it was copied from.
+    /// What stands on disks is not what should.
     #[error(
         "what was filled is not what it was filled from: {0}; the disks are left as they are, to be looked at"
     )]
@@ -136,6 +137,7 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
         BenchName::Limits => gets::limits(session),
         BenchName::PutDurable => puts::put_durable(session),
         BenchName::PutCluster => cluster::put_cluster(session),
+        BenchName::Sink => sink::sink(session),
         BenchName::Rebuild => rebuild::rebuild(session),
         BenchName::Background => background::background(session),
         BenchName::Ingest => puts::ingest(session),

@@ -33,8 +33,16 @@ pub(crate) fn text(path: impl AsRef<Path>) -> Option<String> {
 
 /// Bytes that this process has had read from devices.
 pub(crate) fn device_read_bytes() -> Option<u64> {
-    let text = text("/proc/self/io")?;
-    text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok())
+    of_io("self", "read_bytes: ")
+}
+
+/// Bytes that a process has had written to devices.
+pub(crate) fn device_written_bytes(pid: u32) -> Option<u64> {
+    of_io(&pid.to_string(), "write_bytes: ")
+}
+
+fn of_io(process: &str, name: &str) -> Option<u64> {
+    text(format!("/proc/{process}/io"))?.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
 }
 
 /// The end of what a program has written to a file.

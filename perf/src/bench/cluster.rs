@@ -4,7 +4,7 @@
 use super::BenchError;
 use super::puts::{WRITERS, client_of};
 use super::session::{CLIENT, OWN, Session, Side};
-use crate::group::{Group, first_replicas, free_addresses};
+use crate::group::{Group, GroupPlan, first_replicas, free_addresses};
 use crate::load::wire::etcd::EtcdWire;
 use crate::load::wire::thermocline::ThermoclineWire;
 use crate::load::{CpuOf, Measured, Mode, Plan, begin};
@@ -20,6 +20,17 @@ use std::time::Duration;
 const CONNECT: Duration = Duration::from_secs(20);
 /// Until members have found each other and been idle for a moment.
 const REST: Duration = Duration::from_secs(2);
+
+/// Settings of each node beside its place.
+const SETTINGS: [&str; 3] = [
+    "limits.memtable_bytes=256MiB",
+    "limits.memtable_record_count_max=1000000",
+    "limits.block_cache_bytes=16MiB",
+];
+/// Of each node: room for a round's puts, and for those of a smoke run.
+const DISK_BYTES: u64 = 6 << 30;
+const DISK_BYTES_SMOKE: u64 = 1536 << 20;
+const JOURNAL_BYTES: u64 = 1 << 30;
 
 /// See the head of the file.
 pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
@@ -62,7 +73,15 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
     };
     let mut sides = vec![Side::new(OWN, |round| {
         let (addresses, clock) = free_addresses::<3>()?;
-        let group = Group::start(&dir, &addresses, 1)?;
+        let plan_of_group = GroupPlan {
+            dir: &dir,
+            addresses: &addresses,
+            shards: 1,
+            disk_bytes: if args.smoke { DISK_BYTES_SMOKE } else { DISK_BYTES },
+            journal_bytes: JOURNAL_BYTES,
+        };
+        let mut group = Group::format(&plan_of_group)?;
+        group.serve(&SETTINGS)?;
         let durability = "each write flushed (fdatasync) by a majority of the three before its answer";
         keep(OWN, &own.version, &format!("three of: {}", group.command()), durability);
         clock.rest(REST);

@@ -8,6 +8,7 @@ use super::sections::{BYTES_PER_RECORD, DAY_US, SECTION_RECORDS, WINDOW_FROM_US,
 use super::session::{OWN, Session, Side};
 use crate::cold_group::{ColdNodes, ColdPlan, FileSaid, GROUP, MACHINES};
 use crate::cpu::{Cpu, CpuOf};
+use crate::group::CLUSTER;
 use crate::peers::fio;
 use crate::report::{About, Aim, Figures};
 use crate::target::TargetError;
@@ -17,7 +18,7 @@ use ioengine::{Instant, Io};
 use layout::cold_disk::ColdGeometry;
 use layout::cold_section::MadeSection;
 use layout::key::bucket_of;
-use layout::units::{Space, Uuid};
+use layout::units::Space;
 use net::cold::ColdPlace;
 use serde_json::Value;
 use shard::limits::Limits;
@@ -28,7 +29,6 @@ use std::ops::Range;
 use std::time::Duration;
 
 const NAME: &str = "rebuild";
-const CLUSTER: Uuid = Uuid(*b"thermocline perf");
 /// The machine and the disk that is lost.
 const TARGET: usize = MACHINES - 1;
 const LOST: u16 = 0;
@@ -220,7 +220,7 @@ fn is_whole(counters: &Counters) -> Result<(), BenchError> {
     if lacks.is_empty() {
         return Ok(());
     }
-    Err(BenchError::Differs(format!("the fill ended with {}", lacks.join(", "))))
+    Err(BenchError::Differs(format!("{NAME}: the fill ended with {}", lacks.join(", "))))
 }
 
 /// Counters of the disk that is filled.
@@ -273,7 +273,7 @@ fn compare(nodes: &ColdNodes, content: &Content) -> Result<(), BenchError> {
                 Some((said, was)) => format!("it says {said:?}, and it was {was:?}"),
                 None => format!("it says of {}, and there were {}", said.len(), content.files.len()),
             };
-            return Err(BenchError::Differs(format!("files of machine {}: {what}", machine + 1)));
+            return Err(BenchError::Differs(format!("{NAME}: files of machine {}: {what}", machine + 1)));
         }
     }
     let (filled, source) = (nodes.disk(TARGET, LOST), nodes.disk(0, LOST));
@@ -282,7 +282,7 @@ fn compare(nodes: &ColdNodes, content: &Content) -> Result<(), BenchError> {
         if let Some(at) = nodes.first_difference(filled, source, from..from + u64::from(file.head))? {
             let (filled, source) = (filled.display(), source.display());
             let what = format!(
-                "file {}, byte {} of {}: {filled} is not as {source}",
+                "{NAME}: file {}, byte {} of {}: {filled} is not as {source}, from which it was filled",
                 file.file,
                 at - from,
                 file.head

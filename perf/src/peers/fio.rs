@@ -242,6 +242,17 @@ pub(crate) fn sequential_command(disk: &Path, job: &str, part: Range<u64>) -> Ve
     words
 }
 
+/// The command that writes a part of several disks at once, from its first byte to its last; [`run_sequential`] gives the sum of all.
+pub(crate) fn write_all_command(disks: &[&Path], part: Range<u64>) -> Vec<String> {
+    let [first, others @ ..] = disks else { return Vec::new() };
+    let mut words = sequential_command(first, "write", part.clone());
+    words.insert(0, "--group_reporting".to_owned());
+    for disk in others {
+        words.extend(sequential_command(disk, "write", part.clone()));
+    }
+    words
+}
+
 /// Run it: bytes per second. The error says what is wrong with what it printed.
 pub(crate) fn run_sequential(command: &[String]) -> Result<f64, String> {
     let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
