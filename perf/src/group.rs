@@ -35,9 +35,10 @@ pub(crate) struct GroupPlan<'a> {
     pub(crate) addresses: &'a [SocketAddr],
     /// Shards of each.
     pub(crate) shards: u16,
-    /// Bytes of each one's disk, and of the journal of each shard on it.
+    /// Bytes of each one's disk, of the journal of each shard on it, and of a segment of that.
     pub(crate) disk_bytes: u64,
     pub(crate) journal_bytes: u64,
+    pub(crate) segment_bytes: u64,
 }
 
 /// A group of nodes.
@@ -80,13 +81,12 @@ impl Group {
             stays: false,
         };
         let (shards, bytes) = (plan.shards.to_string(), plan.disk_bytes.to_string());
-        let journal = plan.journal_bytes.to_string();
+        let (journal, segment) = (plan.journal_bytes.to_string(), plan.segment_bytes.to_string());
         for (number, disk) in (1..).zip(&group.disks) {
             let number: String = u32::to_string(&number);
-            let words =
-                ["disk", "format", disk, "--create", &bytes, "--journal", &journal, "--shards", &shards];
-            let words =
-                [&words[..], &["--node", &number, "--cluster", &cluster, "--found", "--yes"]].concat();
+            let mut words = vec!["disk", "format", disk, "--create", &bytes, "--shards", &shards];
+            words.extend(["--journal", &journal, "--segment", &segment]);
+            words.extend(["--node", &number, "--cluster", &cluster, "--found", "--yes"]);
             outside::run(&group.program, &words).map_err(failed)?;
         }
         Ok(group)

@@ -11,6 +11,7 @@ use crate::load::{CpuOf, Measured, Mode, Plan, begin};
 use crate::peers::etcd::Etcd;
 use crate::report::{About, Aim, figures_of};
 use crate::workloads::put_durable::{PutDurable, VALUE_BYTES};
+use layout::zone::SEGMENT_BYTES_DEFAULT;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -79,6 +80,7 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
             shards: 1,
             disk_bytes: if args.smoke { DISK_BYTES_SMOKE } else { DISK_BYTES },
             journal_bytes: JOURNAL_BYTES,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
         };
         let mut group = Group::format(&plan_of_group)?;
         group.serve(&SETTINGS)?;

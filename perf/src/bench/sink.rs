@@ -45,8 +45,10 @@ const FILLER_COUNT: u64 = 256;
 const FILLER_ROUNDS: u64 = 64;
 /// Records that are read back.
 const SAMPLE: u64 = 1_000;
+/// A store's journal is small: what was loaded is flushed when half of it is full of something else.
+const JOURNAL_BYTES: u64 = 64 << 20;
+const SEGMENT_BYTES: u64 = 8 << 20;
 /// A store's disk beside what is loaded, and for each record: it stands there several times for a while.
-const JOURNAL_BYTES: u64 = 128 << 20;
 const STORE_BYTES: u64 = 768 << 20;
 const STORE_BYTES_PER_RECORD: u64 = 5 * 180;
 /// A cold disk likewise.
@@ -210,6 +212,7 @@ impl Sinking<'_> {
             disk_bytes: (STORE_BYTES + self.records.count() * STORE_BYTES_PER_RECORD)
                 .next_multiple_of(1 << 20),
             journal_bytes: JOURNAL_BYTES,
+            segment_bytes: SEGMENT_BYTES,
         })?;
         let clock = Clock::new()?;
         let nodes: Vec<String> = colds.addresses.iter().map(|address| format!("\"{address}\"")).collect();
