@@ -85,6 +85,11 @@ pub fn bench_main(args: &BenchArgs, out: &mut dyn Write) -> Result<(), BenchErro
     if args.name == BenchName::Compare {
         return show_comparison(args, out);
     }
+    if !args.disks.is_empty() && !matches!(args.name, BenchName::Rebuild | BenchName::Sink) {
+        return Err(BenchError::Usage(
+            "only `rebuild` and `sink` take --disks: no other bench has cold disks to put there",
+        ));
+    }
     if args.name == BenchName::Micro && args.bare {
         micro::run_bare(args);
         return Ok(());

@@ -388,6 +388,7 @@ fn figures_of(first: &Moment, last: &Moment) -> Result<Figures, BenchError> {
     let written = |before: u64, after: u64| part(before, after) / copy;
     Ok(Figures::from([
         ("seconds".to_owned(), seconds),
+        ("sunk_records".to_owned(), sunk),
         ("records_per_second".to_owned(), sunk / seconds),
         ("mb_per_second".to_owned(), copy / 1e6 / seconds),
         (
