@@ -198,11 +198,13 @@ fn one_fill(nodes: &mut ColdNodes, content: &Content) -> Result<Figures, BenchEr
     }
     nodes.end(TARGET);
     let (bytes, seconds) = (last.bytes - first.bytes, last.at.since(first.at).as_secs_f64());
-    let gigabytes = bytes as f64 / 1e9;
+    let (gigabytes, life) = (bytes as f64 / 1e9, last.at.since(begun).as_secs_f64());
     let (target, sources) = (last.target - first.target, last.sources - first.sources);
     Ok(Figures::from([
         ("seconds".to_owned(), seconds),
         ("mb_per_second".to_owned(), bytes as f64 / 1e6 / seconds),
+        // What was under way at the first answer is in the one and not in the other.
+        ("mb_per_second_of_its_life".to_owned(), last.bytes as f64 / 1e6 / life),
         ("target_cpu_s".to_owned(), target.seconds()),
         ("sources_cpu_s".to_owned(), sources.seconds()),
         ("target_cpu_s_per_gb".to_owned(), target.seconds() / gigabytes),
