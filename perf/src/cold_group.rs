@@ -227,6 +227,11 @@ impl ColdNodes {
         self.nodes[machine].as_ref().map(Beside::pid)
     }
 
+    /// Processes of those that run.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        (0..MACHINES).filter_map(|machine| self.pid(machine)).collect()
+    }
+
     fn ask<'a, T>(
         &'a self,
         machine: usize,

@@ -46,6 +46,8 @@ const AROUND_BYTES: u64 = 8 << 20;
 /// How often all three are asked for a place, or one is asked to write, with this between.
 const TRIES: u32 = 20;
 const WAIT: Duration = Duration::from_millis(200);
+/// A fill of which more than one part of so many was done at the first look counts from the start of its process.
+const MISSED_PART: u64 = 10;
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(20);
 /// A fill that gets no further for so long has failed.
@@ -61,12 +63,14 @@ struct Content {
 }
 
 impl Content {
-    /// From the first file to the end of the last.
+    /// From the first file to the end of the last, for fio.
     fn part(&self) -> Range<u64> {
         let first = self.files.iter().map(|file| file.file).min().expect("something was filled in");
         let last = self.files.iter().max_by_key(|file| file.file).expect("as above");
+        let begin = self.geometry.file_offset(first).0;
         let end = self.geometry.file_offset(last.file).0 + u64::from(last.head);
-        self.geometry.file_offset(first).0..end
+        // A file has room for one request of fio.
+        begin..end.max(begin + FILE_BYTES.start())
     }
 
     fn bytes(&self) -> u64 {
@@ -171,12 +175,7 @@ fn one_fill(nodes: &mut ColdNodes, content: &Content) -> Result<Figures, BenchEr
     let begun = nodes.io().now();
     let sources_before = cpu_of_sources(nodes)?;
     nodes.start(TARGET)?;
-    let (status, first) = look(nodes)?;
-    let (mut counters, mut first) = (status, first);
-    if counters.of("rebuilding") == 0 {
-        // It was faster than its first answer: all of its life counts.
-        first = Moment { at: begun, bytes: 0, target: Cpu::default(), sources: sources_before };
-    }
+    let (mut counters, first) = look(nodes)?;
     let (mut progress, mut since) = (first.bytes, nodes.io().now());
     let last = loop {
         if counters.of("rebuilding") == 0 {
@@ -191,6 +190,12 @@ fn one_fill(nodes: &mut ColdNodes, content: &Content) -> Result<Figures, BenchEr
         }
         nodes.clock.rest(LOOK);
         counters = look(nodes)?.0;
+    };
+    // Much was done before it could be asked: then all of its life counts, its start included.
+    let first = if first.bytes * MISSED_PART > last.bytes {
+        Moment { at: begun, bytes: 0, target: Cpu::default(), sources: sources_before }
+    } else {
+        first
     };
     if let Err(error) = is_whole(&counters).and_then(|()| compare(nodes, content)) {
         nodes.keep();
