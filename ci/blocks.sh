@@ -70,6 +70,15 @@ count() {
     END { print p + 0, f + 0 }' "$1"
 }
 
+# A check that fails for a full disk says nothing of the change: said at the start, where few GiB are left for what it makes.
+room_gib=30
+room() {
+  local free_kib
+  free_kib=$(df --output=avail -k "$1" | tail -n 1) || return 0
+  ((free_kib >= room_gib << 20)) ||
+    echo "warning: $((free_kib >> 20)) GiB are free where $1 lies, less than $room_gib: blocks may fail for want of space; free some"
+}
+
 run() {
   local name=$1 log=$target/check/$1.log begun=$SECONDS code passed failed verdict late= TIMEFORMAT='%U %S'
   mkdir -p "$target/check"
@@ -116,6 +125,7 @@ main() {
   for name in "${chosen[@]}"; do
     [[ $(type -t "$name") == function ]] || { echo "the block $name has no function" >&2; exit 2; }
   done
+  mkdir -p "$target" && room "$target"
   for name in "${chosen[@]}"; do run "$name"; done
   printf '%d blocks in %d s' "${#chosen[@]}" $((SECONDS - begun))
   ((skipped_sum)) && printf ', %d skipped' "$skipped_sum"

@@ -1,6 +1,7 @@
 """Tests of the harnesses themselves: a harness that cannot complain is no evidence."""
 
 import os
+import subprocess
 import sys
 import unittest
 
@@ -62,6 +63,22 @@ class NodeTellsOfAServerThatIsNotReady(unittest.TestCase):
         self.assertTrue(node.alive())
         self.assertEqual(node.kill(), -9)
         self.assertFalse(node.alive())
+
+
+class CheckTellsOfADiskThatIsShort(unittest.TestCase):
+    def told(self, df):
+        script = f'set -u -o pipefail; . "$1"; df() {{ {df}; }}; room /somewhere'
+        blocks = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "blocks.sh")
+        done = subprocess.run(["bash", "-c", script, "bash", blocks], capture_output=True, text=True, check=True)
+        self.assertEqual(done.stderr, "")
+        return done.stdout.splitlines()
+
+    def test_in_one_line_and_only_then(self):
+        gib = 1 << 20
+        warning, = self.told(f"echo Avail; echo {30 * gib - 1}")
+        self.assertTrue("29 GiB" in warning and "/somewhere" in warning, warning)
+        self.assertEqual(self.told(f"echo Avail; echo {30 * gib}"), [])
+        self.assertEqual(self.told("return 1"), [], "what is not known is not warned of")
 
 
 if __name__ == "__main__":

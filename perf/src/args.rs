@@ -23,6 +23,10 @@ pub enum BenchName {
     PutDurable,
     /// Durable puts with three replicas in three processes, beside etcd with three members
     PutCluster,
+    /// Old windows of three stores that sink to three cold nodes, beside fio's sequential writes to the same disks
+    Sink,
+    /// A lost disk of one of three cold nodes, filled from the two others, beside fio's sequential reads and writes of their disks
+    Rebuild,
     /// The worst wait while memtables are flushed, runs merged and windows sealed, beside a node with nothing to do and fio
     Background,
     /// The core workloads of YCSB, beside redis with its append-only file where it can do the same
@@ -39,7 +43,7 @@ pub enum BenchName {
     Hosts,
     /// Processor time of a node that nobody asks anything
     Idle,
-    /// All of the above but put-cluster, one after the other
+    /// All of the above but put-cluster, sink and rebuild, one after the other
     All,
     /// Two runs that were kept: `bench compare A B`
     Compare,
@@ -145,6 +149,10 @@ pub struct BenchArgs {
     /// Folder for the disks that benches make, and remove
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     pub dir: PathBuf,
+    /// With `rebuild` and `sink`: cold disks to take instead of files in --dir, one of each of three machines, then the next of each. They must be blank,
+    /// as for `disk format`, and are blank again at the end: what they hold is written over
+    #[arg(long, value_name = "DISK,DISK,DISK", value_delimiter = ',')]
+    pub disks: Vec<PathBuf>,
     /// Who runs the tasks of the in-process node
     #[arg(long, value_enum, default_value_t)]
     pub host: HostChoice,

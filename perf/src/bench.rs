@@ -10,8 +10,11 @@ mod gets;
 mod hosts;
 mod idle;
 mod puts;
+mod rebuild;
 mod scan;
+mod sections;
 mod session;
+mod sink;
 mod timeline;
 mod ycsb;
 
@@ -61,6 +64,11 @@ pub enum BenchError {
     /// A smoke run got answers that are wrong, or none.
     #[error("smoke: {0}")]
     Wrong(String),
+    /// What stands on disks is not what should.
+    #[error(
+        "what was filled is not what it was filled from: {0}; the disks are left as they are, to be looked at"
+    )]
+    Differs(String),
     /// Steps that take more instructions than they may.
     #[error("{0}")]
     Worse(String),
@@ -76,6 +84,11 @@ pub enum BenchError {
 pub fn bench_main(args: &BenchArgs, out: &mut dyn Write) -> Result<(), BenchError> {
     if args.name == BenchName::Compare {
         return show_comparison(args, out);
+    }
+    if !args.disks.is_empty() && !matches!(args.name, BenchName::Rebuild | BenchName::Sink) {
+        return Err(BenchError::Usage(
+            "only `rebuild` and `sink` take --disks: no other bench has cold disks to put there",
+        ));
     }
     if args.name == BenchName::Micro && args.bare {
         micro::run_bare(args);
@@ -129,6 +142,8 @@ fn measure(name: BenchName, session: &mut Session<'_>) -> Result<(), BenchError>
         BenchName::Limits => gets::limits(session),
         BenchName::PutDurable => puts::put_durable(session),
         BenchName::PutCluster => cluster::put_cluster(session),
+        BenchName::Sink => sink::sink(session),
+        BenchName::Rebuild => rebuild::rebuild(session),
         BenchName::Background => background::background(session),
         BenchName::Ingest => puts::ingest(session),
         BenchName::GetCache => caches::get_cache(session),

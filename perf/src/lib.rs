@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 pub mod cache_target;
+mod cold_group;
 mod cpu;
 mod group;
 mod limits;

@@ -109,8 +109,7 @@ fn count(args: &BenchArgs, cases: &[&Case], folder: &Path) -> Result<Vec<Cost>, 
     if let Some(part) = &args.case {
         arguments.extend(["--case", part]);
     }
-    outside::ask("valgrind", &arguments)
-        .ok_or_else(|| wrong(format!("this failed: valgrind {}", arguments.join(" "))))?;
+    outside::run("valgrind", &arguments).map_err(|error| wrong(error.to_string()))?;
     let of_case = |(number, case): (usize, &&Case)| {
         let file = folder.join(format!("counts.{}", number + 1));
         let text = outside::read(&file)?;

@@ -9,6 +9,9 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+/// Of what a program said, this many characters are told.
+const SAID_CHARS_MAX: usize = 2_000;
+
 /// A file or program that could not be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} {name}: {error}")]
@@ -30,8 +33,21 @@ pub(crate) fn text(path: impl AsRef<Path>) -> Option<String> {
 
 /// Bytes that this process has had read from devices.
 pub(crate) fn device_read_bytes() -> Option<u64> {
-    let text = text("/proc/self/io")?;
-    text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok())
+    of_io("self", "read_bytes: ")
+}
+
+/// Bytes that a process has had written to devices.
+pub(crate) fn device_written_bytes(pid: u32) -> Option<u64> {
+    of_io(&pid.to_string(), "write_bytes: ")
+}
+
+fn of_io(process: &str, name: &str) -> Option<u64> {
+    text(format!("/proc/{process}/io"))?.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
+}
+
+/// The end of what a program has written to a file.
+pub(crate) fn told(log: &Path) -> String {
+    last_words(&text(log).unwrap_or_default())
 }
 
 /// A file, whole.
@@ -77,14 +93,49 @@ pub(crate) fn is_folder(path: &Path) -> bool {
     path.is_dir()
 }
 
+/// A program that is not there, or failed, with what it said of it.
+#[derive(Debug, thiserror::Error)]
+#[error("`{command}` failed, {status}: {said}")]
+pub(crate) struct ProgramError {
+    command: String,
+    status: String,
+    said: String,
+}
+
+/// What a program prints on its first stream, or on the second where that is empty.
+///
+/// # Errors
+/// [`ProgramError`]: it is not there, or fails.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<String, ProgramError> {
+    let failed = |status: String, said: String| {
+        let command = [&[program], arguments].concat().join(" ");
+        ProgramError { command, status, said }
+    };
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| failed("it cannot be started".to_owned(), error.to_string()))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    if output.status.success() {
+        return Ok(if out.is_empty() { err } else { out });
+    }
+    // Who prints figures on the first stream says on the second why there are none.
+    Err(failed(output.status.to_string(), last_words(if err.is_empty() { &out } else { &err })))
+}
+
+/// The end of what a program said, on one line.
+fn last_words(text: &str) -> String {
+    if text.is_empty() {
+        return "it said nothing".to_owned();
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let whole = lines.join("; ");
+    let left_out = whole.chars().count().saturating_sub(SAID_CHARS_MAX);
+    if left_out == 0 { whole } else { format!("... {}", whole.chars().skip(left_out).collect::<String>()) }
+}
+
 /// What a program prints, both streams; `None` when it is not there or fails.
 pub(crate) fn ask(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    output.status.success().then(|| {
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        if out.is_empty() { err } else { out }
-    })
+    run(program, arguments).ok()
 }
 
 /// A program that runs beside the bench, and ends with it.
@@ -97,12 +148,22 @@ pub(crate) struct Beside {
 impl Beside {
     /// Start `command` (a program and its arguments), silent.
     pub(crate) fn start(command: &[String]) -> Result<Beside, OutsideError> {
+        Beside::start_with(command, Stdio::null())
+    }
+
+    /// The same; what it says goes to the end of a file.
+    pub(crate) fn start_told(command: &[String], log: &Path) -> Result<Beside, OutsideError> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
+        Beside::start_with(command, Stdio::from(refused("cannot write", log, file)?))
+    }
+
+    fn start_with(command: &[String], says: Stdio) -> Result<Beside, OutsideError> {
         let (program, arguments) = command.split_first().expect("a command has a program");
         let child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(says)
             .spawn();
         Ok(Beside { child: refused("cannot start", Path::new(program), child)?, command: command.join(" ") })
     }
@@ -123,5 +184,31 @@ impl Drop for Beside {
         // Already ended is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_told_in_its_own_words() {
+        let failed =
+            run("sh", &["-c", "echo figures; echo 'no such disk' >&2; echo take another >&2; exit 7"]);
+        let text = failed.unwrap_err().to_string();
+        assert!(text.contains("sh -c") && text.contains("exit status: 7"), "{text}");
+        assert!(text.ends_with("no such disk; take another"), "{text}");
+        let text = run("sh", &["-c", "echo only here; exit 1"]).unwrap_err().to_string();
+        assert!(text.ends_with("only here"), "{text}");
+        assert!(run("false", &[]).unwrap_err().to_string().ends_with("it said nothing"));
+        let text = run("/nowhere/to/be/found", &["x"]).unwrap_err().to_string();
+        assert!(text.contains("/nowhere/to/be/found x") && text.contains("No such file"), "{text}");
+        assert_eq!(run("sh", &["-c", "echo fine"]).unwrap(), "fine");
+    }
+
+    #[test]
+    fn of_much_that_is_said_the_end_is_told() {
+        let text = last_words(&format!("begin\n{}\nend", "x".repeat(SAID_CHARS_MAX)));
+        assert!(text.starts_with("... x") && text.ends_with("; end"), "{text}");
     }
 }

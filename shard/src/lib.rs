@@ -47,4 +47,5 @@ mod tablet;
 pub mod versions;
 
 pub use lsm::examine;
+pub use sink::{Agreed, ColdGroup, Done};
 pub use sink_settings::SinkSettings;

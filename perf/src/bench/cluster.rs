@@ -4,16 +4,14 @@
 use super::BenchError;
 use super::puts::{WRITERS, client_of};
 use super::session::{CLIENT, OWN, Session, Side};
-use crate::group::{Group, first_replicas};
+use crate::group::{Group, GroupPlan, first_replicas, free_addresses};
 use crate::load::wire::etcd::EtcdWire;
 use crate::load::wire::thermocline::ThermoclineWire;
 use crate::load::{CpuOf, Measured, Mode, Plan, begin};
 use crate::peers::etcd::Etcd;
 use crate::report::{About, Aim, figures_of};
-use crate::target::TargetError;
 use crate::workloads::put_durable::{PutDurable, VALUE_BYTES};
-use ioengine::CoreConfig;
-use ioengine::uring::Runtime;
+use layout::zone::SEGMENT_BYTES_DEFAULT;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +21,17 @@ use std::time::Duration;
 const CONNECT: Duration = Duration::from_secs(20);
 /// Until members have found each other and been idle for a moment.
 const REST: Duration = Duration::from_secs(2);
+
+/// Settings of each node beside its place.
+const SETTINGS: [&str; 3] = [
+    "limits.memtable_bytes=256MiB",
+    "limits.memtable_record_count_max=1000000",
+    "limits.block_cache_bytes=16MiB",
+];
+/// Of each node: room for a round's puts, and for those of a smoke run.
+const DISK_BYTES: u64 = 6 << 30;
+const DISK_BYTES_SMOKE: u64 = 1536 << 20;
+const JOURNAL_BYTES: u64 = 1 << 30;
 
 /// See the head of the file.
 pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
@@ -65,7 +74,16 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
     };
     let mut sides = vec![Side::new(OWN, |round| {
         let (addresses, clock) = free_addresses::<3>()?;
-        let group = Group::start(&dir, &addresses, 1)?;
+        let plan_of_group = GroupPlan {
+            dir: &dir,
+            addresses: &addresses,
+            shards: 1,
+            disk_bytes: if args.smoke { DISK_BYTES_SMOKE } else { DISK_BYTES },
+            journal_bytes: JOURNAL_BYTES,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+        };
+        let mut group = Group::format(&plan_of_group)?;
+        group.serve(&SETTINGS)?;
         let durability = "each write flushed (fdatasync) by a majority of the three before its answer";
         keep(OWN, &own.version, &format!("three of: {}", group.command()), durability);
         clock.rest(REST);
@@ -106,26 +124,4 @@ pub(super) fn put_cluster(session: &mut Session<'_>) -> Result<(), BenchError> {
         session.tell(NAME, &side, about);
     }
     Ok(())
-}
-
-/// A clock of a core that does nothing else.
-struct Clock(Runtime);
-
-impl Clock {
-    fn rest(&self, wait: Duration) {
-        self.0.block_on(self.0.io().sleep(wait));
-    }
-}
-
-/// Addresses that nobody listens on now.
-fn free_addresses<const COUNT: usize>() -> Result<([SocketAddr; COUNT], Clock), TargetError> {
-    let failed = |error: &dyn std::fmt::Display| TargetError(format!("no free port: {error}"));
-    let runtime = Runtime::new(CoreConfig::small("port", 0)).map_err(|error| failed(&error))?;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listeners = (0..COUNT)
-        .map(|_| runtime.io().listen(any).map_err(|error| failed(&error)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let addresses = std::array::from_fn(|at| listeners[at].address());
-    drop(listeners);
-    Ok((addresses, Clock(runtime)))
 }

@@ -1,13 +1,14 @@
 //! Gets from a cold disk: one read of the device each, beside fio's reads of the same size from the same file.
 
 use super::BenchError;
+use super::sections::{BYTES_PER_RECORD, SECTION_RECORDS, VALUE_BYTES, WINDOW_FROM_US, key_of, section};
 use super::session::{OWN, Session, Side};
 use crate::cpu;
 use crate::outside;
 use crate::peers::fio;
 use crate::report::Figures;
 use crate::target::TargetError;
-use crate::workloads::numbers::{StreamName, fill, hash};
+use crate::workloads::numbers::{StreamName, hash};
 use hdrhistogram::Histogram;
 use ioengine::disk::DiskOpen;
 use ioengine::uring::{Runtime, create_file};
@@ -15,13 +16,11 @@ use ioengine::{CoreConfig, Instant, Io, Queue};
 use layout::cold_disk::FILE_BYTES_DEFAULT;
 use layout::cold_kept::KeptFor;
 use layout::cold_section::{
-    MadeSection, SECTION_HEADER_BYTES, SectionHeader, SectionIdentity, SectionPlace, SectionWriter,
-    open_section_index,
+    MadeSection, SECTION_HEADER_BYTES, SectionHeader, SectionIdentity, SectionPlace, open_section_index,
 };
-use layout::key::{Key, bucket_of};
 use layout::table::{Block, Index, encode_key};
 use layout::table_seal::Decompressor;
-use layout::units::{BLOCK_BYTES, Space, Uuid, Version};
+use layout::units::{BLOCK_BYTES, Uuid};
 use shard::cold::ColdError;
 use shard::cold::disk::{ColdBlock, ColdDisk, ColdLimits, ColdReader};
 use shard::cold::kept::run_of;
@@ -31,16 +30,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Records of a section: about 320 KiB of them.
-const SECTION_RECORDS: u64 = 2_048;
-const VALUE_BYTES: usize = 128;
 /// Sections written as one run.
 const RUN_SECTIONS: u64 = 8;
-/// Bytes of the disk for each record: what it is given, and some.
-const BYTES_PER_RECORD: u64 = 192;
-/// Microseconds from one record of a stream to the next.
-const STEP_US: u64 = 1_000_000;
-const WINDOW_FROM_US: u64 = 1_600_041_600_000_000;
 /// Level of zstd.
 const LEVEL: i32 = 6;
 const CLUSTER: Uuid = Uuid([0xcd; 16]);
@@ -135,31 +126,6 @@ pub(super) fn cold(session: &mut Session<'_>) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn section(stream: u64, seed: u64) -> MadeSection {
-    let name = StreamName::of(stream);
-    let bucket = bucket_of(Space::DEFAULT, name.bytes());
-    let identity = SectionIdentity {
-        cluster: CLUSTER,
-        bucket,
-        window_from: WINDOW_FROM_US,
-        window_days: 1,
-        window_generation: 1,
-    };
-    let mut writer = SectionWriter::new(identity, LEVEL);
-    let (mut key, mut value) = (Vec::new(), [0; VALUE_BYTES]);
-    for number in 0..SECTION_RECORDS {
-        key.clear();
-        encode_key(&mut key, bucket, key_of(&name, number));
-        fill(hash(seed, stream * SECTION_RECORDS + number), &mut value);
-        writer.push(&key, Version((number + 1) << 16), 0, Some(&value));
-    }
-    writer.finish()
-}
-
-fn key_of(name: &StreamName, number: u64) -> Key<'_> {
-    Key { space: Space::DEFAULT, stream: name.bytes(), time: WINDOW_FROM_US + number * STEP_US }
-}
-
 async fn filled(io: &Io, path: &str, records: u64, seed: u64) -> Result<Filled, ColdError> {
     let open = || io.open_disk(path, DiskOpen::default());
     let wanted = ColdFormat {
@@ -179,7 +145,8 @@ async fn filled(io: &Io, path: &str, records: u64, seed: u64) -> Result<Filled, 
     let mut links = Vec::new();
     for first in (0..count).step_by(RUN_SECTIONS as usize) {
         let streams = first..(first + RUN_SECTIONS).min(count);
-        let mut sections: Vec<MadeSection> = streams.clone().map(|stream| section(stream, seed)).collect();
+        let mut sections: Vec<MadeSection> =
+            streams.clone().map(|stream| section(CLUSTER, stream, WINDOW_FROM_US, seed, LEVEL)).collect();
         let content: u64 = sections.iter().map(MadeSection::bytes).sum();
         let SectionIdentity { bucket, window_from, window_days, window_generation, .. } =
             sections[0].identity;
@@ -297,7 +264,11 @@ async fn gets(io: &Io, filled: &Filled, seed: u64, until: Instant, done: &Done) 
         let link = &filled.links[(random % filled.links.len() as u64) as usize];
         let name = StreamName::of(link.stream);
         key.clear();
-        encode_key(&mut key, link.identity.bucket, key_of(&name, (random >> 32) % SECTION_RECORDS));
+        encode_key(
+            &mut key,
+            link.identity.bucket,
+            key_of(&name, WINDOW_FROM_US, (random >> 32) % SECTION_RECORDS),
+        );
         let (_, handle) =
             link.index.find(&key).ok_or("the index has no block for a record that it covers")?;
         let wanted = ColdBlock { identity: link.identity, place: link.place, handle };

@@ -52,9 +52,9 @@ impl DbBench {
     pub(crate) fn load(&self, records: u64) -> Result<(), String> {
         let mut words = self.common("fillseq,compact");
         words.extend([format!("--num={records}"), "--disable_wal=1".to_owned()]);
-        outside::ask(PROGRAM, &words.iter().map(String::as_str).collect::<Vec<_>>())
+        outside::run(PROGRAM, &words.iter().map(String::as_str).collect::<Vec<_>>())
             .map(drop)
-            .ok_or_else(|| format!("{PROGRAM} {} failed", words.join(" ")))
+            .map_err(|error| error.to_string())
     }
 
     /// The command for random reads of what was loaded, in as many threads as gets of ours are in flight: past the page cache, as ours,
@@ -100,9 +100,7 @@ impl DbBench {
     pub(crate) fn run(&self, command: &[String], operation: &str) -> Result<Figures, String> {
         let before = cpu::of_ended_children();
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let text = outside::ask(PROGRAM, &words).ok_or_else(|| {
-            format!("{PROGRAM} failed; run the command by hand to see why: {PROGRAM} {}", command.join(" "))
-        })?;
+        let text = outside::run(PROGRAM, &words).map_err(|error| error.to_string())?;
         let used = cpu::of_ended_children() - before;
         let mut figures = figures(&text, operation).ok_or_else(|| {
             format!("{PROGRAM} printed no figures: {}", text.chars().rev().take(200).collect::<String>())

@@ -107,7 +107,7 @@ pub(crate) fn background_command(dir: &Path, seconds: f64) -> Vec<String> {
 /// Run it. The error says what is wrong with what it printed.
 pub(crate) fn run_worst(command: &[String]) -> Result<Worst, String> {
     let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
-    let text = outside::ask(PROGRAM, &arguments).ok_or("fio failed; run the command by hand to see why")?;
+    let text = outside::run(PROGRAM, &arguments).map_err(|error| error.to_string())?;
     worst(&text)
         .ok_or_else(|| format!("fio printed no figures: {}", text.chars().take(200).collect::<String>()))
 }
@@ -170,7 +170,7 @@ impl ReadFile {
         let file = format!("--filename={}", self.path.display());
         let size = format!("--size={}", self.bytes);
         let words = ["--name=make", &file, &size, "--rw=write", "--bs=1M", "--direct=1", "--end_fsync=1"];
-        outside::ask(PROGRAM, &words).map(drop).ok_or_else(|| format!("{PROGRAM} {} failed", words.join(" ")))
+        outside::run(PROGRAM, &words).map(drop).map_err(|error| error.to_string())
     }
 
     /// The command for random reads of `bytes`, `depth` of them in flight.
@@ -222,10 +222,56 @@ pub(crate) fn random_command(
     .to_vec()
 }
 
+/// The command that reads or writes (`job`: `read` or `write`) a part of a disk or file once, from its first byte to its last.
+pub(crate) fn sequential_command(disk: &Path, job: &str, part: Range<u64>) -> Vec<String> {
+    let mut words = [
+        "--name=sequential",
+        &format!("--filename={}", disk.display()),
+        &format!("--rw={job}"),
+        "--bs=1M",
+        &format!("--offset={}", part.start),
+        &format!("--size={}", part.end - part.start),
+        "--iodepth=8",
+        "--ioengine=io_uring",
+        "--direct=1",
+        "--output-format=json",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.push(if job == "read" { "--readonly" } else { "--end_fsync=1" }.to_owned());
+    words
+}
+
+/// The command that writes a part of several disks at once, from its first byte to its last; [`run_sequential`] gives the sum of all.
+pub(crate) fn write_all_command(disks: &[&Path], part: Range<u64>) -> Vec<String> {
+    let [first, others @ ..] = disks else { return Vec::new() };
+    let mut words = sequential_command(first, "write", part.clone());
+    words.insert(0, "--group_reporting".to_owned());
+    for disk in others {
+        words.extend(sequential_command(disk, "write", part.clone()));
+    }
+    words
+}
+
+/// Run it: bytes per second. The error says what is wrong with what it printed.
+pub(crate) fn run_sequential(command: &[String]) -> Result<f64, String> {
+    let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+    let text = outside::run(PROGRAM, &arguments).map_err(|error| error.to_string())?;
+    sequential(&text)
+        .ok_or_else(|| format!("fio printed no figures: {}", text.chars().take(200).collect::<String>()))
+}
+
+fn sequential(text: &str) -> Option<f64> {
+    let all: Value = serde_json::from_str(&text[text.find('{')?..]).ok()?;
+    let job = all.get("jobs")?.get(0)?;
+    let rate = |of: &str| job.get(of)?.get("bw_bytes")?.as_f64().filter(|rate| *rate > 0.0);
+    rate("read").or_else(|| rate("write"))
+}
+
 /// Run it. The error says what is wrong with what it printed.
 pub(crate) fn run_reads(command: &[String]) -> Result<Reads, String> {
     let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
-    let text = outside::ask(PROGRAM, &arguments).ok_or("fio failed; run the command by hand to see why")?;
+    let text = outside::run(PROGRAM, &arguments).map_err(|error| error.to_string())?;
     reads(&text)
         .ok_or_else(|| format!("fio printed no figures: {}", text.chars().take(200).collect::<String>()))
 }
@@ -251,7 +297,7 @@ fn reads(text: &str) -> Option<Reads> {
 /// Run it. The error says what is wrong with what it printed.
 pub(crate) fn run(command: &[String]) -> Result<Flushes, String> {
     let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
-    let text = outside::ask(PROGRAM, &arguments).ok_or("fio failed; run the command by hand to see why")?;
+    let text = outside::run(PROGRAM, &arguments).map_err(|error| error.to_string())?;
     figures(&text)
         .ok_or_else(|| format!("fio printed no figures: {}", text.chars().take(200).collect::<String>()))
 }
@@ -304,6 +350,16 @@ mod tests {
         ];
         assert_eq!(figures, Figures::from(want.map(|(name, value)| (name.to_owned(), value))));
         assert_eq!(reads(r#"{"jobs": []}"#), None);
+    }
+
+    #[test]
+    fn a_sequential_job_reads_or_writes() {
+        let of = |read: u64, write: u64| {
+            sequential(&format!(
+                r#"{{"jobs": [{{"read": {{"bw_bytes": {read}}}, "write": {{"bw_bytes": {write}}}}}]}}"#
+            ))
+        };
+        assert_eq!([of(5, 0), of(0, 7), of(0, 0)], [Some(5.0), Some(7.0), None]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Case, Run, Summary};
 use std::fmt::Write;
 
 /// Figures that everybody wants to see, in this order; the JSON has all.
-const SHOWN: [(&str, &str); 35] = [
+const SHOWN: [(&str, &str); 45] = [
     ("per_second", "per second"),
     ("per_server_cpu_second", "per CPU-second of the server"),
     ("mb_per_second", "MB per second"),
@@ -32,6 +32,16 @@ const SHOWN: [(&str, &str); 35] = [
     ("cache_cpu_s", "CPU seconds of the cache, warm-up included"),
     ("store_cpu_ns_per_get", "CPU of the store per get, ns"),
     ("cache_cpu_ns_per_get", "CPU of the cache per get, ns"),
+    ("mb_per_second_of_its_life", "MB per second from the start of its process"),
+    ("read_mb_per_second", "MB per second read"),
+    ("write_mb_per_second", "MB per second written"),
+    ("target_cpu_s_per_gb", "CPU seconds of the machine that is filled, per GB"),
+    ("sources_cpu_s_per_gb", "CPU seconds of the two others together, per GB"),
+    ("copy_bytes_per_record", "bytes of a copy per record"),
+    ("device_bytes_per_byte_of_a_copy", "bytes written by a cold node per byte of its copy"),
+    ("store_device_bytes_per_byte_of_a_copy", "bytes written by a store meanwhile per byte of a copy"),
+    ("stores_cpu_s_per_gb", "CPU seconds of the three stores per GB of a copy"),
+    ("colds_cpu_s_per_gb", "CPU seconds of the three cold nodes per GB of a copy"),
     ("merges", "merges"),
     ("seals", "seals"),
     ("tables", "tables"),

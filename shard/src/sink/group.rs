@@ -61,7 +61,8 @@ pub(crate) enum ColdFailure {
 
 /// What came of asking the machines for a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Agreed {
+pub enum Agreed {
+    /// All three keep it.
     Yes(ColdPlace),
     /// Somebody does not answer, or has no room now.
     NotNow,
@@ -71,7 +72,8 @@ pub(super) enum Agreed {
 
 /// What came of asking one machine to do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Done {
+pub enum Done {
+    /// It is done, and durable.
     Yes,
     /// Ask again.
     NotNow,
@@ -92,8 +94,8 @@ fn bytes_of(reply: &ColdReply) -> Option<&[u8]> {
     }
 }
 
-/// A cold group.
-pub(crate) struct ColdGroup {
+/// A cold group. Never leaves its core.
+pub struct ColdGroup {
     io: Io,
     number: u16,
     nodes: [ColdNode; COPIES],
@@ -106,11 +108,11 @@ pub(crate) struct ColdGroup {
 }
 
 impl ColdGroup {
-    /// The group that the settings name.
+    /// The group that the settings name. Its connections take buffers from the core's arena as they come to be.
     ///
     /// # Errors
     /// More disks than a map can have.
-    pub(crate) fn new(
+    pub fn new(
         io: &Io,
         settings: &SinkSettings,
         cluster: Uuid,
@@ -137,7 +139,8 @@ impl ColdGroup {
     }
 
     /// The disk of the group that a bucket's sections stand on.
-    pub(super) fn disk_of(&self, bucket: BucketIndex) -> u16 {
+    #[must_use]
+    pub fn disk_of(&self, bucket: BucketIndex) -> u16 {
         self.disks.group_of(bucket)
     }
 
@@ -202,18 +205,14 @@ impl ColdGroup {
         std::array::from_fn(|node| self.nodes[node].address())
     }
 
-    /// Whom a run of sections is for.
-    pub(super) fn whom(
-        bucket: BucketIndex,
-        window_from: u64,
-        window_days: u32,
-        window_generation: u32,
-    ) -> KeptFor {
+    /// Whom a run of sections is for: its first bucket, and its window (first time in microseconds, days, generation).
+    #[must_use]
+    pub fn whom(bucket: BucketIndex, window_from: u64, window_days: u32, window_generation: u32) -> KeptFor {
         KeptFor { tablet_group: STORE_GROUP, bucket, window_from, window_days, window_generation }
     }
 
     /// Have the same place kept on all three. `wanted` names none.
-    pub(super) async fn agree(&self, wanted: &ColdPlace) -> Agreed {
+    pub async fn agree(&self, wanted: &ColdPlace) -> Agreed {
         let mut exact: Option<ColdPlace> = None;
         let order = copies_in_any_order(&self.io);
         for _round in 0..ROUNDS {
@@ -248,8 +247,8 @@ impl ColdGroup {
         Agreed::NotNow
     }
 
-    /// Write what is to stand in a place, and have it flushed and read back.
-    pub(super) async fn write(&self, node: usize, place: &ColdPlace, bytes: &[u8], checksum: u128) -> Done {
+    /// Write what is to stand in a place, and have it flushed and read back. `checksum`: xxh3-128 of the bytes.
+    pub async fn write(&self, node: usize, place: &ColdPlace, bytes: &[u8], checksum: u128) -> Done {
         let way = &self.nodes[node];
         for (at, piece) in (0u32..).step_by(self.piece_bytes).zip(bytes.chunks(self.piece_bytes)) {
             let reply = way.ask(&ColdRequest::Write { place: *place, at, bytes: piece }).await;

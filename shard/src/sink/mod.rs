@@ -15,7 +15,8 @@ mod maker;
 mod pass;
 mod sweep;
 
-pub(crate) use group::{ARENA_BYTES, ColdFailure, ColdGroup};
+pub(crate) use group::{ARENA_BYTES, ColdFailure};
+pub use group::{Agreed, ColdGroup, Done};
 pub(crate) use sweep::run as run_sweep;
 
 use crate::core::{Phase, Shard};
