@@ -1,5 +1,6 @@
 //! The task that minds the time of a core's logs: what is sent again, asked again, completed or given up, and when.
 
+use super::reads::TabletReads;
 use super::tablet::TabletLog;
 use super::{
     ANSWER_WAIT, COMPLETE_WAIT, FETCH_WAIT, Logs, RETURN_WAIT, SYNC_PERIOD, TIP_GIVE_UP, drive,
@@ -180,9 +181,9 @@ fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<D
     if log.own.is_some() {
         next = next.min(now.after(shard.limits.request_deadline / 8));
     }
-    let wait = ANSWER_WAIT.saturating_mul(1 << log.reads.again_count.min(4));
+    let (wait, again) = when_asked(&log.reads);
     match log.reads.asked_at {
-        Some(at) if now.since(at) > wait => due.push(Due::TipAgain),
+        Some(at) if now.since(at) > wait => due.push(again),
         Some(at) => next = next.min(at.after(wait)),
         None if log.reads.wants_tip() || log.synced_at.is_none_or(|at| now.since(at) > SYNC_PERIOD) => {
             due.push(Due::Tip);
@@ -195,6 +196,21 @@ fn look(shard: &Shard, logs: &Logs, log: &mut TabletLog, now: Instant) -> (Vec<D
         log.reads.complete_at = None;
     }
     (due, next)
+}
+
+/// How long a check under way may be without an answer, and what is due then.
+///
+/// Failing history otherwise: links are so slow that answers take longer than the wait; what each replica asks once a second to keep up is asked again and again though
+/// nobody waits for it, the questions fill the links, votes are dropped for want of room, and no entry is chosen any more.
+fn when_asked(reads: &TabletReads) -> (Duration, Due) {
+    match () {
+        () if reads.waits_for_answers() || ioengine::canary("ask_again_for_nobody") => {
+            (ANSWER_WAIT.saturating_mul(1 << reads.again_count.min(4)), Due::TipAgain)
+        }
+        // Nobody waits for this one, and somebody for the next.
+        () if reads.wants_tip() => (ANSWER_WAIT, Due::Tip),
+        () => (SYNC_PERIOD, Due::TipAgain),
+    }
 }
 
 /// Is an entry accepted here, or by somebody whom a get has asked, and nobody gets it chosen?

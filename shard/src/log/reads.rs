@@ -77,6 +77,11 @@ impl TabletReads {
         !self.next.is_empty()
     }
 
+    /// Is somebody waiting for the answers of the check under way?
+    pub(super) fn waits_for_answers(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// A check is asked now: also for those whose check had no answer.
     pub(super) fn ask(&mut self, now: Instant) {
         self.asked.append(&mut self.next);
