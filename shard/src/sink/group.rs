@@ -18,7 +18,7 @@ use net::outcome::{Limit, Outcome};
 use net::reply::Answer;
 use net::route::BucketMap;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -111,6 +111,8 @@ pub(crate) struct ColdGroup {
     reading_max: usize,
     /// Files of which most is dead: nothing goes there while others have room.
     half_dead: RefCell<BTreeSet<FileLife>>,
+    /// By disk: files below this are passed over if they are in use, until it is known anew which are half-dead.
+    passed: RefCell<BTreeMap<u16, u32>>,
 }
 
 impl ColdGroup {
@@ -142,6 +144,7 @@ impl ColdGroup {
             reading: Cell::new(0),
             reading_max: limits.reader_count / 2 + BACKGROUND_READS,
             half_dead: RefCell::default(),
+            passed: RefCell::default(),
         })
     }
 
@@ -224,6 +227,7 @@ impl ColdGroup {
     /// Of these files most is dead.
     pub(super) fn set_half_dead(&self, files: BTreeSet<FileLife>) {
         self.half_dead.replace(files);
+        self.passed.borrow_mut().clear();
     }
 
     fn is_half_dead(&self, place: &ColdPlace) -> bool {
@@ -233,7 +237,9 @@ impl ColdGroup {
     /// Have the same place kept on all three. `wanted` names none. What is written to a file of which most is dead would soon be moved
     /// again: it is taken only when no other has room.
     pub(super) async fn agree(&self, wanted: &ColdPlace) -> Agreed {
+        let disk = wanted.disk;
         let mut passed = *wanted;
+        passed.file = self.passed.borrow().get(&disk).copied().unwrap_or(0);
         for _ in 0..PASSED_MAX {
             match self.agree_once(&passed).await {
                 Agreed::Yes(place) if self.is_half_dead(&place) => {
@@ -244,12 +250,14 @@ impl ColdGroup {
                         }
                     }
                     passed.file = place.file.saturating_add(1);
+                    self.passed.borrow_mut().insert(disk, passed.file);
                 }
                 Agreed::Full if passed.file > 0 => break,
                 agreed => return agreed,
             }
         }
         ioengine::sometimes!("no cold file has room but those of which most is dead");
+        self.passed.borrow_mut().remove(&disk);
         self.agree_once(wanted).await
     }
 

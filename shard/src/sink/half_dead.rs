@@ -209,12 +209,16 @@ struct Try {
 
 /// Windows that were to leave half-dead files: so that none is moved for ever for nothing.
 #[derive(Debug, Default)]
-pub(super) struct Moves(BTreeMap<WindowName, Try>);
+pub(super) struct Moves {
+    tries: BTreeMap<WindowName, Try>,
+    /// Windows that have left since this was taken.
+    left: u64,
+}
 
 impl Moves {
     /// What has become of a window that was to leave: may it be told to leave again?
     fn may(&mut self, name: WindowName, sinking: &Sinking) -> bool {
-        let Some(before) = self.0.get(&name) else { return true };
+        let Some(before) = self.tries.get(&name) else { return true };
         if before.generation == sinking.sink.generation {
             return true;
         }
@@ -223,14 +227,15 @@ impl Moves {
             return before.count < TRIES;
         }
         ioengine::sometimes!("a window has left cold files that are mostly dead");
-        self.0.remove(&name);
+        self.tries.remove(&name);
+        self.left += 1;
         true
     }
 
     /// A window is told to leave.
     fn add(&mut self, name: WindowName, sinking: &Sinking, half_dead: &BTreeSet<FileLife>) {
         let generation = sinking.sink.generation;
-        let one = self.0.entry(name).or_insert(Try { generation: 0, left: BTreeSet::new(), count: 0 });
+        let one = self.tries.entry(name).or_insert(Try { generation: 0, left: BTreeSet::new(), count: 0 });
         if one.generation != generation {
             (one.generation, one.count) = (generation, one.count + 1);
         }
@@ -239,7 +244,7 @@ impl Moves {
 
     /// Forget the windows of a tablet that are no more.
     fn forget(&mut self, tablet: TabletIndex, seals: &Seals) {
-        self.0.retain(|(own, from), _| {
+        self.tries.retain(|(own, from), _| {
             *own != tablet || seals.sealed.iter().any(|window| window.from == *from)
         });
     }
@@ -299,6 +304,7 @@ pub(super) fn look(
             }
         }
     }
+    shard.counters.sink_moved_windows.add(std::mem::take(&mut moves.left));
     cold.set_half_dead(half_dead);
     if ioengine::canary("hold_back_what_is_dead") {
         return;
@@ -490,9 +496,10 @@ mod tests {
         }
         assert!((1..TRIES).all(|more| look(&mut moves, &seals(2 + 2 * more, &own), 5)));
         assert!(!look(&mut moves, &seals(20, &own), 5), "it came back each time");
-        assert!(!look(&mut moves, &seals(22, &[link(2, 0, 4)]), 5) && moves.0.is_empty(), "it has left");
+        assert!(!look(&mut moves, &seals(22, &[link(2, 0, 4)]), 5) && moves.tries.is_empty(), "it has left");
+        assert_eq!(moves.left, 1);
         let mut bytes = MOVED_BYTES;
         let picked = pick((tablet, &seals(2, &own), LogTime(5)), (&said, &dead), &mut moves, &mut bytes);
-        assert!(picked.is_empty() && moves.0.is_empty(), "enough for one look");
+        assert!(picked.is_empty() && moves.tries.is_empty(), "enough for one look");
     }
 }
