@@ -1,5 +1,5 @@
 //! Worlds of a group of nodes that sinks what is old to three cold nodes: reads stay right whatever happens to any of them, and at the end the
-//! machines hold what the log links, and nothing else.
+//! machines hold what the log links, and nothing else, and not where it keeps much that is dead from being used again.
 
 use ci::sim::campaign::run;
 use ci::sim::one_node::Options;
@@ -25,6 +25,8 @@ fn what_is_sunk_is_there_and_nothing_else() {
         "a slow cold node is not waited for alone",
         "what is nobody's on a cold disk is freed",
         "a window is sealed again",
+        "a window has left cold files that are mostly dead",
+        "a cold file of which most is dead is passed over",
     ];
     for mark in must {
         assert!(marks.get(mark).is_some_and(|count| *count > 0), "{mark}: never in 24 worlds");

@@ -49,7 +49,7 @@ pub struct ColdPlace {
     pub disk: u16,
     /// Whose they are.
     pub whom: KeptFor,
-    /// File of the disk.
+    /// File of the disk. Where no place is named: files below it that are in use are passed over.
     pub file: u32,
     /// Generation of that file, from 1; 0 where no place is named.
     pub file_generation: u32,
@@ -114,14 +114,14 @@ impl ColdPlace {
         }
         let wrong = |field: crate::field::Field| Err(body.bad(Why::Place, field.offset));
         let Some(found) = ColdPlace::read(fixed) else { return wrong(place::BUCKET) };
-        let ColdPlace { file, offset, content_bytes, number, section_count, .. } = found;
+        let ColdPlace { offset, content_bytes, number, section_count, .. } = found;
         if content_bytes == 0 || content_bytes > 1 << 30 {
             return wrong(place::CONTENT_BYTES);
         }
         if section_count == 0 || section_count > layout::cold_file::FILE_SECTION_COUNT_MAX {
             return wrong(place::SECTION_COUNT);
         }
-        if must_be_named != found.is_named() || (!must_be_named && (file, offset, number) != (0, 0, 0)) {
+        if must_be_named != found.is_named() || (!must_be_named && (offset, number) != (0, 0)) {
             return wrong(place::FILE_GENERATION);
         }
         if offset > 1 << 30 {
@@ -258,7 +258,7 @@ pub struct ColdScan<'a> {
 pub enum ColdRequest<'a> {
     /// Keep a place.
     Reserve {
-        /// For whom and how much; the place itself with `exactly`.
+        /// For whom and how much; the place itself with `exactly`, otherwise the first file of those in use that may be taken.
         place: ColdPlace,
         /// This place and no other.
         exactly: bool,

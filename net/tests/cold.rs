@@ -281,6 +281,16 @@ fn places_that_cannot_be_are_named() {
     refused(ColdRequest::Free { place: wanted() }, Why::Place, 32);
     refused(ColdRequest::Reserve { place: place(), exactly: false }, Why::Place, 36);
     refused(ColdRequest::Reserve { place: wanted(), exactly: true }, Why::Place, 36);
+    let at = ColdPlace { offset: 4_096, ..wanted() };
+    refused(ColdRequest::Reserve { place: at, exactly: false }, Why::Place, 36);
+    let mut body = Vec::new();
+    let passes = ColdRequest::Reserve { place: ColdPlace { file: 9, ..wanted() }, exactly: false };
+    Request::Cold(passes).encode(&mut body);
+    assert_eq!(
+        Request::decode(passes.operation(), &body),
+        Ok(Request::Cold(passes)),
+        "files are passed over"
+    );
     refused(ColdRequest::Free { place: ColdPlace { content_bytes: 0, ..place() } }, Why::Place, 40);
     refused(ColdRequest::Free { place: ColdPlace { section_count: 0, ..place() } }, Why::Place, 48);
     refused(ColdRequest::Free { place: ColdPlace { section_count: 40_000, ..place() } }, Why::Place, 48);

@@ -201,6 +201,8 @@ pub struct Counters {
     pub sink_dropped_bytes: Counter,
     /// Sections on cold disks that were nobody's and were freed.
     pub sink_swept_sections: Counter,
+    /// Sunk windows that have left cold files of which most is dead, as far as this core had told them to.
+    pub sink_moved_windows: Counter,
     /// Sinks that this core began.
     pub sinks_begun: Counter,
     /// Those that came to their end.

@@ -16,7 +16,7 @@ use layout::units::{BLOCK_BYTES, BucketIndex, Space, Uuid, Version};
 use shard::cold::disk::{ColdBlock, ColdDisk, ColdLimits};
 use shard::cold::kept::run_of;
 use shard::cold::open::{ColdFormat, format};
-use shard::cold::table::Run;
+use shard::cold::table::{Run, Wanted};
 use shard::cold::{ColdError, open};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,7 +123,7 @@ async fn write(
     let content: u64 = sections.iter().map(MadeSection::bytes).sum();
     let whom = whom(&sections[0]);
     told.borrow_mut().asked.insert(whom);
-    let place = disk.reserve(whom, content as u32, sections.len() as u32, None).await?;
+    let place = disk.reserve(whom, content as u32, sections.len() as u32, Wanted::From(0)).await?;
     told.borrow_mut().kept.insert(whom, place);
     let run = run_of(&place);
     if random.chance(100_000) {
@@ -624,7 +624,7 @@ async fn put(
     padded.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
     let run = Run { bytes: padded.len() as u32, section_count: 1, ..run };
     let (content, sum) = (bytes.len() as u32, layout::checksum::long(bytes));
-    disk.reserve(of, content, 1, Some(run)).await.expect("nothing is there");
+    disk.reserve(of, content, 1, Wanted::Exactly(run)).await.expect("nothing is there");
     pieces(io, disk, random, &of, &run, &padded).await.expect("it is kept for it");
     (run, content, sum)
 }
@@ -720,7 +720,7 @@ fn a_file_is_empty_although_numbers_of_it_were_passed_over() {
         let room = disk.table().room();
         // Kept before the rest, and given up behind it.
         let early = whom(&section(&mut random, 1, 1));
-        let kept = disk.reserve(early, 5_000, 2, None).await.expect("there is room");
+        let kept = disk.reserve(early, 5_000, 2, Wanted::From(0)).await.expect("there is room");
         let later = section(&mut random, 2, 2);
         let of = whom(&later);
         let run = Run { offset: 16_384, number: 7, ..run_of(&kept) };

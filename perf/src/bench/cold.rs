@@ -25,6 +25,7 @@ use shard::cold::ColdError;
 use shard::cold::disk::{ColdBlock, ColdDisk, ColdLimits, ColdReader};
 use shard::cold::kept::run_of;
 use shard::cold::open::{ColdFormat, format};
+use shard::cold::table::Wanted;
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -151,7 +152,7 @@ async fn filled(io: &Io, path: &str, records: u64, seed: u64) -> Result<Filled, 
         let SectionIdentity { bucket, window_from, window_days, window_generation, .. } =
             sections[0].identity;
         let whom = KeptFor { tablet_group: 0, bucket, window_from, window_days, window_generation };
-        let run = run_of(&disk.reserve(whom, content as u32, sections.len() as u32, None).await?);
+        let run = run_of(&disk.reserve(whom, content as u32, sections.len() as u32, Wanted::From(0)).await?);
         let mut bytes = Vec::with_capacity(run.bytes as usize);
         for ((stream, section), number) in streams.zip(&mut sections).zip(run.number..) {
             let offset = run.offset + bytes.len() as u32;

@@ -380,7 +380,7 @@ async fn place(io: &Io, cold: &ColdGroup, disk: u16, mut run: Run) -> Result<(),
         match cold.agree(&wanted).await {
             Agreed::Yes(place) => break place,
             Agreed::NotNow if tries < TRIES => tries += 1,
-            Agreed::NotNow => {
+            Agreed::NotNow | Agreed::Full => {
                 return Err(format!(
                     "the cold nodes give no place for {content_bytes} bytes on disk {disk}: take larger disks or fewer --records"
                 ));

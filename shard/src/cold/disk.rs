@@ -9,7 +9,7 @@ use super::entry;
 use super::fill::Filling;
 use super::kept::{KeptPlaces, run_of};
 use super::open::{self, FilesFound, buffer, facts_of, read_table};
-use super::table::{FileFacts, FileTable, Refused, Run};
+use super::table::{FileFacts, FileTable, Refused, Run, Wanted};
 use ioengine::{Buf, Disk, DiskError, Io};
 use layout::Corrupt;
 use layout::cold_disk::{ColdState, ColdSuperblock};
@@ -215,8 +215,8 @@ impl ColdDisk {
         self.kept.store(io, disk, superblock).await
     }
 
-    /// A place for sections of so many bytes together: the one that is kept for them already, whatever its size, or the one named, or the
-    /// next that is free. Durable when it comes back.
+    /// A place for sections of so many bytes together: the one that is kept for them already, whatever its size, or the one that is wanted.
+    /// Durable when it comes back.
     ///
     /// # Errors
     /// [`ColdError::Refused`], [`ColdError::Forgotten`]: nothing is kept. [`ColdError::Disk`], [`ColdError::Arena`]: ask again.
@@ -225,7 +225,7 @@ impl ColdDisk {
         whom: KeptFor,
         content_bytes: u32,
         section_count: u32,
-        exactly: Option<Run>,
+        wanted: Wanted,
     ) -> Result<KeptPlace, ColdError> {
         // An earlier answer may not have left, or only one copy of it may stand: what is said now, of a place or of none, is on the disk first.
         self.store_kept().await?;
@@ -238,11 +238,11 @@ impl ColdDisk {
         }
         let now_ns = self.reader.io.now().ns;
         let full = Refused::Full { bytes: content_bytes, section_count };
-        let next = || self.table.next(content_bytes, section_count, now_ns);
-        let reserved = match exactly.or_else(next) {
-            Some(run) => self.table.reserve(run, now_ns).map(|()| run),
-            None => Err(full),
+        let run = match wanted {
+            Wanted::Exactly(run) => Some(run),
+            Wanted::From(file) => self.table.next_passing(file, content_bytes, section_count, now_ns),
         };
+        let reserved = run.ok_or(full).and_then(|run| self.table.reserve(run, now_ns).map(|()| run));
         let refused = |source| ColdError::Refused { name: self.name(), source };
         let run = reserved.map_err(refused)?;
         let Some(place) = self.kept.add(whom, &run, content_bytes) else {

@@ -18,7 +18,7 @@ use super::core::{ColdCore, Job, Spindle};
 use super::damage::Suspect;
 use super::disk::{ColdBlock, ColdDisk, Stored};
 use super::serve_files;
-use super::table::{Refused, Run};
+use super::table::{Refused, Run, Wanted};
 use super::walk::sections_from;
 use ioengine::Buf;
 use ioengine::sync::race;
@@ -553,7 +553,7 @@ async fn reserve(
         return Ok(());
     }
     let before = disk.kept().find(&place.whom).copied();
-    let wanted = exactly.then(|| run_named(place));
+    let wanted = if exactly { Wanted::Exactly(run_named(place)) } else { Wanted::From(place.file) };
     let reserved = disk.reserve(place.whom, place.content_bytes, place.section_count, wanted).await;
     let (kept, found) = match reserved {
         Ok(found) if before.is_none() => {

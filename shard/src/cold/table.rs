@@ -47,6 +47,15 @@ impl Run {
     }
 }
 
+/// Which place is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The next that is free; files below this one that are in use are passed over.
+    From(u32),
+    /// This one and no other.
+    Exactly(Run),
+}
+
 /// Why a place is not given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -184,17 +193,35 @@ impl FileTable {
     /// room, else at the start of the first that may be begun.
     #[must_use]
     pub fn next(&self, content_bytes: u32, section_count: u32, now_ns: u64) -> Option<Run> {
-        self.next_from(0, content_bytes, section_count, now_ns)
+        self.next_passing(0, content_bytes, section_count, now_ns)
     }
 
-    /// The same, among the files from one on.
-    fn next_from(&self, first: u32, content_bytes: u32, section_count: u32, now_ns: u64) -> Option<Run> {
+    /// The same, with the files below `passed` left out of those in use: any may be begun.
+    #[must_use]
+    pub fn next_passing(
+        &self,
+        passed: u32,
+        content_bytes: u32,
+        section_count: u32,
+        now_ns: u64,
+    ) -> Option<Run> {
+        self.next_from((passed, 0), content_bytes, section_count, now_ns)
+    }
+
+    /// Among the files in use from the first on, and those to be begun from the second on.
+    fn next_from(
+        &self,
+        (used, begun): (u32, u32),
+        content_bytes: u32,
+        section_count: u32,
+        now_ns: u64,
+    ) -> Option<Run> {
         let bytes = content_bytes.checked_next_multiple_of(BLOCK_BYTES as u32)?;
         if bytes == 0 || section_count == 0 || !self.fits((0, 0), bytes, section_count) {
             return None;
         }
-        let mut files = first..self.files.len() as u32;
-        let goes_on = files.clone().find_map(|file| {
+        let count = self.files.len() as u32;
+        let goes_on = (used..count).find_map(|file| {
             let (generation, offset, number) = self.end_of(file);
             let fits = self.fits((offset, number), bytes, section_count)
                 && self.is_in_use(file)
@@ -204,7 +231,7 @@ impl FileTable {
         let (file, file_generation, offset, number) = match goes_on {
             Some(found) => found,
             None => {
-                let file = files.find(|&file| self.may_begin(file, now_ns))?;
+                let file = (begun..count).find(|&file| self.may_begin(file, now_ns))?;
                 (file, self.files[file as usize].generation.checked_add(1)?, 0, 0)
             }
         };
@@ -222,7 +249,8 @@ impl FileTable {
         }
         if self.is_due(run.file) {
             // The others would name this file again and again: a place behind it is as good for them.
-            return Err(Refused::Taken { next: self.next_from(run.file + 1, bytes, section_count, now_ns) });
+            let behind = (run.file + 1, run.file + 1);
+            return Err(Refused::Taken { next: self.next_from(behind, bytes, section_count, now_ns) });
         }
         let whole = run.offset.is_multiple_of(BLOCK_BYTES as u32)
             && bytes.is_multiple_of(BLOCK_BYTES as u32)
@@ -392,6 +420,22 @@ mod tests {
         let next = table.next(4_096, 1, LATER).expect("there is room");
         assert_eq!((next.file, next.file_generation, next.offset, next.number), (0, 4, 4_096, 1));
         table.reserve(next, LATER).expect("it is free");
+    }
+
+    #[test]
+    fn files_in_use_are_passed_over_and_any_other_may_be_begun() {
+        let mut table = table(3);
+        let facts = FileFacts { generation: 1, head: 4_096, section_count: 1, ..FileFacts::default() };
+        (1..3).for_each(|file| table.set(file, facts));
+        let place = |run: Option<Run>| run.map(|run| (run.file, run.file_generation, run.offset));
+        let next = |table: &FileTable, passed| place(table.next_passing(passed, 4_096, 1, LATER));
+        assert_eq!(next(&table, 0), Some((1, 1, 4_096)));
+        assert_eq!(next(&table, 2), Some((2, 1, 4_096)));
+        assert_eq!(next(&table, 3), Some((0, 1, 0)), "the first is not in use");
+        table.set(0, facts);
+        assert_eq!(next(&table, 0), Some((0, 1, 4_096)));
+        assert_eq!(next(&table, 3), None);
+        assert_eq!(next(&table, u32::MAX), None, "no such file");
     }
 
     #[test]

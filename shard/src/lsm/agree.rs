@@ -25,6 +25,7 @@ use crate::apply::State;
 use crate::core::Shard;
 use crate::log::Logs;
 use crate::seals::{Seals, Sinking};
+use crate::sink::Moving;
 use ioengine::Instant;
 use ioengine::sync::{Either, race};
 use layout::log_entry::Operation;
@@ -77,6 +78,8 @@ pub(crate) struct Agreeing {
     sunk: RefCell<BTreeMap<TabletIndex, Made>>,
     /// Not before then a table is asked for that takes the place of a sealed one.
     swap_at: RefCell<BTreeMap<TabletIndex, Instant>>,
+    /// Sunk windows that are to be moved to other cold files, in order of time.
+    moving: RefCell<BTreeMap<TabletIndex, Vec<Moving>>>,
     /// What was proposed last, and when.
     proposed: RefCell<BTreeMap<TabletIndex, (Want, Instant)>>,
 }
@@ -195,6 +198,30 @@ impl Agreeing {
         shard.keeper.work.set_parked(tablet, None);
     }
 
+    /// These sunk windows are to be sealed again, so that they are sunk to another place, and no others.
+    pub(crate) fn set_moving(&self, moving: BTreeMap<TabletIndex, Vec<Moving>>) {
+        self.moving.replace(moving);
+    }
+
+    /// Sunk windows that are to be sealed again, where there is room for them.
+    fn to_move(&self, shard: &Shard, tablet: TabletIndex, look: &Look) -> Vec<(u64, u64)> {
+        let moving = self.moving.borrow();
+        let wanted = moving.get(&tablet).map_or(&[][..], |wanted| wanted);
+        let is_sunk = |wanted: &&Moving| {
+            let of = |window: &&TabletWindow| (window.from, window.to, window.generation) == **wanted;
+            let window = look.seals.sealed.iter().find(of);
+            window.is_some_and(|window| look.seals.sunk_of(window).is_some())
+        };
+        // What is on its way to cold disks comes first.
+        if wanted.is_empty() || look.seals.sink_open().is_some() {
+            return Vec::new();
+        }
+        let spans: Vec<_> = wanted.iter().filter(is_sunk).map(|&(from, to, _)| (from, to)).collect();
+        let own_count = TabletIndex::all().filter(|tablet| shard.owns(*tablet)).count();
+        let is_room = !shard.keeper.is_short() && shard.keeper.has_room_for_tables(1, own_count);
+        if is_room { spans } else { Vec::new() }
+    }
+
     /// This replica would like something proposed. True when its turn has come.
     fn is_due(&self, shard: &Shard, tablet: TabletIndex, rank: u32, want: Want) -> bool {
         let now = shard.io.now();
@@ -310,22 +337,26 @@ fn look_at(shard: &Shard, tablet: TabletIndex) -> Option<Look> {
     Some(Look { seals: Rc::clone(&own.seals), log_time, runs: runs.to_vec(), windows: windows.to_vec() })
 }
 
-/// Does the policy want a seal? Then it is proposed, by the first replica at once.
+/// Does the policy want a seal, or is something to be moved? Then it is proposed, by the first replica at once.
 fn want_seal(shard: &Shard, logs: &Logs, tablet: TabletIndex, look: &Look) -> Looked {
     let Some((rank, _)) = logs.rank(tablet) else { return Looked::Idle };
     let agreeing = &shard.keeper.agreeing;
     let job = seal_of(shard, (look.log_time, &look.runs, &look.windows));
-    let Some(Job::Seal(picked)) = job.filter(|_| logs.is_voter(tablet)) else {
+    let windows: Vec<(u64, u64)> = match job {
+        Some(Job::Seal(picked)) => picked.windows.iter().map(|window| (window.from, window.to)).collect(),
+        Some(Job::Drop(_)) => Vec::new(),
+        None => agreeing.to_move(shard, tablet, look),
+    };
+    if windows.is_empty() || !logs.is_voter(tablet) {
         agreeing.wants.borrow_mut().remove(&tablet);
         return Looked::Idle;
-    };
+    }
     let Some(generation) = look.seals.begun.checked_add(1) else { return Looked::Idle };
     let want = Want::Begin(generation);
     if !agreeing.is_due(shard, tablet, rank, want) || open_count(shard) >= OPEN_MAX {
         return Looked::Waits;
     }
-    let windows = &picked.windows[..picked.windows.len().min(WINDOWS_MAX)];
-    let spans = spans_bytes(windows.iter().map(|window| (window.from, window.to)));
+    let spans = spans_bytes(windows.into_iter().take(WINDOWS_MAX));
     let options = Keeper::sealed_options(&shard.limits);
     let options = SealOptions {
         codec: Compressor::build(),

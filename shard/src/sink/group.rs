@@ -1,8 +1,9 @@
 //! The three machines that sunk windows stand on, as one core of a store sees them.
 //!
-//! Owns the ways to them, and which disk of the group a bucket's sections go to. Must never believe one machine alone that something is
+//! Owns the ways to them, which disk of the group a bucket's sections go to, and which files are passed over. Must never believe one machine alone that something is
 //! gone. Invariant: what a read answers was proven by the machine that gave it, and is proven again by who asked.
 
+use super::half_dead::FileLife;
 use crate::limits::Limits;
 use crate::sink_settings::SinkSettings;
 use ioengine::Io;
@@ -12,11 +13,12 @@ use net::client::{
     CONNECTION_ARENA_BYTES, COPIES, ClientConfig, ClientError, ColdNode, ColdReply, copies_in_any_order,
     first_copy,
 };
-use net::cold::{ColdAnswer, ColdBlocks, ColdKept, ColdPlace, ColdRequest};
-use net::outcome::Outcome;
+use net::cold::{ColdAnswer, ColdBlocks, ColdFilesOf, ColdKept, ColdPlace, ColdRequest};
+use net::outcome::{Limit, Outcome};
 use net::reply::Answer;
 use net::route::BucketMap;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -36,6 +38,8 @@ const FRAME_BYTES_MORE: u32 = 96 << 10;
 pub(crate) const ARENA_BYTES: usize = COPIES * CONNECTION_ARENA_BYTES;
 /// How often all three are asked for one place.
 const ROUNDS: usize = 6;
+/// How many files that are to be passed over may be offered one after the other.
+const PASSED_MAX: usize = 16;
 /// Store group of the tablets: there is one.
 const STORE_GROUP: u16 = 0;
 
@@ -64,8 +68,10 @@ pub(crate) enum ColdFailure {
 pub enum Agreed {
     /// All three keep it.
     Yes(ColdPlace),
-    /// Somebody does not answer, or has no room now.
+    /// Somebody does not answer, or is busy.
     NotNow,
+    /// Somebody has no room.
+    Full,
     /// It is too large for any file.
     Never,
 }
@@ -105,6 +111,10 @@ pub struct ColdGroup {
     /// Reads under way, and how many may be: readers are left for what stands on the own disk.
     reading: Cell<usize>,
     reading_max: usize,
+    /// Files of which most is dead: nothing goes there while others have room.
+    half_dead: RefCell<BTreeSet<FileLife>>,
+    /// By disk: files below this are passed over if they are in use, until it is known anew which are half-dead.
+    passed: RefCell<BTreeMap<u16, u32>>,
 }
 
 impl ColdGroup {
@@ -135,6 +145,8 @@ impl ColdGroup {
             piece_bytes: piece.clamp(BLOCK_BYTES, 256 << 10),
             reading: Cell::new(0),
             reading_max: limits.reader_count / 2 + BACKGROUND_READS,
+            half_dead: RefCell::default(),
+            passed: RefCell::default(),
         })
     }
 
@@ -211,8 +223,44 @@ impl ColdGroup {
         KeptFor { tablet_group: STORE_GROUP, bucket, window_from, window_days, window_generation }
     }
 
-    /// Have the same place kept on all three. `wanted` names none.
+    /// Of these files most is dead.
+    pub(super) fn set_half_dead(&self, files: BTreeSet<FileLife>) {
+        self.half_dead.replace(files);
+        self.passed.borrow_mut().clear();
+    }
+
+    fn is_half_dead(&self, place: &ColdPlace) -> bool {
+        self.half_dead.borrow().contains(&(place.disk, place.file, place.file_generation))
+    }
+
+    /// Have the same place kept on all three. `wanted` names none. What is written to a file of which most is dead would soon be moved
+    /// again: it is taken only when no other has room.
     pub async fn agree(&self, wanted: &ColdPlace) -> Agreed {
+        let disk = wanted.disk;
+        let mut passed = *wanted;
+        passed.file = self.passed.borrow().get(&disk).copied().unwrap_or(0);
+        for _ in 0..PASSED_MAX {
+            match self.agree_once(&passed).await {
+                Agreed::Yes(place) if self.is_half_dead(&place) => {
+                    ioengine::sometimes!("a cold file of which most is dead is passed over");
+                    for node in 0..COPIES {
+                        if self.free(node, &place).await.is_none() {
+                            return Agreed::NotNow;
+                        }
+                    }
+                    passed.file = place.file.saturating_add(1);
+                    self.passed.borrow_mut().insert(disk, passed.file);
+                }
+                Agreed::Full if passed.file > 0 => break,
+                agreed => return agreed,
+            }
+        }
+        ioengine::sometimes!("no cold file has room but those of which most is dead");
+        self.passed.borrow_mut().remove(&disk);
+        self.agree_once(wanted).await
+    }
+
+    async fn agree_once(&self, wanted: &ColdPlace) -> Agreed {
         let mut exact: Option<ColdPlace> = None;
         let order = copies_in_any_order(&self.io);
         for _round in 0..ROUNDS {
@@ -229,6 +277,7 @@ impl ColdGroup {
                     Ok(Answer::Not(Outcome::BadRequest { .. } | Outcome::TooLarge { .. })) => {
                         return Agreed::Never;
                     }
+                    Ok(Answer::Not(Outcome::Busy { limit: Limit::Space, .. })) => return Agreed::Full,
                     _ => return Agreed::NotNow,
                 }
             }
@@ -274,6 +323,15 @@ impl ColdGroup {
             Ok(Answer::Cold(ColdAnswer::Freed(count))) => Some(count),
             _ => None,
         }
+    }
+
+    /// The next page of the files of a disk, as a machine knows them.
+    ///
+    /// # Errors
+    /// [`ClientError`]: it does not say.
+    pub(super) async fn files(&self, node: usize, disk: u16, file: u32) -> Result<ColdReply, ClientError> {
+        let of = ColdFilesOf { group: self.number, disk, file, limit: 0, freed: false };
+        self.nodes[node].ask(&ColdRequest::Files(of)).await
     }
 
     /// The next page of what a machine keeps and holds on a disk.

@@ -11,12 +11,14 @@
 //! leaves at most places that carry a generation which nobody links.
 
 mod group;
+mod half_dead;
 mod maker;
 mod pass;
 mod sweep;
 
 pub(crate) use group::{ARENA_BYTES, ColdFailure};
 pub use group::{Agreed, ColdGroup, Done};
+pub(crate) use half_dead::Moving;
 pub(crate) use sweep::run as run_sweep;
 
 use crate::core::{Phase, Shard};

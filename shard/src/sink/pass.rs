@@ -233,6 +233,7 @@ impl Pass<'_> {
                 Agreed::Yes(place) => return Ok(place),
                 Agreed::Never => return Err(Stop::NotNow("a run of sections does not fit a file")),
                 Agreed::NotNow => self.wait(failures, "the cold nodes give no place").await?,
+                Agreed::Full => self.wait(failures, "the cold nodes have no room").await?,
             }
         }
     }

@@ -6,8 +6,8 @@ use super::copies;
 use super::plan::{CLUSTER, Plan};
 use super::scene::{Scene, address};
 use super::trouble::Nemesis;
-use crate::sim::checkers::sinks::{self, Counts};
-use crate::sim::cold::{Machine, Made, disk_config, limits, list, listed_is_counted};
+use crate::sim::checkers::sinks::{self, Counts, HeldSection, Holding};
+use crate::sim::cold::{Machine, Made, disk_config, files, limits, list, listed_is_counted};
 use crate::sim::one_node::PROGRESS;
 use crate::sim::plan;
 use ioengine::sim::{DiskFaults, Random, World};
@@ -243,6 +243,16 @@ impl ColdTrouble {
     }
 }
 
+fn client_config() -> ClientConfig {
+    ClientConfig {
+        deadline: Duration::from_secs(10),
+        patience: Duration::from_secs(2),
+        frame_bytes: FRAME_BYTES,
+        cluster: CLUSTER,
+        ..ClientConfig::default()
+    }
+}
+
 impl Run<'_> {
     /// All cold nodes serve.
     pub(super) fn colds_serve(&mut self, nemesis: &mut Nemesis<'_>) -> bool {
@@ -274,13 +284,18 @@ impl Run<'_> {
             self.facts.append(&mut nemesis.disks.facts);
             self.facts.append(&mut self.scene.world.take_facts());
             let linked = sinks::linked(&self.facts);
-            let wrong = (0..self.scene.colds.len()).find_map(|place| {
+            let (mut wrong, mut holdings) = (None, Vec::new());
+            for place in 0..self.scene.colds.len() {
                 let found = match self.held_by(place) {
-                    Ok(held) => sinks::compare(&linked, &held),
+                    Ok((held, holding)) => {
+                        holdings.push(holding);
+                        sinks::compare(&linked, &held)
+                    }
                     Err(text) => Some(text),
                 };
-                found.map(|text| format!("cold node {place} holds {text}"))
-            });
+                wrong = wrong.or_else(|| found.map(|text| format!("cold node {place} holds {text}")));
+            }
+            let wrong = wrong.or_else(|| sinks::held_back(&linked.0, &holdings));
             let Some(text) = wrong else { return self.settle_copies(nemesis) };
             if self.scene.world.now() >= until {
                 return self.wrong(format!("{SETTLED:?} after all trouble {text}"));
@@ -288,9 +303,9 @@ impl Run<'_> {
         }
     }
 
-    /// Sections that a cold node holds, by tablet and generation.
-    fn held_by(&self, place: usize) -> Result<Counts, String> {
-        let mut held = Counts::new();
+    /// Sections that a cold node holds, by tablet and generation, and where they stand.
+    fn held_by(&self, place: usize) -> Result<(Counts, Holding), String> {
+        let (mut held, mut holding) = (Counts::new(), self.files_of(place)?);
         for (kept, place) in self.listed_by(place)? {
             if kept == ColdKept::Reserved {
                 return Err(format!("a place that is reserved: {place:?}"));
@@ -298,8 +313,32 @@ impl Run<'_> {
             let key =
                 u64::from(tablet_of(place.whom.bucket).get()) << 56 | u64::from(place.whom.window_generation);
             *held.entry(key).or_insert(0) += u64::from(place.section_count);
+            holding.sections.push(HeldSection {
+                sink: key,
+                file: (place.disk, place.file),
+                offset: place.offset,
+                bytes: place.content_bytes,
+            });
         }
-        Ok(held)
+        Ok((held, holding))
+    }
+
+    /// The files of a cold node, without what stands in them.
+    fn files_of(&self, place: usize) -> Result<Holding, String> {
+        let cold = &self.scene.colds[place];
+        let (address, disks) = (cold.config.listen, cold.disks.len());
+        self.scene.world.block_on(&self.scene.machines[0], SETTLED * 10, move |io: Io| async move {
+            let way = ColdNode::new(&io, address, &client_config());
+            let mut holding = Holding::default();
+            for disk in 0..disks as u16 {
+                let found = files(&way, GROUP, disk).await;
+                let (count, heads) =
+                    found.ok_or_else(|| format!("nobody knows what: it says nothing of disk {disk}"))?;
+                holding.file_counts.insert(disk, count);
+                holding.heads.extend(heads.into_iter().map(|(file, head)| ((disk, file), head)));
+            }
+            Ok(holding)
+        })
     }
 
     /// All that a cold node lists.
@@ -310,14 +349,7 @@ impl Run<'_> {
         let cold = &self.scene.colds[place];
         let (address, disks) = (cold.config.listen, cold.disks.len());
         self.scene.world.block_on(&self.scene.machines[0], SETTLED * 10, move |io: Io| async move {
-            let config = ClientConfig {
-                deadline: Duration::from_secs(10),
-                patience: Duration::from_secs(2),
-                frame_bytes: FRAME_BYTES,
-                cluster: CLUSTER,
-                ..ClientConfig::default()
-            };
-            let way = ColdNode::new(&io, address, &config);
+            let way = ColdNode::new(&io, address, &client_config());
             let mut all = Vec::new();
             for disk in 0..disks as u16 {
                 let silent = || format!("nobody knows what: it does not list disk {disk}");

@@ -160,6 +160,25 @@ pub(crate) async fn list(
     }
 }
 
+/// How many files a disk has, and up to which byte those that were begun are written, by its machine's own word; `None` when it does not say.
+pub(crate) async fn files(
+    way: &net::client::ColdNode,
+    group: u16,
+    disk: u16,
+) -> Option<(u32, Vec<(u32, u32)>)> {
+    let (mut heads, mut from) = (Vec::new(), 0);
+    loop {
+        let request = ColdRequest::Files(ColdFilesOf { group, disk, file: from, limit: 0, freed: false });
+        let reply = way.ask(&request).await.ok()?;
+        let Answer::Cold(ColdAnswer::Files(files)) = reply.answer() else { return None };
+        heads.extend(files.iter().map(|item| (item.file, item.head)));
+        match files.head.more {
+            Some(more) => from = more,
+            None => return Some((files.head.file_count, heads)),
+        }
+    }
+}
+
 /// A section: file, generation, number.
 type Number = (u32, u32, u32);
 

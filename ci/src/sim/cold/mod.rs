@@ -20,7 +20,7 @@ use ioengine::{Instant, Io};
 use layout::units::Uuid;
 use lost::Lost;
 pub(super) use machine::{FILE_BYTES, Machine, Made, disk_config, limits};
-pub(crate) use machine::{list, listed_is_counted};
+pub(crate) use machine::{files, list, listed_is_counted};
 use shard::cold::ColdNodeLimits;
 use shard::node::Event;
 use std::rc::Rc;
