@@ -421,6 +421,12 @@ fn spawn(shard: &Rc<Shard>, buffer: Buf, receivers: Vec<(u16, Receiver)>) {
                 io.spawn(Queue::Scrub, sink::run_sweep(Rc::clone(shard)));
             }
         } else {
+            if shard.cold.is_some() && shard.index == 0 {
+                tracing::warn!(
+                    "the config names cold nodes, and this store is alone: nothing sinks, since replicas agree on what does; give it a group, or take \
+                     [sink] out"
+                );
+            }
             io.spawn(Queue::Maintenance, lsm::work::seals(Rc::clone(shard)));
         }
     }

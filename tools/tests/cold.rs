@@ -172,6 +172,7 @@ fn a_store_says_what_its_cold_group_is() {
     });
     assert_eq!(status(&folder, &server)["sink"], expected);
     assert_eq!(server.stop().1, 0);
+    assert!(folder.text("server.log").contains("this store is alone: nothing sinks"));
     let other = ["serve", "--config", "f.toml", "--set", "sink.nodes=[\"10.0.0.11:7420\"]"];
     let error = run(&folder, &other).error(2);
     assert!(error.contains("sink: nodes has 1 addresses"), "{error}");
