@@ -161,10 +161,12 @@ async fn of_both(core: &ColdCore, spindle: &Spindle, file: u32) -> Result<Agreed
     let mut joined = Agreed::default();
     for node in 0..OTHERS {
         let said = core.others.files(node, &of, &superblock.geometry).await?;
-        if said.is_filling {
-            return Err(NotMended::Filling);
+        match said.items.iter().find(|(of, _)| *of == file) {
+            Some((_, agreed)) => joined.join(agreed),
+            // It says nothing of a file that it does not know itself.
+            None if said.is_filling => return Err(NotMended::Filling),
+            None => {}
         }
-        said.items.iter().filter(|(of, _)| *of == file).for_each(|(_, agreed)| joined.join(agreed));
     }
     Ok(joined)
 }
